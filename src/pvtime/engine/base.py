@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The interface behind which the engines are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+__all__ = ["Engine", "Outcome", "VcpuSample"]
+
+
+class Outcome(Enum):
+    """How a run of a machine ended."""
+
+    POWER_OFF = "power-off"
+    """The guest asked for it (PSCI SYSTEM_OFF)."""
+    STOPPED = "stopped"
+    """We did: :meth:`Engine.stop`."""
+    FAILED = "failed"
+    """The engine could not go on: :meth:`Engine.wait` raises the reason."""
+
+
+@dataclass(frozen=True)
+class VcpuSample:
+    """One vCPU's figures, read while it was not running. Times in ns."""
+
+    index: int
+    ran_ns: int
+    """Time it executed since the machine started."""
+    truth_ns: int
+    """Time stolen as the host knows it, since the guest's last PV_TIME_ST; 0 before the first."""
+    structure_ns: int
+    """``stolen_time`` in the vCPU's structure, as the guest would read it."""
+    enabled: bool
+    """The guest has called PV_TIME_ST."""
+    loads: int
+    """How often the vCPU was loaded."""
+
+
+class Engine(ABC):
+    """Runs one machine's vCPUs on threads of its own.
+
+    Every method may be called from any thread. The life is: :meth:`start` once, :meth:`wait` and
+    :meth:`sample` as often as wanted, :meth:`stop` at the end, in every case.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start executing.
+
+        :raises EngineError: this host cannot run the machine.
+        """
+
+    @abstractmethod
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Wait up to ``timeout`` seconds (None: for ever) for the end; None where it has not come.
+
+        :raises EngineError: the engine could not go on; the message says where the guest was.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the run where it is and return when nothing executes any more; harmless when it has ended."""
+
+    @abstractmethod
+    def sample(self) -> list[VcpuSample]:
+        """Return every vCPU's figures, each taken while that vCPU is not running. Works after the end too."""
+
+    @abstractmethod
+    def set_irq(self, spi: int, level: bool) -> None:
+        """Set the level of a shared peripheral interrupt's wire; ``spi`` counts from 0."""

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every error that pvtime raises on purpose.
+
+The message is one line for a person: it names the thing and says what to do. The command line prints it
+on standard error and exits with :attr:`PvtimeError.exit_code`.
+"""
+
+__all__ = ["EngineError", "GuestImageError", "ImagesError", "PvtimeError", "UsageError"]
+
+
+class PvtimeError(Exception):
+    """The root of the tree; nothing raises it itself."""
+
+    exit_code = 1
+
+
+class UsageError(PvtimeError):
+    """What the user asked for cannot be: a bad option, or options that do not go together."""
+
+    exit_code = 2
+
+
+class GuestImageError(UsageError):
+    """A kernel or initrd that cannot boot here: missing, truncated, of another architecture, too large."""
+
+
+class ImagesError(UsageError):
+    """The stock guest images cannot be had: no apt, no room in the cache, a broken download."""
+
+
+class EngineError(PvtimeError):
+    """The engine cannot run the guest, or stopped doing so."""

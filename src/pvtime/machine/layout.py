@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where everything is in the guest's physical address space (IPA).
+
+::
+
+    0x0800_0000  +---------------------------+
+                 | GIC distributor    64 KiB |
+    0x0801_0000  +---------------------------+
+                 | GICv2 CPU interf.  64 KiB |
+    0x080a_0000  +---------------------------+
+                 | GICv3 redistrib. 8x128KiB |   (kvm engine)
+    0x0900_0000  +---------------------------+
+                 | serial port 0       4 KiB |   the console
+    0x0901_0000  +---------------------------+
+                 | serial port 1       4 KiB |   the stock userland's agent
+    0x090a_0000  +---------------------------+
+                 | stolen time        64 KiB |   one 64-byte structure per vCPU; not in the memory node
+    0x4000_0000  +---------------------------+
+                 | RAM            --memory   |
+                 +---------------------------+
+
+RAM and stolen time are where QEMU's ``virt`` machine has them, so that dumps read alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Final
+
+from pvtime.abi.pvtime import REGION_ALIGN
+from pvtime.errors import UsageError
+
+__all__ = [
+    "AGENT",
+    "CONSOLE",
+    "GIC_CPU_INTERFACE",
+    "GIC_DISTRIBUTOR",
+    "GIC_REDISTRIBUTORS",
+    "MAX_VCPUS",
+    "RAM_BASE",
+    "STOLEN_TIME",
+    "Region",
+    "refuse_overlap",
+]
+
+MAX_VCPUS: Final = 8
+"""GICv2 addresses eight CPU interfaces."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """``size`` bytes of guest physical address space from ``base`` on."""
+
+    name: str
+    base: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """First address behind the region."""
+        return self.base + self.size
+
+    def overlaps(self, other: Region) -> bool:
+        """Whether the two share an address."""
+        return self.base < other.end and other.base < self.end
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.base:#x}..{self.end - 1:#x})"
+
+
+GIC_DISTRIBUTOR: Final = Region("GIC distributor", 0x0800_0000, 0x1_0000)
+GIC_CPU_INTERFACE: Final = Region("GIC CPU interface", 0x0801_0000, 0x1_0000)
+GIC_REDISTRIBUTORS: Final = Region("GIC redistributors", 0x080A_0000, MAX_VCPUS * 0x2_0000)
+CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1000)
+AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1000)
+STOLEN_TIME: Final = Region("stolen time", 0x090A_0000, REGION_ALIGN)
+RAM_BASE: Final = 0x4000_0000
+
+
+def refuse_overlap(regions: list[Region]) -> None:
+    """Check that no two regions share an address.
+
+    :raises UsageError: two do; the message names both.
+    """
+    ordered = sorted(regions, key=lambda region: region.base)
+    for below, above in itertools.pairwise(ordered):
+        if below.overlaps(above):
+            raise UsageError(f"{above} overlaps {below}: move one of them")
