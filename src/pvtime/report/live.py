@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What shows a run while it lasts: a live table on a terminal, lines elsewhere, nothing when asked to be quiet."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import ClassVar, Final, Self, TextIO
+
+from pvtime.report import units
+from pvtime.report.lines import LineBuffer
+from pvtime.report.model import Moment
+from pvtime.report.table import moment_table, open_console
+
+__all__ = ["LinesView", "LiveView", "QuietView", "is_terminal"]
+
+TITLE: Final = "stolen time per vCPU, {:.1f} s after the start"
+
+
+def is_terminal(file: TextIO) -> bool:
+    """Whether ``file`` is a terminal on which lines can be drawn over."""
+    return file.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class QuietView(AbstractContextManager["QuietView"]):
+    """Shows nothing."""
+
+    interval: ClassVar[float | None] = None
+    console_interval: ClassVar[float | None] = None
+
+    def console(self, data: bytes) -> None:
+        """Show nothing."""
+
+    def moment(self, moment: Moment) -> None:
+        """Show nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class LinesView(AbstractContextManager["LinesView"]):
+    """Prints the guest's console line by line, and the figures as a line now and then: for files and pipes."""
+
+    interval: ClassVar[float | None] = 2.0
+    console_interval: ClassVar[float | None] = 0.1
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lines = LineBuffer()
+        self._next = 0.0
+
+    def console(self, data: bytes) -> None:
+        """Print the lines that ``data`` completes."""
+        self._print(self._lines.feed(data))
+
+    def moment(self, moment: Moment) -> None:
+        """Print one line for all vCPUs, at most one every :attr:`interval`."""
+        if moment.elapsed_seconds < self._next or not any(row.enabled for row in moment.vcpus):
+            return
+        assert self.interval is not None
+        self._next = moment.elapsed_seconds + self.interval
+        figures = ", ".join(
+            f"vCPU {row.index} ran {units.time(row.ran_ns)} stolen {units.time(row.truth_ns)}"
+            for row in moment.vcpus
+            if row.enabled
+        )
+        self._print([f"pvtime: {moment.elapsed_seconds:.1f} s: {figures}"])
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            self._file.write("\n".join(lines) + "\n")
+            self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._print(self._lines.flush())
+
+
+class LiveView(AbstractContextManager["LiveView"]):
+    """Draws the table over itself a few times a second, below the guest's console."""
+
+    interval: ClassVar[float | None] = 0.25
+    console_interval: ClassVar[float | None] = 0.1
+
+    def __init__(self, file: TextIO) -> None:
+        from rich.live import Live  # see pvtime.report.table for why here
+
+        self._lines = LineBuffer()
+        self._live = Live(
+            console=open_console(file),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def console(self, data: bytes) -> None:
+        """Print the lines that ``data`` completes above the table."""
+        self._print(self._lines.feed(data))
+
+    def moment(self, moment: Moment) -> None:
+        """Draw the table anew, from the first vCPU on that asked for stolen time."""
+        if any(row.enabled for row in moment.vcpus):
+            self._live.update(moment_table(moment, TITLE.format(moment.elapsed_seconds)), refresh=True)
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            self._live.console.print("\n".join(lines), soft_wrap=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._print(self._lines.flush())
+        self._live.stop()

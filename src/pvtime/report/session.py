@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One run of a guest from start to last table: what is asked of it, when, and which figures belong together.
+
+The figures of a row are of one moment: when a report of /proc/stat arrives, the engine is sampled then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from pvtime.engine.base import Engine, Outcome
+from pvtime.errors import EngineError, PvtimeError
+from pvtime.report.inbox import Inbox
+from pvtime.report.lines import Banner
+from pvtime.report.model import Moment, RunReport, VcpuRow
+from pvtime.report.plan import Ended, Ending, Plan, Quit, Resized, Signalled, View
+from pvtime.userland import protocol
+
+__all__ = ["BOOT_LIMIT", "GRACE", "GRACE_SIGNAL", "Session"]
+
+BOOT_LIMIT: Final = 60.0
+"""Seconds until a stock userland that has not reported no longer holds up ``--duration``."""
+GRACE: Final = 10.0
+"""Seconds that the guest gets to power off when asked."""
+GRACE_SIGNAL: Final = 2.0
+"""The same after Ctrl-C or SIGTERM: somebody waits."""
+STAT_LIMIT: Final = 2.0
+"""Seconds until an unanswered question for /proc/stat is asked again."""
+
+
+class Session:
+    """Runs ``engine`` to its end by ``plan``, and shows it on ``view``. Used once, from the main thread."""
+
+    def __init__(self, engine: Engine, inbox: Inbox, view: View, plan: Plan) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._view = view
+        self._plan = plan
+        self._decoder = protocol.AgentDecoder()
+        self._banner = Banner()
+        self._start = 0.0
+        self._ready_at: float | None = None
+        self._asked_at: float | None = None
+        self._shown_at = 0.0
+        self._give_up_at: float | None = None
+        """When a guest that was asked to power off is stopped."""
+        self._moment: Moment | None = None
+        self._final: Moment | None = None
+        self._size: Resized | None = None
+        self._signal: int | None = None
+        self._ended: Ended | None = None
+        self._notes: list[str] = []
+
+    def run(self) -> Ending:
+        """Start the engine and return when nothing executes any more.
+
+        :raises EngineError: this host cannot run the machine. What goes wrong later is in the result.
+        """
+        self._start = self._shown_at = time.monotonic()
+        watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
+        try:
+            self._engine.start()
+            watcher.start()
+            while self._ended is None:
+                self._inbox.wait(self._until_next())
+                self._take()
+                self._keep_time()
+        finally:
+            self._engine.stop()
+        elapsed = time.monotonic() - self._start
+        watcher.join(GRACE)
+        self._take()  # what the guest said last may have come after its end was noticed
+        return self._ending(elapsed)
+
+    def _watch_engine(self) -> None:
+        """Wait for the engine's end, on a thread of its own, and tell the main thread."""
+        try:
+            outcome = self._engine.wait()
+        except PvtimeError as error:
+            self._inbox.put(Ended(Outcome.FAILED, error))
+        except Exception as error:
+            # Unforeseen, yet the terminal must come back and the last table be shown before it is told.
+            self._inbox.put(Ended(Outcome.FAILED, EngineError(f"engine {self._engine.name}: {error!r}")))
+        else:
+            self._inbox.put(Ended(outcome or Outcome.STOPPED))
+
+    # What came in
+
+    def _take(self) -> None:
+        if console := self._inbox.take_console():
+            self._banner.feed(console)
+            self._view.console(console)
+        for message in self._decoder.feed(self._inbox.take_agent()):
+            self._hear(message)
+        for event in self._inbox.take_events():
+            self._obey(event)
+
+    def _hear(self, message: protocol.Message) -> None:
+        """Take what the agent said."""
+        if isinstance(message, protocol.Ready):
+            self._ready_at = time.monotonic()
+            self._banner.release = self._banner.release or message.release
+            if self._size:
+                self._tell("size", self._size.rows, self._size.columns)
+        elif isinstance(message, protocol.StatReport):
+            self._asked_at = None
+            moment = self._sample(message)
+            if message.final:
+                self._final = moment
+            self._show(moment)
+
+    def _obey(self, event: object) -> None:
+        match event:
+            case Ended() if self._ended is None:
+                self._ended = event
+            case Signalled():
+                again = self._signal is not None
+                self._signal = event.number
+                self._finish(0.0 if again else GRACE_SIGNAL)
+            case Quit():
+                self._finish(GRACE)
+            case Resized():
+                self._size = event
+                self._tell("size", event.rows, event.columns)
+
+    # What the time demands
+
+    def _until_next(self) -> float | None:
+        """Return the seconds until something is due; None where only the guest can bring it."""
+        now = time.monotonic()
+        due = []
+        if self._view.console_interval is not None:
+            due.append(self._view.console_interval)
+        if self._view.interval is not None:
+            due.append(self._shown_at + self._view.interval - now)
+        if (end := self._give_up_at or self._duration_ends_at()) is not None:
+            due.append(end - now)
+        return max(0.0, min(due)) if due else None
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if self._give_up_at is not None:
+            if now >= self._give_up_at and self._ended is None:
+                self._give_up()
+        elif (end := self._duration_ends_at()) is not None and now >= end:
+            self._finish(GRACE)
+        elif self._view.interval is not None and now >= self._shown_at + self._view.interval:
+            self._refresh(now)
+
+    def _duration_ends_at(self) -> float | None:
+        """Return when ``--duration`` is over; None where there is no such time."""
+        if self._plan.duration is None:
+            return None
+        if self._plan.tell_agent is None:
+            return self._start + self._plan.duration
+        if self._ready_at is None:
+            return self._start + BOOT_LIMIT + self._plan.duration
+        return self._ready_at + self._plan.duration
+
+    def _refresh(self, now: float) -> None:
+        """Bring new figures to the view: the guest's where it tells them, else the host's alone."""
+        self._shown_at = now
+        if self._ready_at is None:
+            self._show(self._sample(None))
+        elif self._asked_at is None or now >= self._asked_at + STAT_LIMIT:
+            self._asked_at = now
+            self._tell("stat")
+
+    def _finish(self, grace: float) -> None:
+        """End the run: ask a guest that has an agent to power off within ``grace`` seconds, stop another."""
+        now = time.monotonic()
+        if self._ready_at is None or grace == 0.0:
+            self._give_up_at = now
+        elif self._give_up_at is None:
+            self._give_up_at = now + grace
+            self._tell("stop")
+        else:
+            self._give_up_at = min(self._give_up_at, now + grace)
+
+    def _give_up(self) -> None:
+        """Stop the engine; the guest was not asked to power off, or has not done it."""
+        if self._ready_at is not None:
+            self._notes.append("the guest did not power off when asked and was stopped")
+        elif self._plan.tell_agent is not None and self._signal is None:
+            self._notes.append("the stock userland never reported; the guest was stopped")
+        self._ended = Ended(Outcome.STOPPED)
+
+    def _tell(self, verb: str, *numbers: int) -> None:
+        if self._ready_at is not None and self._plan.tell_agent is not None:
+            self._plan.tell_agent(protocol.encode(verb, *numbers))
+
+    # What is made of it
+
+    def _sample(self, stat: protocol.StatReport | None) -> Moment:
+        """Sample the engine now, and put a report of /proc/stat that has just come beside it."""
+        samples = self._engine.sample()
+        rows = tuple(
+            VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None) for sample in samples
+        )
+        return Moment(time.monotonic() - self._start, rows)
+
+    def _show(self, moment: Moment) -> None:
+        self._moment = moment
+        self._view.moment(moment)
+
+    def _ending(self, elapsed: float) -> Ending:
+        last = self._final or self._sample(None)
+        if self._inbox.dropped:
+            self._notes.append(f"{self._inbox.dropped} bytes of console output came too fast to be shown")
+        outcome = self._ended.outcome if self._ended else Outcome.STOPPED
+        report = RunReport(
+            engine=self._engine.name,
+            placement=self._plan.placement,
+            kernel=self._banner.release,
+            boot_seconds=None if self._ready_at is None else self._ready_at - self._start,
+            elapsed_seconds=elapsed,
+            outcome=outcome,
+            vcpus=last.vcpus,
+        )
+        error = self._ended.error if self._ended else None
+        return Ending(report, last, tuple(self._notes), self._signal, error)

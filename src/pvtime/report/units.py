@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Times and sizes as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["difference", "percent", "size", "time"]
+
+
+def time(ns: int) -> str:
+    """Return a span of ``ns`` nanoseconds, in s.
+
+    >>> time(4_998_878_240)
+    '4.999 s'
+    """
+    return f"{ns / 1e9:.3f} s"
+
+
+def difference(ns: int) -> str:
+    """Return a difference with its sign, in the unit that shows it: exact below 1 us.
+
+    >>> difference(0), difference(-7), difference(3_200_000)
+    ('0 ns', '-7 ns', '+3.2 ms')
+    """
+    if ns == 0:
+        return "0 ns"
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(ns) >= scale:
+            return f"{ns / scale:+.1f} {unit}"
+    return f"{ns:+d} ns"
+
+
+def percent(part_ns: int, whole_seconds: float) -> str:
+    """Return ``part_ns`` as a share of ``whole_seconds``.
+
+    >>> percent(500_000_000, 2.0)
+    '25.0 %'
+    """
+    return f"{part_ns / whole_seconds / 1e7:.1f} %" if whole_seconds > 0 else "0.0 %"
+
+
+def size(count: int) -> str:
+    """Return ``count`` bytes in the largest binary unit that is not below 1.
+
+    >>> size(512), size(36 << 20)
+    ('512 B', '36.0 MiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    amount = float(count)
+    for unit in ("KiB", "MiB"):
+        amount /= 1024
+        if amount < 1024:
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1024:.1f} GiB"
