@@ -87,7 +87,7 @@ def load(memory: GuestMemory, places: Placement, kernel: KernelImage, initrd: by
     """
     if len(tree) > MAX_DEVICE_TREE:
         raise UsageError(
-            f"the device tree has {len(tree)} bytes, a kernel takes 2M: give fewer vCPUs or a shorter --append"
+            f"the device tree has {len(tree)} bytes, kernels take 2M: give fewer vCPUs or a shorter --append"
         )
     memory.write(places.kernel.base, kernel.data)
     memory.write(places.device_tree.base, tree)

@@ -209,7 +209,7 @@ class Ns16550:
         self._level = self._reason() != Iir.NONE
 
     def _tell(self) -> None:
-        """Bring the wire to the level; a thread that finds another at it leaves it to that one's next look."""
+        """Bring the wire to the level; a thread that finds another at it leaves it to that one."""
         while self._told != self._level and self._telling.acquire(blocking=False):
             try:
                 self._told = self._level

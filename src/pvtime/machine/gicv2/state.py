@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which interrupts are in which state, and which one a CPU is to take (IHI 0048B chapter 3).
+
+A state is one bit of an int per interrupt, so that "pending, enabled, not active, for this CPU" is a handful
+of operations for all interrupts at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
+
+__all__ = ["PRIORITY_MASK", "SGI_MASK", "Bits", "CpuState", "GicState"]
+
+PRIORITY_MASK: Final = 0xF8
+"""Five bits of priority, as KVM has (VGIC_PRI_BITS); the others read as zero."""
+
+IDLE: Final = 0x100
+"""Running priority with nothing active: lower than any."""
+
+MIN_BPR: Final = 2
+"""With five bits of priority, the binary point cannot be below this (3.3.3); in GICC_ABPR one more."""
+
+SGI_MASK: Final = (1 << SGIS) - 1
+PRIVATE_MASK: Final = (1 << SPI_BASE) - 1
+
+
+@dataclass(slots=True)
+class Bits:
+    """State of interrupts; bit n is INTID n."""
+
+    enabled: int = 0
+    latched: int = 0
+    """Pending, by an edge or by software."""
+    level: int = 0
+    """The wire."""
+    edge: int = 0
+    """Edge-triggered; the others are pending while their wire is high."""
+    active: int = 0
+    group: int = 0
+    """In group 1."""
+
+    def pending(self) -> int:
+        """Return the interrupts that are pending."""
+        return self.latched | self.level & ~self.edge
+
+
+def _private_bits() -> Bits:
+    # As KVM's: SGIs are always enabled to begin with (kvm_vgic_vcpu_init), and are edge-triggered.
+    return Bits(enabled=SGI_MASK, edge=SGI_MASK)
+
+
+@dataclass(slots=True)
+class CpuState:
+    """What is banked for each CPU, and its interface."""
+
+    index: int
+    bits: Bits = field(default_factory=_private_bits)
+    priorities: list[int] = field(default_factory=lambda: [0] * SPI_BASE)
+    sources: list[int] = field(default_factory=lambda: [0] * SGIS)
+    """Of each SGI, which CPUs sent it and are not acknowledged: one bit each."""
+    targeted: int = 0
+    """SPIs that go to this CPU."""
+    gate: int = 0
+    """Interrupts whose group is enabled here and in the distributor."""
+    ctlr: GiccCtlr = field(default_factory=GiccCtlr)
+    pmr: int = 0
+    bpr: int = MIN_BPR
+    abpr: int = MIN_BPR + 1
+    group_masks: tuple[int, int] = (PRIORITY_MASK, PRIORITY_MASK)
+    """Of a priority, the part that decides on preemption, for group 0 and 1."""
+    apr: int = 0
+    """Active priorities: bit n is group priority n << 3."""
+    running: int = IDLE
+    best: int = -1
+    """The highest-priority pending interrupt, or -1."""
+    best_group: int = 0
+    best_running: int = IDLE
+    """What the running priority becomes when it is acknowledged."""
+    line: bool = False
+    """The interrupt wire: there is something to acknowledge."""
+
+    def set_binary_points(self, bpr: int, abpr: int) -> None:
+        """Set GICC_BPR and GICC_ABPR and what follows (table 3-2)."""
+        self.bpr = max(bpr & 7, MIN_BPR)
+        self.abpr = max(abpr & 7, MIN_BPR + 1)
+        group0 = PRIORITY_MASK << self.bpr - MIN_BPR & PRIORITY_MASK
+        group1 = PRIORITY_MASK << self.abpr - MIN_BPR - 1 & PRIORITY_MASK
+        self.group_masks = (group0, group0 if self.ctlr.common_bpr else group1)
+
+    def set_active_priorities(self, apr: int) -> None:
+        """Set GICC_APR0 and the running priority that follows."""
+        self.apr = apr
+        self.running = ((apr & -apr).bit_length() - 1) << 3 if apr else IDLE
+
+
+class GicState:
+    """All CPUs' state and the shared interrupts'."""
+
+    def __init__(self, vcpus: int, spis: int, on_change: Callable[[int, bool], None]) -> None:
+        self.count = SPI_BASE + spis
+        self.cpus = [CpuState(index) for index in range(vcpus)]
+        self.current = 0
+        self.spi = Bits()
+        self.priorities = [0] * self.count
+        """Of SPIs, by INTID."""
+        self.targets = [0] * self.count
+        """CPUs that an SPI goes to, one bit each, by INTID."""
+        self.ctlr = GicdCtlr(0)
+        self._on_change = on_change
+
+    def bits_of(self, cpu: CpuState, intid: int) -> Bits:
+        """Return where an interrupt's state is, seen from ``cpu``."""
+        return cpu.bits if intid < SPI_BASE else self.spi
+
+    def set_gates(self) -> None:
+        """Derive which interrupts may pass from the groups and their enable bits."""
+        for cpu in self.cpus:
+            group1 = cpu.bits.group | self.spi.group
+            cpu.gate = 0
+            if self.ctlr.enable_group0 and cpu.ctlr.enable_group0:
+                cpu.gate = ((1 << self.count) - 1) & ~group1
+            if self.ctlr.enable_group1 and cpu.ctlr.enable_group1:
+                cpu.gate |= group1
+
+    def refresh_all(self) -> None:
+        """:meth:`refresh` every CPU."""
+        for cpu in self.cpus:
+            self.refresh(cpu)
+
+    def refresh(self, cpu: CpuState) -> None:
+        """Find the highest-priority pending interrupt of a CPU anew and set its wire."""
+        own, spi = cpu.bits, self.spi
+        ready = (own.latched | own.level & ~own.edge) & own.enabled & ~own.active
+        if spi.enabled:
+            ready |= spi.pending() & spi.enabled & ~spi.active & cpu.targeted
+        ready &= cpu.gate
+        if ready:
+            line = self._choose(cpu, ready)
+        else:
+            cpu.best = -1
+            line = False
+        if line is not cpu.line:
+            cpu.line = line
+            self._on_change(cpu.index, line)
+
+    def _choose(self, cpu: CpuState, ready: int) -> bool:
+        """Note the best of the ``ready`` ones; return whether it may interrupt now (3.3.2)."""
+        best, priority = -1, IDLE
+        while ready:
+            bit = ready & -ready
+            intid = bit.bit_length() - 1
+            candidate = cpu.priorities[intid] if intid < SPI_BASE else self.priorities[intid]
+            if candidate < priority:
+                best, priority = intid, candidate
+            ready ^= bit
+        cpu.best = best
+        cpu.best_group = self.bits_of(cpu, best).group >> best & 1
+        cpu.best_running = priority & cpu.group_masks[cpu.best_group]
+        return priority < cpu.pmr and cpu.best_running < cpu.running
