@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finds what the files of a package import, without importing them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Import", "imports_of"]
+
+
+@dataclass(frozen=True)
+class Import:
+    """``file:line`` imports ``module``, and from it ``name`` where it says one."""
+
+    file: Path
+    line: int
+    module: str
+    name: str | None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: imports {self.module}" + (f".{self.name}" if self.name else "")
+
+
+def imports_of(root: Path, file: Path) -> Iterator[Import]:
+    """Yield all that ``file`` imports, function bodies included; ``root`` is on sys.path."""
+    here = list(file.relative_to(root).with_suffix("").parts)
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(file, node.lineno, alias.name, None)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield Import(file, node.lineno, module, alias.name)
