@@ -26,6 +26,8 @@ class Psci(IntEnum):
     SYSTEM_OFF = 0x8400_0008
     SYSTEM_RESET = 0x8400_0009
     FEATURES = 0x8400_000A
+    SYSTEM_RESET2 = 0x8400_0012
+    SYSTEM_RESET2_64 = 0xC400_0012
 
 
 class PsciReturn(IntEnum):

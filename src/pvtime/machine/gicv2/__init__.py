@@ -46,6 +46,10 @@ class GicV2:
     def current(self, cpu: int) -> None:
         self._state.current = cpu
 
+    def reset(self) -> None:
+        """As after power-on. The wires stay as whoever drives them has them."""
+        self._state.reset()
+
     def level(self, cpu: int) -> bool:
         """Return a CPU's IRQ wire."""
         return self._state.cpus[cpu].line

@@ -8,7 +8,7 @@ of operations for all interrupts at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
@@ -103,14 +103,25 @@ class GicState:
     def __init__(self, vcpus: int, spis: int, on_change: Callable[[int, bool], None]) -> None:
         self.count = SPI_BASE + spis
         self.cpus = [CpuState(index) for index in range(vcpus)]
-        self.current = 0
         self.spi = Bits()
+        self._on_change = on_change
+        self.reset()
+
+    def reset(self) -> None:
+        """As after power-on. The wires into the controller stay as whoever drives them has them."""
+        for cpu in self.cpus:
+            if cpu.line:
+                self._on_change(cpu.index, False)
+        self.cpus = [
+            CpuState(cpu.index, bits=replace(_private_bits(), level=cpu.bits.level)) for cpu in self.cpus
+        ]
+        self.current = 0
+        self.spi = Bits(level=self.spi.level)
         self.priorities = [0] * self.count
         """Of SPIs, by INTID."""
         self.targets = [0] * self.count
         """CPUs that an SPI goes to, one bit each, by INTID."""
         self.ctlr = GicdCtlr(0)
-        self._on_change = on_change
 
     def bits_of(self, cpu: CpuState, intid: int) -> Bits:
         """Return where an interrupt's state is, seen from ``cpu``."""

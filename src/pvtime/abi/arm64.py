@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Registers of the A64 architecture that an engine touches (Arm ARM, DDI 0487)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from pvtime.abi.layout import Field, Register
+
+__all__ = [
+    "CNTP_CTL_EL0",
+    "CNTP_CVAL_EL0",
+    "CNTP_TVAL_EL0",
+    "Esr",
+    "ExceptionClass",
+    "ExceptionLevel",
+    "Pstate",
+    "SysReg",
+    "SysRegAccess",
+    "Vector",
+]
+
+
+class ExceptionLevel(IntEnum):
+    """EL0 to EL3."""
+
+    EL0 = 0
+    EL1 = 1
+    EL2 = 2
+    EL3 = 3
+
+
+class ExceptionClass(IntEnum):
+    """ESR_ELx.EC (D17.2.37)."""
+
+    UNKNOWN = 0x00
+    WFX = 0x01
+    SYSTEM_REGISTER = 0x18
+    INSTRUCTION_ABORT_LOWER = 0x20
+    INSTRUCTION_ABORT = 0x21
+    DATA_ABORT_LOWER = 0x24
+    DATA_ABORT = 0x25
+
+
+class Esr(Register):
+    """ESR_ELx: the syndrome of an exception."""
+
+    ec = Field(31, 26)
+    il = Field(25)
+    iss = Field(24, 0)
+    fault_status = Field(5, 0)
+
+
+class Pstate(Register):
+    """PSTATE in the layout of SPSR_ELx, AArch64 state."""
+
+    pan = Field(22)
+    il = Field(20)
+    daif = Field(9, 6)
+    irq_masked = Field(7)
+    aarch32 = Field(4)
+    level = Field(3, 2)
+    own_stack = Field(0)
+
+
+class Vector(IntEnum):
+    """Offsets into the table at VBAR_EL1 (D1.3.1): who was interrupted, then by what."""
+
+    CURRENT_SP0 = 0x000
+    CURRENT_SPX = 0x200
+    LOWER_64 = 0x400
+    LOWER_32 = 0x600
+    IRQ = 0x80
+
+
+class SysReg(NamedTuple):
+    """A system register's name in an MRS or MSR instruction."""
+
+    op0: int
+    op1: int
+    crn: int
+    crm: int
+    op2: int
+
+
+class SysRegAccess(Register):
+    """ESR_ELx.ISS of a trapped MRS or MSR (EC 0x18)."""
+
+    op0 = Field(21, 20)
+    op2 = Field(19, 17)
+    op1 = Field(16, 14)
+    crn = Field(13, 10)
+    rt = Field(9, 5)
+    crm = Field(4, 1)
+    read = Field(0)
+
+    @property
+    def register(self) -> SysReg:
+        """Which register the instruction names."""
+        return SysReg(self.op0, self.op1, self.crn, self.crm, self.op2)
+
+
+CNTP_TVAL_EL0 = SysReg(3, 3, 14, 2, 0)
+CNTP_CTL_EL0 = SysReg(3, 3, 14, 2, 1)
+CNTP_CVAL_EL0 = SysReg(3, 3, 14, 2, 2)

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one emulated CPU: its set-up, its memory map, and a run from one exit to the next.
+
+How exceptions are entered and interrupts delivered is left to two subclasses: one uses the library's
+internals, the other its public interface alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum, IntEnum
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
+
+import unicorn
+from unicorn import arm64_const as a64
+from unicorn import unicorn_const as uc_const
+
+from pvtime.abi.arm64 import Esr, ExceptionClass, SysReg, SysRegAccess
+from pvtime.engine.unicorn.library import (
+    EXCEPTION_CALLBACK,
+    LIBRARY,
+    MMIO_READ_CALLBACK,
+    MMIO_WRITE_CALLBACK,
+    RUN_FOREVER,
+)
+from pvtime.errors import EngineError, UsageError
+from pvtime.machine.device import MmioDevice
+from pvtime.machine.layout import Region
+from pvtime.machine.memory import GuestMemory
+
+__all__ = ["CPU_MODELS", "Context", "Core", "Exit", "Supervisor"]
+
+CPU_MODELS: Final = {
+    "cortex-a53": a64.UC_CPU_ARM64_A53,
+    "cortex-a57": a64.UC_CPU_ARM64_A57,
+    "cortex-a72": a64.UC_CPU_ARM64_A72,
+    "max": a64.UC_CPU_ARM64_MAX,
+}
+
+INSTRUCTION: Final = 4
+"""Bytes."""
+
+PHYSICAL_ADDRESS_BITS: Final = 48
+"""No emulated CPU's physical addresses are longer."""
+
+Context: TypeAlias = Any
+"""unicorn.unicorn_py3.unicorn.UcContext: all registers of a vCPU that is not on the CPU."""
+
+_SCR_EL3 = SysReg(3, 6, 1, 1, 0)
+_HCR_EL2 = SysReg(3, 4, 1, 1, 0)
+_CPTR_EL3 = SysReg(3, 6, 1, 1, 2)
+_CNTHCTL_EL2 = SysReg(3, 4, 14, 1, 0)
+_VMPIDR_EL2 = SysReg(3, 4, 0, 0, 5)
+
+_SCR_NS_HCE_RW = 0x501
+_SCR_API_APK = 3 << 16
+_HCR_RW = 1 << 31
+_HCR_TWI = 1 << 13
+"""WFI traps. The public interface does not tell a WFI from the end of a slice."""
+_HCR_API_APK = 3 << 40
+_CPTR_EZ = 1 << 8
+_CNTHCTL_EL1PCTEN = 1
+"""The physical counter may be read at EL1; the physical timer's registers trap, for nothing emulates them."""
+_MPIDR_RES1 = 1 << 31
+
+
+class Number(IntEnum):
+    """The library's exception numbers (QEMU's target/arm/cpu.h, EXCP_*)."""
+
+    UNDEFINED = 1
+    PREFETCH_ABORT = 3
+    DATA_ABORT = 4
+    HVC = 11
+    SMC = 13
+
+
+class Exit(Enum):
+    """Why a run ended."""
+
+    IDLE = "idle"
+    """WFI with nothing pending."""
+    STOPPED = "stopped"
+    """Somebody asked: :meth:`Core.kick` or :meth:`Core.leave`, or the slice's instructions are used up."""
+
+
+class Supervisor(Protocol):
+    """Who the CPU asks when the guest needs its hypervisor."""
+
+    def hypercall(self, registers: Sequence[int]) -> int:
+        """HVC with X0 to X3; return X0, signed."""
+
+    def read_register(self, register: SysReg) -> int | None:
+        """A trapped MRS; None where there is no such register."""
+
+    def write_register(self, register: SysReg, value: int) -> bool:
+        """A trapped MSR; False where there is no such register."""
+
+
+class Core(ABC):
+    """The emulated CPU. One thread uses it, but for :meth:`kick`.
+
+    :raises UsageError: an unknown CPU model.
+    """
+
+    internals: ClassVar[bool]
+
+    def __init__(
+        self,
+        model: str,
+        memories: Sequence[GuestMemory],
+        devices: Sequence[MmioDevice],
+        supervisor: Supervisor,
+    ) -> None:
+        if model not in CPU_MODELS:
+            raise UsageError(f"--cpu {model}: the unicorn engine has {', '.join(CPU_MODELS)}")
+        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[model])
+        self._handle = self._uc._uch
+        self._supervisor = supervisor
+        self._failure: BaseException | None = None
+        self._leaving = False
+        self._callbacks: list[object] = []
+        self._start = LIBRARY.uc_emu_start
+        self._stop = LIBRARY.uc_emu_stop
+        self._uc.ctl_exits_enabled(True)
+        self._set_up_levels(model)
+        self._map(memories, devices)
+        hook = EXCEPTION_CALLBACK(self._on_exception)
+        self._callbacks.append(hook)
+        LIBRARY.uc_hook_add(
+            self._handle,
+            ctypes.byref(ctypes.c_size_t()),
+            uc_const.UC_HOOK_INTR,
+            ctypes.cast(hook, ctypes.c_void_p),
+            None,
+            ctypes.c_uint64(1),
+            ctypes.c_uint64(0),
+        )
+        self._pristine = self._uc.context_save()
+
+    def _set_up_levels(self, model: str) -> None:
+        """Make EL2 and EL3 what firmware and a hypervisor leave behind for a guest at EL1."""
+        scr, hcr = _SCR_NS_HCE_RW, _HCR_RW if self.internals else _HCR_RW | _HCR_TWI
+        if model == "max":
+            scr, hcr = scr | _SCR_API_APK, hcr | _HCR_API_APK
+            self._uc.cpr_write(*_CPTR_EL3, _CPTR_EZ)
+        self._uc.cpr_write(*_SCR_EL3, scr)
+        self._uc.cpr_write(*_HCR_EL2, hcr)
+        self._uc.cpr_write(*_CNTHCTL_EL2, _CNTHCTL_EL1PCTEN)
+
+    def _map(self, memories: Sequence[GuestMemory], devices: Sequence[MmioDevice]) -> None:
+        for memory in memories:
+            self._uc.mem_map_ptr(memory.base, memory.size, unicorn.UC_PROT_ALL, memory.address)
+        for device in devices:
+            self._map_device(device)
+        used = [memory.region for memory in memories] + [device.region for device in devices]
+        address = 0
+        end = Region("end", 1 << PHYSICAL_ADDRESS_BITS, 0)
+        for region in [*sorted(used, key=lambda region: region.base), end]:
+            if region.base > address:
+                self._map_device(_Nothing(Region("nothing", address, region.base - address)))
+            address = region.end
+
+    def _map_device(self, device: MmioDevice) -> None:
+        def read(_uc: int, offset: int, size: int, _data: int) -> int:
+            try:
+                return device.read(offset, size)
+            except BaseException as error:
+                self._fail(error)
+                return 0
+
+        def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
+            try:
+                device.write(offset, size, value)
+            except BaseException as error:
+                self._fail(error)
+
+        callbacks = MMIO_READ_CALLBACK(read), MMIO_WRITE_CALLBACK(write)
+        self._callbacks.extend(callbacks)
+        status = LIBRARY.uc_mmio_map(
+            self._handle,
+            device.region.base,
+            device.region.size,
+            ctypes.cast(callbacks[0], ctypes.c_void_p),
+            None,
+            ctypes.cast(callbacks[1], ctypes.c_void_p),
+            None,
+        )
+        if status != uc_const.UC_ERR_OK:
+            raise EngineError(f"{device.region} cannot be mapped: {unicorn.UcError(status)}")
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep what a callback raised; it cannot pass through the library's frames."""
+        if self._failure is None:
+            self._failure = error
+        self.leave()
+
+    # What a vCPU is while it is not on the CPU.
+
+    def new_context(self, mpidr: int, entry: int, context: int) -> Context:
+        """Return the state of a vCPU after reset that is to start at ``entry`` with ``context`` in X0."""
+        saved = self._uc.context_save()
+        self._uc.context_restore(self._pristine)
+        self._uc.cpr_write(*_VMPIDR_EL2, _MPIDR_RES1 | mpidr)
+        self._uc.reg_write(a64.UC_ARM64_REG_PC, entry)
+        self._uc.reg_write(a64.UC_ARM64_REG_X0, context)
+        new = self._uc.context_save()
+        self._uc.context_restore(saved)
+        return new
+
+    def save(self, context: Context) -> None:
+        """Copy the CPU's registers into ``context``."""
+        self._uc.context_update(context)
+
+    def load(self, context: Context) -> None:
+        """Put another vCPU on the CPU.
+
+        What the CPU remembers of translated addresses is the last vCPU's: a TLBI that this one missed
+        while it was away would else have had no effect on it.
+        """
+        self._uc.context_restore(context)
+        self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+    def forget_code(self) -> None:
+        """Drop all translated code: guest memory was written from outside."""
+        self._uc.ctl_flush_tb()
+
+    # Running.
+
+    def run(self) -> Exit:
+        """Run the vCPU that is on the CPU until it idles or somebody asks it to stop.
+
+        :raises EngineError: the library cannot go on.
+        """
+        self._leaving = False
+        status = self._execute()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if status == uc_const.UC_ERR_OK:
+            return Exit.STOPPED if self._leaving else Exit.IDLE
+        if status in (uc_const.UC_ERR_FETCH_UNMAPPED, uc_const.UC_ERR_FETCH_PROT):
+            self._abort_fetch()
+            return Exit.STOPPED
+        raise EngineError(f"the emulated CPU stopped at {self.pc():#x}: {unicorn.UcError(status)}")
+
+    def _resume(self, count: int = 0) -> int:
+        status: int = self._start(self._handle, self.pc(), RUN_FOREVER, 0, count)
+        return status
+
+    def kick(self) -> None:
+        """End the run soon; from any thread. A run that is just about to start may miss it: repeat."""
+        self._leaving = True
+        self._stop(self._handle)
+
+    @abstractmethod
+    def leave(self) -> None:
+        """End the run after this instruction; from a callback of the run itself."""
+
+    @abstractmethod
+    def pc(self) -> int:
+        """The program counter."""
+
+    @abstractmethod
+    def set_irq(self, level: bool) -> None:
+        """Set the level of the CPU's IRQ input."""
+
+    @abstractmethod
+    def _execute(self) -> int:
+        """Run; return the library's status."""
+
+    @abstractmethod
+    def _exception(self) -> tuple[Esr, int, int]:
+        """Return the syndrome, the fault address and the target level of the exception that is pending."""
+
+    @abstractmethod
+    def _enter(self, number: int, esr: Esr, address: int) -> None:
+        """Enter an exception at EL1."""
+
+    @abstractmethod
+    def registers(self) -> Sequence[int]:
+        """X0 to X30, and XZR or SP as number 31."""
+
+    @abstractmethod
+    def set_registers(self, values: dict[int, int]) -> None:
+        """Write some of X0 to X30."""
+
+    @abstractmethod
+    def _skip_instruction(self) -> None:
+        """Move the program counter on."""
+
+    def _abort_fetch(self) -> None:
+        """The guest jumped to where no memory is: a synchronous external abort, as on hardware."""
+        esr = Esr.of(ec=ExceptionClass.INSTRUCTION_ABORT, il=1, fault_status=0x10)
+        self._enter(Number.PREFETCH_ABORT, esr, self.pc())
+
+    def _on_exception(self, _uc: int, number: int, _data: int) -> None:
+        try:
+            self._dispatch(number)
+        except BaseException as error:
+            self._fail(error)
+
+    def _dispatch(self, number: int) -> None:
+        if number == Number.HVC:
+            result = self._supervisor.hypercall(self.registers()[:4])
+            self.set_registers({0: result & (1 << 64) - 1, 1: 0, 2: 0, 3: 0})
+            return
+        if number == Number.SMC:
+            # KVM without nesting: the call does not exist, and says so (handle_smc).
+            self.set_registers({0: (1 << 64) - 1})
+            return
+        esr, address, target = self._exception()
+        if target > 1:
+            if self._trapped(esr):
+                self._skip_instruction()
+                return
+            number, esr = Number.UNDEFINED, Esr.of(ec=ExceptionClass.UNKNOWN, il=1)
+        self._enter(number, esr, address)
+
+    def _trapped(self, esr: Esr) -> bool:
+        """Carry out an instruction that was trapped to EL2 or above; False where it does not exist."""
+        return esr.ec == ExceptionClass.SYSTEM_REGISTER and self._emulate(SysRegAccess(esr.iss))
+
+    def _emulate(self, access: SysRegAccess) -> bool:
+        """Carry out a trapped MRS or MSR; False where there is no such register."""
+        if not access.read:
+            value = 0 if access.rt == 31 else self.registers()[access.rt]
+            return self._supervisor.write_register(access.register, value)
+        result = self._supervisor.read_register(access.register)
+        if result is not None and access.rt != 31:
+            self.set_registers({access.rt: result})
+        return result is not None
+
+
+class _Nothing:
+    """Addresses where no device answers: read as zero, writes ignored."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        return

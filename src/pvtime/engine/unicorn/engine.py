@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The embedded engine: one thread that runs the vCPUs of a machine in turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, TypeVar
+
+from pvtime.engine.base import Engine, Outcome, VcpuSample
+from pvtime.engine.unicorn.choice import make_core
+from pvtime.engine.unicorn.core import Exit
+from pvtime.engine.unicorn.hypervisor import Hypervisor
+from pvtime.engine.unicorn.scheduler import SLICE_NS, pick, place_woken
+from pvtime.engine.unicorn.ticker import Ticker
+from pvtime.engine.unicorn.vcpu import State, Vcpu
+from pvtime.errors import EngineError, PvtimeError
+from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
+from pvtime.machine.gicv2 import GicV2
+from pvtime.machine.machine import Machine
+from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
+from pvtime.steal.account import Account
+from pvtime.steal.clock import Schedstat
+from pvtime.steal.placement import Userspace
+
+__all__ = ["DEFAULT_CPU", "UnicornEngine"]
+
+DEFAULT_CPU: Final = "cortex-a72"
+
+_FIRST_PPI = 16
+
+T = TypeVar("T")
+
+
+class UnicornEngine(Engine):
+    """Runs a machine on the emulated CPU.
+
+    :param options: ``internals`` = ``auto`` (use the library's internals where they are known), ``on``
+        (or refuse), ``off`` (the public interface alone).
+    :raises UsageError: an unknown CPU model or option.
+    :raises EngineError: the internals were asked for and cannot be used.
+    """
+
+    name = "unicorn"
+
+    def __init__(self, machine: Machine, options: Mapping[str, str] | None = None) -> None:
+        self._machine = machine
+        self._gic = GicV2(machine.config.vcpus, on_change=self._irq_changed)
+        self.vcpus = [self._make_vcpu(index) for index in range(machine.config.vcpus)]
+        self._current: Vcpu | None = None
+        self._hypervisor = Hypervisor(self, machine.mpidrs)
+        self._core = make_core(
+            options or {},
+            machine.config.cpu or DEFAULT_CPU,
+            [machine.memory, machine.stolen_time],
+            [self._gic.distributor, self._gic.cpu_interface, machine.console, machine.agent],
+            self._hypervisor,
+        )
+        self._ticker = Ticker(self._core.kick)
+        self._mail: deque[Callable[[], object]] = deque()
+        self._woken = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pvtime-engine", daemon=True)
+        self._outcome: Outcome | None = None
+        self._error: PvtimeError | None = None
+        self._finished = threading.Event()
+        self._restart = False
+        self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
+        self._due: int | None = None
+        machine.connect(self.set_irq)
+
+    def _make_vcpu(self, index: int) -> Vcpu:
+        timer = VcpuTimer(partial(self._gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI))
+        return Vcpu(index, Account(Userspace(self._machine.stolen_time, index)), timer)
+
+    @property
+    def internals(self) -> bool:
+        """Whether the library's internals are in use."""
+        return self._core.internals
+
+    # The interface, for any thread.
+
+    def start(self) -> None:
+        """See :meth:`Engine.start`."""
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """See :meth:`Engine.wait`."""
+        if not self._finished.wait(timeout):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+    def stop(self) -> None:
+        """See :meth:`Engine.stop`."""
+        if self._thread.ident is None:
+            return
+        self._post(lambda: self.end(Outcome.STOPPED))
+        self._thread.join()
+
+    def sample(self) -> list[VcpuSample]:
+        """See :meth:`Engine.sample`."""
+        return self._call(self._sample)
+
+    def set_irq(self, spi: int, level: bool) -> None:
+        """See :meth:`Engine.set_irq`."""
+        if threading.get_ident() == self._thread.ident:
+            self._gic.set_spi(spi, level)
+        else:
+            self._post(lambda: self._gic.set_spi(spi, level))
+
+    def _post(self, work: Callable[[], object]) -> None:
+        """Have the engine's thread do something between two slices."""
+        self._mail.append(work)
+        self._woken.set()
+        self._ticker.hurry()
+
+    def _call(self, work: Callable[[], T]) -> T:
+        """Have the engine's thread, or nobody where it has none any more, do something; return the result."""
+        done = threading.Event()
+        results: list[T] = []
+
+        def deliver() -> None:
+            try:
+                results.append(work())
+            finally:
+                done.set()
+
+        self._post(deliver)
+        while self._thread.is_alive() and not done.wait(0.05):
+            self._gic.reset()
+        return results[0] if results else work()
+
+    def _sample(self) -> list[VcpuSample]:
+        now = time.monotonic_ns()
+        return [vcpu.sample(now) for vcpu in self.vcpus]
+
+    # What the guest's hypervisor, on the engine's thread, has vCPUs do.
+
+    @property
+    def current(self) -> Vcpu:
+        """The vCPU that is on the CPU."""
+        if self._current is None:
+            raise EngineError("no vCPU is on the CPU")
+        return self._current
+
+    def power_on(self, vcpu: Vcpu, entry: int, context: int) -> None:
+        """Reset a vCPU that is off, and make it runnable."""
+        vcpu.context = self._core.new_context(self._machine.mpidrs[vcpu.index], entry, context)
+        vcpu.timer.reset()
+        vcpu.state = State.IDLE
+        self._wake(vcpu, time.monotonic_ns())
+
+    def block(self, vcpu: Vcpu, state: State) -> None:
+        """Take the vCPU, which is on the CPU, off it: it is idle or switched off."""
+        vcpu.state = state
+        self._core.leave()
+
+    def end(self, outcome: Outcome) -> None:
+        """End the run."""
+        if self._outcome is None:
+            self._outcome = outcome
+        self._core.leave()
+
+    def restart(self) -> None:
+        """Start the machine anew after this instruction."""
+        self._restart = True
+        self._core.leave()
+
+    def _irq_changed(self, index: int, level: bool) -> None:
+        vcpu = self.vcpus[index]
+        vcpu.irq = level
+        if vcpu is self._current:
+            self._core.set_irq(level)
+        if level and vcpu.state is State.IDLE:
+            self._wake(vcpu, time.monotonic_ns() if self._due is None else max(self._due, self._awake_since))
+
+    def _wake(self, vcpu: Vcpu, since: int) -> None:
+        """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
+        vcpu.state = State.RUNNABLE
+        vcpu.clock.wait(since)
+        place_woken(vcpu, self.vcpus)
+        if self._current is not None and self._current.state is State.RUNNABLE:
+            # Whoever woke it may wait for its answer: let the scheduler look.
+            self._ticker.hurry()
+
+    def timer_changed(self) -> None:
+        """The vCPU that is on the CPU has set its timer."""
+        self._ticker.arm(self._slice_end())
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            self._ticker.start()
+            self._schedstat = Schedstat(threading.get_native_id())
+            self._boot()
+            while self._outcome is None:
+                self._turn()
+        except PvtimeError as error:
+            self._error = error
+        except Exception as error:
+            where = "" if self._current is None else f" while vCPU {self._current.index} ran"
+            self._error = EngineError(f"the engine failed{where}: {type(error).__name__}: {error}")
+            self._error.__cause__ = error
+        finally:
+            self._outcome = self._outcome if self._error is None else Outcome.FAILED
+            self._settle()
+            self._finished.set()
+            self._ticker.close()
+
+    def _boot(self) -> None:
+        for vcpu in self.vcpus:
+            vcpu.state = State.OFF
+            vcpu.timer.reset()
+        self._gic.reset()
+        entry = self._machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
+        self._core.forget_code()
+        now = time.monotonic_ns()
+        for vcpu in self.vcpus:
+            vcpu.clock.idle()
+            vcpu.account.reset(vcpu.clock.read(now))
+        self._current = None
+        self.power_on(self.vcpus[0], entry.pc, entry.x0)
+
+    def _turn(self) -> None:
+        """Once round: what others asked for, what timers are due, then one slice or a sleep."""
+        while self._mail:
+            self._mail.popleft()()
+        self._expire_timers(time.monotonic_ns())
+        vcpu = pick(self.vcpus)
+        if self._outcome is not None:
+            return
+        if vcpu is None:
+            self._sleep()
+            return
+        if vcpu is not self._current:
+            self._switch(vcpu)
+        self._slice(vcpu)
+        if self._restart:
+            self._restart = False
+            self._boot()
+
+    def _expire_timers(self, now: int) -> None:
+        for vcpu in self.vcpus:
+            self._due = vcpu.timer.deadline
+            vcpu.timer.expire(now)
+        self._due = None
+
+    def _switch(self, vcpu: Vcpu) -> None:
+        """Put another vCPU on the CPU."""
+        last = self._current
+        if last is not None and last.state is not State.OFF:
+            self._core.save(last.context)
+            if last.state is State.RUNNABLE:
+                last.clock.wait(self._slice_ended)
+        self._core.load(vcpu.context)
+        self._current = vcpu
+        self._gic.current = vcpu.index
+        self._core.set_irq(vcpu.irq)
+
+    def _slice(self, vcpu: Vcpu) -> None:
+        """Load the vCPU and run it until it idles or its time is over."""
+        if vcpu.clock.waiting:
+            # What the thread itself waited until here is part of the vCPU's wait.
+            self._delay = self._schedstat.run_delay()
+        self._slice_began = start = time.monotonic_ns()
+        vcpu.clock.run(start)
+        vcpu.account.update(vcpu.clock.read(start))
+        vcpu.loads += 1
+        self._ticker.arm(self._slice_end())
+        if self._mail:
+            self._ticker.hurry()
+        left = self._core.run()
+        self._ticker.disarm()
+        self._slice_ended = end = time.monotonic_ns()
+        delay, self._delay = self._delay, self._schedstat.run_delay()
+        stolen = self._delay - delay
+        vcpu.clock.add(stolen)
+        ran = max(0, end - start - stolen)
+        vcpu.ran_ns += ran
+        vcpu.virtual_ns += ran
+        if left is Exit.IDLE and vcpu.state is State.RUNNABLE and not vcpu.irq:
+            vcpu.state = State.IDLE
+
+    def _slice_end(self) -> int | None:
+        """Return when the slice is over: somebody's timer, or the turn of somebody who waits."""
+        deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
+        if any(v.state is State.RUNNABLE for v in self.vcpus if v is not self._current):
+            deadlines.append(self._slice_began + SLICE_NS)
+        return min(deadlines, default=None)
+
+    def _sleep(self) -> None:
+        """All are idle or off: wait for a timer or for mail."""
+        deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
+        self._woken.clear()
+        if not self._mail:
+            timeout = max(0, min(deadlines) - time.monotonic_ns()) / 1e9 if deadlines else None
+            before = self._schedstat.run_delay()
+            self._woken.wait(timeout)
+            # Whoever this wakes was ready when the host's timer fired; the thread waited for a CPU since.
+            self._awake_since = time.monotonic_ns() - (self._schedstat.run_delay() - before)
+
+    def _settle(self) -> None:
+        """The end: do what is still asked for."""
+        while self._mail:
+            self._mail.popleft()()

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulated CPU by way of the library's internals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from pvtime.abi.arm64 import Esr
+from pvtime.engine.unicorn.core import INSTRUCTION, Core, Supervisor
+from pvtime.engine.unicorn.internals import find
+from pvtime.errors import EngineError
+from pvtime.machine.device import MmioDevice
+from pvtime.machine.memory import GuestMemory
+
+__all__ = ["FastCore"]
+
+
+class FastCore(Core):
+    """Exceptions and interrupts by the library's own code; a stop takes effect at a block's start.
+
+    :raises EngineError: this build of the library is not one that is known.
+    """
+
+    internals = True
+
+    def __init__(
+        self,
+        model: str,
+        memories: Sequence[GuestMemory],
+        devices: Sequence[MmioDevice],
+        supervisor: Supervisor,
+    ) -> None:
+        super().__init__(model, memories, devices, supervisor)
+        inside = find(self._handle.value or 0)
+        if inside is None:
+            raise EngineError("this build of the Unicorn library is not one whose internals are known")
+        self._inside = inside
+        self.set_irq = inside.set_irq  # type: ignore[method-assign]
+
+    def pc(self) -> int:
+        """See :meth:`Core.pc`."""
+        return self._inside.pc.value
+
+    def set_irq(self, level: bool) -> None:
+        """See :meth:`Core.set_irq`."""
+        self._inside.set_irq(level)
+
+    def leave(self) -> None:
+        """See :meth:`Core.leave`. Also from a device's callback: the block ends first."""
+        self.kick()
+
+    def _execute(self) -> int:
+        return self._resume()
+
+    def _exception(self) -> tuple[Esr, int, int]:
+        state = self._inside.exception
+        return Esr(state.syndrome), state.address, state.target_el
+
+    def _enter(self, number: int, esr: Esr, address: int) -> None:
+        state = self._inside.exception
+        state.syndrome, state.address, state.target_el = esr, address, 1
+        self._inside.take_exception()
+
+    def registers(self) -> Sequence[int]:
+        return cast(Sequence[int], self._inside.registers)
+
+    def set_registers(self, values: dict[int, int]) -> None:
+        for number, value in values.items():
+            self._inside.registers[number] = value
+
+    def _skip_instruction(self) -> None:
+        self._inside.pc.value += INSTRUCTION
+
+    def _dispatch(self, number: int) -> None:
+        # Nearly all are for the guest itself and described already: 10^5 in a boot.
+        if number <= 10 and self._inside.exception.target_el == 1:
+            self._inside.take_exception()
+        else:
+            super()._dispatch(number)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guest's hypervisor calls and timer accesses do to the engine's vCPUs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, SysReg
+from pvtime.engine.base import Outcome
+from pvtime.engine.unicorn.vcpu import State
+from pvtime.machine.psci import PsciCalls
+from pvtime.machine.smccc import hypercall
+
+if TYPE_CHECKING:
+    from pvtime.engine.unicorn.engine import UnicornEngine
+
+__all__ = ["Hypervisor"]
+
+
+class Hypervisor:
+    """Answers the guest on behalf of an engine: the CPU's supervisor, and PSCI's power control."""
+
+    def __init__(self, engine: UnicornEngine, mpidrs: Sequence[int]) -> None:
+        self._engine = engine
+        self._psci = PsciCalls(mpidrs, self)
+
+    # For the CPU.
+
+    def hypercall(self, registers: Sequence[int]) -> int:
+        """See :meth:`Supervisor.hypercall`."""
+        vcpu = self._engine.current
+        run_delay = vcpu.clock.read(time.monotonic_ns())
+        return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
+
+    def read_register(self, register: SysReg) -> int | None:
+        """See :meth:`Supervisor.read_register`."""
+        timer = self._engine.current.timer
+        if register == CNTP_CTL_EL0:
+            return timer.read_control()
+        if register == CNTP_CVAL_EL0:
+            return timer.read_compare()
+        if register == CNTP_TVAL_EL0:
+            return timer.read_value()
+        return None
+
+    def write_register(self, register: SysReg, value: int) -> bool:
+        """See :meth:`Supervisor.write_register`."""
+        timer = self._engine.current.timer
+        if register == CNTP_CTL_EL0:
+            timer.write_control(value)
+        elif register == CNTP_CVAL_EL0:
+            timer.write_compare(value)
+        elif register == CNTP_TVAL_EL0:
+            timer.write_value(value)
+        else:
+            return False
+        self._engine.timer_changed()
+        return True
+
+    # For PSCI.
+
+    def is_on(self, index: int) -> bool:
+        """See :meth:`Power.is_on`."""
+        return self._engine.vcpus[index].state is not State.OFF
+
+    def power_on(self, index: int, entry: int, context: int) -> None:
+        """See :meth:`Power.power_on`."""
+        self._engine.power_on(self._engine.vcpus[index], entry, context)
+
+    def power_off(self, index: int) -> None:
+        """See :meth:`Power.power_off`."""
+        self._engine.block(self._engine.vcpus[index], State.OFF)
+
+    def suspend(self, index: int) -> None:
+        """See :meth:`Power.suspend`."""
+        vcpu = self._engine.vcpus[index]
+        if not vcpu.irq:
+            self._engine.block(vcpu, State.IDLE)
+
+    def system_off(self) -> None:
+        """See :meth:`Power.system_off`."""
+        self._engine.end(Outcome.POWER_OFF)
+
+    def system_reset(self) -> None:
+        """See :meth:`Power.system_reset`."""
+        self._engine.restart()

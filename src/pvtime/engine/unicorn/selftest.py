@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether the library's internals do here what the engine needs of them: twenty instructions that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pvtime.abi.arm64 import SysReg
+from pvtime.engine.unicorn.fast import FastCore
+from pvtime.errors import EngineError
+from pvtime.machine.memory import GuestMemory
+
+__all__ = ["passes"]
+
+_BASE: Final = 0x1_0000
+_SYNC: Final = _BASE + 0xA00
+_IRQ: Final = _BASE + 0xA80
+_BRK_SYNDROME: Final = 0xF200_5AA5
+_RESULT: Final = 0x7E57
+
+# Hand-assembled A64; the mnemonics are beside each word. The vectors are at _BASE + 0x800.
+_PROGRAM: Final = {
+    _BASE: (
+        0xD281_0000,  # mov x0, #0x800
+        0xF2A0_0020,  # movk x0, #1, lsl #16
+        0xD518_C000,  # msr vbar_el1, x0
+        0xD42B_54A0,  # brk #0x5aa5
+        0xD400_0002,  # hvc #0
+        0xAA00_03F3,  # mov x19, x0
+        0xD503_47FF,  # msr daifclr, #7
+        0x9100_0694,  # 1: add x20, x20, #1
+        0xF110_029F,  # cmp x20, #0x400
+        0x54FF_FFC1,  # b.ne 1b
+        0xD400_0002,  # hvc #0
+    ),
+    _SYNC: (
+        0xD538_5215,  # mrs x21, esr_el1
+        0xD538_4020,  # mrs x0, elr_el1
+        0x9100_1000,  # add x0, x0, #4
+        0xD518_4020,  # msr elr_el1, x0
+        0xD69F_03E0,  # eret
+    ),
+    _IRQ: (
+        0xD538_4036,  # mrs x22, elr_el1
+        0xD400_0002,  # hvc #0
+    ),
+}
+_LOOP: Final = range(_BASE + 0x1C, _BASE + 0x28)
+
+
+class _Host:
+    """Raises the interrupt at the program's first call, ends the run at its second."""
+
+    core: FastCore
+    calls = 0
+
+    def hypercall(self, registers: Sequence[int]) -> int:
+        self.calls += 1
+        self.core.set_irq(self.calls == 1)
+        if self.calls > 1:
+            self.core.leave()
+        return _RESULT
+
+    def read_register(self, register: SysReg) -> int | None:
+        return None
+
+    def write_register(self, register: SysReg, value: int) -> bool:
+        return False
+
+
+def passes() -> bool:
+    """Return whether the internals are known and an exception, a call and an interrupt arrive by them."""
+    memory = GuestMemory(_BASE, 0x1000, "self-test")
+    for address, words in _PROGRAM.items():
+        memory.write(address, b"".join(word.to_bytes(4, "little") for word in words))
+    host = _Host()
+    try:
+        host.core = core = FastCore("cortex-a72", [memory], [], host)
+        core.load(core.new_context(0, _BASE, 0))
+        core.run()
+    except EngineError:
+        return False
+    x = core.registers()
+    return x[19] == _RESULT and x[21] == _BRK_SYNDROME and x[22] in _LOOP

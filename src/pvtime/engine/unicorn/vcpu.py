@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One vCPU of the embedded engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pvtime.engine.base import VcpuSample
+from pvtime.engine.unicorn.core import Context
+from pvtime.machine.timer import VcpuTimer
+from pvtime.steal.account import Account
+from pvtime.steal.clock import RunDelay
+
+__all__ = ["State", "Vcpu"]
+
+
+class State(Enum):
+    """What a vCPU is doing."""
+
+    OFF = "off"
+    IDLE = "idle"
+    """It executed WFI and no interrupt is pending for it."""
+    RUNNABLE = "runnable"
+    """It runs, or waits for the engine: then it is stolen from."""
+
+
+@dataclass(eq=False)
+class Vcpu:
+    """State, figures and parts of one vCPU. Times in ns."""
+
+    index: int
+    account: Account
+    timer: VcpuTimer
+    clock: RunDelay = field(default_factory=RunDelay)
+    state: State = State.OFF
+    context: Context = None
+    """Its registers; meaningful while it is not on the CPU."""
+    irq: bool = False
+    """The level of its IRQ input."""
+    ran_ns: int = 0
+    virtual_ns: int = 0
+    """What the scheduler compares: time run, adjusted at each wake-up."""
+    loads: int = 0
+
+    def sample(self, now: int) -> VcpuSample:
+        """Return the figures at ``now``, with the structure brought up to date as a load would."""
+        run_delay = self.clock.read(now)
+        self.account.update(run_delay)
+        return VcpuSample(
+            index=self.index,
+            ran_ns=self.ran_ns,
+            truth_ns=self.account.truth(run_delay),
+            structure_ns=self.account.structure(),
+            enabled=self.account.enabled,
+            loads=self.loads,
+        )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The hypervisor calls of a guest: SMCCC, PV time and PSCI by HVC, answered as KVM does.
+
+The reference is Linux' arch/arm64/kvm/hypercalls.c. Calls that say who the hypervisor is, and those that
+need its entropy or its PTP clock, are KVM's own and get NOT_SUPPORTED here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvtime.abi.pvtime import PvTime
+from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, VERSION_1_1, Smccc
+from pvtime.machine.psci import PsciCalls
+from pvtime.steal.account import Account
+from pvtime.steal.calls import pv_time_features, pv_time_st
+
+__all__ = ["hypercall"]
+
+_U32 = (1 << 32) - 1
+
+
+def hypercall(index: int, account: Account, run_delay: int, psci: PsciCalls, registers: Sequence[int]) -> int:
+    """Answer vCPU ``index``'s HVC.
+
+    :param account: the calling vCPU's.
+    :param run_delay: the calling vCPU's, now, in ns.
+    :param registers: X0 to X3 as the guest left them.
+    :return: what X0 gets, signed; X1 to X3 get 0.
+    """
+    function = registers[0] & _U32
+    match function:
+        case Smccc.VERSION:
+            return VERSION_1_1
+        case Smccc.ARCH_FEATURES:
+            # KVM says yes here whether or not user space gave any vCPU a structure.
+            return SUCCESS if registers[1] & _U32 == PvTime.FEATURES else NOT_SUPPORTED
+        case PvTime.FEATURES:
+            return pv_time_features(account, registers[1])
+        case PvTime.ST:
+            return pv_time_st(account, run_delay)
+    return psci.call(index, function, registers[1:4])
