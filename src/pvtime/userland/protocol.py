@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+r"""What the stock userland's agent and the host say to each other on the second serial port.
+
+Both sides write lines of ASCII that end with a newline. Guest to host::
+
+    ready RELEASE                 once: userland is up; `uname -r`
+    stat begin N [final]          report N, the last before power-off if final
+    stat cpuC F1 .. F10 SUM       the cpuC line of /proc/stat, in USER_HZ, and the sum of its ten numbers
+    stat end N
+    ok COMMAND | failed COMMAND   the answer to a command, which it repeats
+
+A report comes after ``ready``, then every second, and on request; N is any number. Host to guest::
+
+    stat             report now
+    busy N           a busy loop pinned to each of CPUs 0..N-1, instead of those that run
+    idle             stop the busy loops
+    offline C        CPU hotplug: take the CPU down,
+    online C         and bring it up
+    size ROWS COLS   the console's size
+    stop             stop the busy loops, let what is pending be accounted, send a final report, power off
+    poweroff         power off
+
+The guest is hostile: :class:`AgentDecoder` takes any bytes, keeps a bounded number of them, and drops what is
+not in the table above. A report counts only as a whole; one that lost a line, or a digit, is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+__all__ = ["COMMANDS", "AgentDecoder", "CpuTimes", "Message", "Ready", "Reply", "StatReport", "encode"]
+
+NS_PER_TICK: Final = 10_000_000
+"""USER_HZ is 100 on arm64, whatever the kernel's own HZ is."""
+
+MAX_LINE: Final = 300
+"""Bytes: 'stat cpuC' and eleven 64-bit numbers fit."""
+
+MAX_CPUS: Final = 64
+MAX_NUMBER: Final = 2**64 - 1
+
+COMMANDS: Final[Mapping[str, int]] = {
+    "busy": 1,
+    "idle": 0,
+    "offline": 1,
+    "online": 1,
+    "poweroff": 0,
+    "size": 2,
+    "stat": 0,
+    "stop": 0,
+}
+"""Each command of the host, and how many numbers it takes."""
+
+_READY: Final = re.compile(r"ready ([!-~]{1,64})")
+_BEGIN: Final = re.compile(r"stat begin (\d{1,20})(?: (final))?")
+_CPU: Final = re.compile(r"stat cpu(\d{1,3})((?: \d{1,20}){11})")
+_END: Final = re.compile(r"stat end (\d{1,20})")
+_REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: \d{1,20}){0,2})")
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """What a CPU did since it booted, in nanoseconds, as /proc/stat has it: in steps of 10 ms."""
+
+    user_ns: int
+    nice_ns: int
+    system_ns: int
+    idle_ns: int
+    iowait_ns: int
+    irq_ns: int
+    softirq_ns: int
+    steal_ns: int
+    guest_ns: int
+    guest_nice_ns: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Userland is up, on kernel ``release``."""
+
+    release: str
+
+
+@dataclass(frozen=True)
+class StatReport:
+    """One whole report: the online CPUs by index. ``final`` if the guest powers off now."""
+
+    number: int
+    cpus: Mapping[int, CpuTimes]
+    final: bool = False
+
+    def steal_ns(self, cpu: int) -> int | None:
+        """Nanoseconds stolen from ``cpu`` as the guest has it; None if its report has no such CPU."""
+        times = self.cpus.get(cpu)
+        return None if times is None else times.steal_ns
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The guest did ``command``, or could not."""
+
+    command: str
+    ok: bool
+
+
+Message = Ready | StatReport | Reply
+
+
+def encode(verb: str, *numbers: int) -> bytes:
+    """Return the line that tells the guest to do ``verb``.
+
+    :raises ValueError: there is no such command, or it takes other numbers.
+    """
+    if COMMANDS.get(verb) != len(numbers) or any(number < 0 for number in numbers):
+        raise ValueError(f"not a command of the agent: {verb} {numbers}")
+    return " ".join([verb, *map(str, numbers)]).encode() + b"\n"
+
+
+@dataclass
+class AgentDecoder:
+    """Turns the bytes that the guest sent into messages, however they are cut."""
+
+    dropped: int = 0
+    """Lines that were no message, or part of no whole report."""
+
+    _line: bytearray = field(default_factory=bytearray)
+    _report: StatReport | None = None
+    _cpus: dict[int, CpuTimes] = field(default_factory=dict)
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take what came and return the messages that it completes. Never raises."""
+        *ended, rest = data.split(b"\n")
+        messages = []
+        for piece in ended:
+            self._keep(piece)
+            message = self._parse(self._line) if self._line else None
+            self._line.clear()
+            if message is not None:
+                messages.append(message)
+        self._keep(rest)
+        return messages
+
+    def _keep(self, piece: bytes) -> None:
+        """Add to the line; one byte more than a line may have marks it as too long."""
+        self._line += piece[: MAX_LINE + 1 - len(self._line)]
+
+    def _parse(self, line: bytearray) -> Message | None:
+        text = line.decode("ascii", "replace").removesuffix("\r") if len(line) <= MAX_LINE else ""
+        if match := _CPU.fullmatch(text):
+            self._cpu(int(match[1]), [int(number) for number in match[2].split()])
+            return None
+        if match := _END.fullmatch(text):
+            return self._end(int(match[1]))
+        self._abandon()
+        if match := _BEGIN.fullmatch(text):
+            self._report = StatReport(int(match[1]), {}, final=match[2] is not None)
+        elif match := _READY.fullmatch(text):
+            return Ready(match[1])
+        elif match := _REPLY.fullmatch(text):
+            return Reply(match[2], match[1] == "ok")
+        else:
+            self.dropped += 1
+        return None
+
+    def _cpu(self, cpu: int, numbers: list[int]) -> None:
+        *times, total = numbers
+        sane = cpu < MAX_CPUS and cpu not in self._cpus and sum(times) == total <= MAX_NUMBER
+        if self._report is None or not sane:
+            self.dropped += 1
+            self._abandon()
+        else:
+            self._cpus[cpu] = CpuTimes(*(ticks * NS_PER_TICK for ticks in times))
+
+    def _end(self, number: int) -> StatReport | None:
+        report, cpus = self._report, self._cpus
+        if report is None or report.number != number or not cpus:
+            self.dropped += 1
+            self._abandon()
+            return None
+        self._report, self._cpus = None, {}
+        return replace(report, cpus=cpus)
+
+    def _abandon(self) -> None:
+        """Forget the report that is under way."""
+        if self._report is not None:
+            self.dropped += 1 + len(self._cpus)
+            self._report, self._cpus = None, {}
