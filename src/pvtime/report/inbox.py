@@ -9,13 +9,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["CONSOLE_LIMIT", "Inbox"]
+__all__ = ["CONSOLE_LIMIT", "HOLD", "Inbox"]
 
 CONSOLE_LIMIT = 1 << 20
 """Transmissions kept until the main thread takes them. A guest may print faster than a terminal shows, and
 memory is the host's: what comes on top is counted and dropped. Waiting instead would let a blocked terminal
 hold the engine's thread, and with it :meth:`~pvtime.engine.base.Engine.stop`."""
 
+
+HOLD = 0.05
+"""Seconds after which input that could not be passed on is offered again."""
 
 Item = TypeVar("Item")
 
@@ -34,7 +37,8 @@ class Inbox:
         self._console: deque[bytes] = deque()
         self._agent: deque[bytes] = deque()
         self._events: deque[object] = deque()
-        self._inputs: dict[int, Callable[[], None]] = {}
+        self._inputs: dict[int, Callable[[], bool]] = {}
+        self._held: set[int] = set()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         self.dropped = 0
@@ -68,32 +72,45 @@ class Inbox:
             self._woken = True
             os.eventfd_write(self._wake, 1)
 
-    def watch(self, fd: int, readable: Callable[[], None]) -> None:
-        """Call ``readable`` from :meth:`wait` whenever ``fd`` has input."""
+    def watch(self, fd: int, readable: Callable[[], bool]) -> None:
+        """Call ``readable`` from :meth:`wait` whenever ``fd`` has input.
+
+        While it returns False, what it read before is not yet disposed of: it is called again after
+        :data:`HOLD` seconds and not for new input.
+        """
         self._inputs[fd] = readable
 
     def unwatch(self, fd: int) -> None:
         """Stop watching ``fd``."""
         self._inputs.pop(fd, None)
+        self._held.discard(fd)
 
     def wait(self, timeout: float | None) -> None:
         """Wait up to ``timeout`` seconds (None: for ever) for something to take."""
-        ready, _, _ = select.select([self._wake, *self._inputs], [], [], timeout)
-        for fd in ready:
-            if fd == self._wake:
-                os.eventfd_read(fd)
-            elif fd in self._inputs:
-                self._inputs[fd]()
+        held = list(self._held)
+        if held:
+            timeout = HOLD if timeout is None else min(HOLD, timeout)
+        free = [fd for fd in self._inputs if fd not in self._held]
+        ready, _, _ = select.select([self._wake, *free], [], [], timeout)
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        for fd in [*ready, *held]:
+            if fd in self._inputs:
+                self._held.discard(fd)
+                if not self._inputs[fd]() and fd in self._inputs:
+                    self._held.add(fd)
         # Only now, before anything is taken: whoever appends later than the taking wakes again.
         self._woken = False
 
     def take_console(self) -> bytes:
         """Return what the console brought since the last call."""
-        return b"".join(_drain(self._console))
+        chunks = _drain(self._console)
+        return b"".join(chunks)
 
     def take_agent(self) -> bytes:
         """Return what the agent sent since the last call."""
-        return b"".join(_drain(self._agent))
+        chunks = _drain(self._agent)
+        return b"".join(chunks)
 
     def take_events(self) -> list[object]:
         """Return the events since the last call, oldest first."""

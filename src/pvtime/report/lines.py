@@ -38,10 +38,10 @@ class Banner:
 
 
 class LineBuffer:
-    """Keeps what has no end of line yet.
+    r"""Keeps what has no end of line yet.
 
     >>> buffer = LineBuffer()
-    >>> buffer.feed(b"one\\r\\ntw"), buffer.feed(b"o\\n")
+    >>> buffer.feed(b"one\r\ntw"), buffer.feed(b"o\n")
     (['one'], ['two'])
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What shows a run while it lasts: a live table on a terminal, lines elsewhere, nothing when asked to be quiet."""
+"""What shows a run while it lasts: a live table on a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class QuietView(AbstractContextManager["QuietView"]):
 
 
 class LinesView(AbstractContextManager["LinesView"]):
-    """Prints the guest's console line by line, and the figures as a line now and then: for files and pipes."""
+    """Prints the guest's console, and the figures as a line now and then: for files and pipes."""
 
     interval: ClassVar[float | None] = 2.0
     console_interval: ClassVar[float | None] = 0.1

@@ -79,7 +79,8 @@ def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     console.print(moment_table(last, "stolen time per vCPU"))
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
     console.print(
-        f"kernel {report.kernel or 'unknown'}{boot}, {report.outcome.value} after {report.elapsed_seconds:.2f} s"
-        f" (engine {report.engine}, placement {report.placement})",
+        f"kernel {report.kernel or 'unknown'}{boot}, "
+        f"{report.outcome.value} after {report.elapsed_seconds:.2f} s, "
+        f"engine {report.engine}, placement {report.placement}",
         soft_wrap=True,
     )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command group, and how its faults leave: one line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import click
+
+from pvtime import __version__
+from pvtime.errors import PvtimeError
+
+__all__ = ["COMMANDS", "EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "main"]
+
+EXIT_INTERRUPTED: Final = 130
+"""128 + SIGINT, as shells report it."""
+EXIT_BROKEN_PIPE: Final = 1
+"""Whoever read our output has left; the same that click answers."""
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "images": "pvtime.cli.images",
+    "run": "pvtime.cli.run",
+}
+"""Each subcommand's module; the click command in it has the subcommand's name, with ``_command``."""
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand's module when it is asked for: the start-up of one does not pay for all."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the subcommands' names."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand; None where there is no such."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="pvtime %(version)s")
+def group() -> None:
+    """Run arm64 Linux guests that know the time they were forcibly not executing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: the process's) and return the exit code."""
+    try:
+        code = group.main(args=arguments, prog_name="pvtime", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except PvtimeError as error:
+        return _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    """Print ``message`` as one line."""
+    print(f"pvtime: {' '.join(message.split())}", file=sys.stderr)
+    return code

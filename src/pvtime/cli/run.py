@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime run``: its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pvtime.cli.engines import AUTO, ENGINES
+from pvtime.cli.params import key_values, seconds, size
+from pvtime.errors import UsageError
+from pvtime.machine.layout import MAX_VCPUS
+
+__all__ = ["run_command"]
+
+
+@click.command("run")
+@click.option(
+    "--kernel", type=click.Path(path_type=Path), help="arm64 Linux Image. Default: the stock kernel."
+)
+@click.option("--initrd", type=click.Path(path_type=Path), help="Its initrd. Default: the stock userland.")
+@click.option("--append", default="", metavar="TEXT", help="More words for the kernel's command line.")
+@click.option(
+    "--vcpus", type=click.IntRange(1, MAX_VCPUS), default=1, show_default=True, help="How many vCPUs."
+)
+@click.option(
+    "--memory", callback=size, default="512M", metavar="SIZE", show_default=True, help="The guest's RAM."
+)
+@click.option("--cpu", metavar="MODEL", help="CPU model. Default: the engine's choice.")
+@click.option(
+    "--engine",
+    type=click.Choice([AUTO, *(kind.name for kind in ENGINES)]),
+    default=AUTO,
+    show_default=True,
+    help="What executes the vCPUs.",
+)
+@click.option(
+    "--engine-option",
+    "options",
+    multiple=True,
+    callback=key_values,
+    metavar="KEY=VALUE",
+    help="For the engine, such as internals=off.",
+)
+@click.option(
+    "--duration", callback=seconds, metavar="SECONDS", help="End after this long, counted from userland on."
+)
+@click.option(
+    "--report", type=click.Path(allow_dash=True, path_type=Path), help="Write JSON here; - is stdout."
+)
+@click.option("--quiet", is_flag=True, help="Print the last table only; with --report -, only the report.")
+@click.option("--interactive", is_flag=True, help="The guest's console on this terminal.")
+@click.option(
+    "--busy",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="vCPUs that the stock userland keeps busy. Default: all; none with --interactive.",
+)
+def run_command(
+    kernel: Path | None,
+    initrd: Path | None,
+    append: str,
+    vcpus: int,
+    memory: int,
+    cpu: str | None,
+    engine: str,
+    options: dict[str, str],
+    duration: float | None,
+    report: Path | None,
+    quiet: bool,
+    interactive: bool,
+    busy: int | None,
+) -> int:
+    """Boot a guest and show its stolen time.
+
+    Without --kernel and --initrd it boots the stock images (see pvtime images), whose userland keeps the
+    vCPUs busy and tells its /proc/stat. Ends when the guest powers off, after --duration, or by Ctrl-C.
+    """
+    from pvtime.cli.guest import Wishes
+    from pvtime.cli.running import Run, execute
+
+    if quiet and interactive:
+        raise UsageError("--quiet and --interactive do not go together: leave one out")
+    if busy is not None and initrd is not None:
+        raise UsageError("--busy is for the stock userland: leave it out, or --initrd")
+    return execute(
+        Run(
+            wishes=Wishes(kernel, initrd, append, vcpus, busy, interactive),
+            memory=memory,
+            cpu=cpu,
+            engine=engine,
+            options=options,
+            duration=duration,
+            report=report,
+            quiet=quiet,
+        )
+    )

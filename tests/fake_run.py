@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime`` with an engine without a guest, as a program: for tests that send signals to a process.
+
+The kernel's command line says what the engine does: ``end`` powers off at once, ``die`` ends the process by a
+fault of memory, as native code might, ``trip`` raises in another thread; else it runs until it is stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+
+from fakes import FakeEngine
+from pvtime.cli import engines
+from pvtime.cli.command import main
+from pvtime.engine.base import Engine
+from pvtime.machine.machine import Machine
+
+__all__ = ["GREETING"]
+
+GREETING = b"guest says hello\r\n"
+
+
+class GreetingEngine(FakeEngine):
+    """Prints a line on the console when it starts, and then does what the command line says."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.config.vcpus)
+        self._machine = machine
+
+    def start(self) -> None:
+        """Greet."""
+        super().start()
+        for byte in GREETING:
+            self._machine.console.write(0, 1, byte)
+        match self._machine.config.append:
+            case "end":
+                self.power_off()
+            case "die":
+                threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGSEGV]).start()
+            case "trip":
+                self.fail(ZeroDivisionError("a bug"))
+
+
+def build(machine: Machine, options: Mapping[str, str]) -> Engine:
+    """Make the engine, as the table of engines wants it."""
+    return GreetingEngine(machine)
+
+
+if __name__ == "__main__":
+    engines.ENGINES[:] = [engines.EngineKind("fake", "a test", lambda: None, build)]
+    sys.exit(main())
