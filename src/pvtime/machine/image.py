@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,6 +22,7 @@ from pvtime.abi.image import (
     ZbootHeader,
 )
 from pvtime.errors import GuestImageError
+from pvtime.machine.recognise import TRUNCATED, describe
 from pvtime.machine.unpack import GZIP_MAGIC, MAX_UNPACKED, UNPACKERS, UnpackError
 
 __all__ = ["KernelImage", "load_initrd", "load_kernel"]
@@ -32,26 +32,6 @@ MAX_FILE: Final = 1 << 30
 
 LEGACY_BSS: Final = 16 << 20
 """Bytes left free behind a kernel that does not say how much it needs."""
-
-GIVE: Final = "give an arm64 Image"
-
-ELF_ARM64: Final = 183
-ELF_MACHINES: Final = {3: "x86", 40: "32-bit ARM", 62: "x86-64", 243: "RISC-V", 258: "LoongArch"}
-
-OTHERS: Final = (
-    (0x202, b"HdrS", f"an x86 kernel (bzImage): {GIVE}"),
-    (0x24, b"\x18\x28\x6f\x01", f"a 32-bit ARM kernel (zImage): {GIVE}"),
-    (56, b"RSC\x05", f"a RISC-V kernel: {GIVE}"),
-    (0, b"\x27\x05\x19\x56", f"a U-Boot uImage: {GIVE}"),
-    (0, b"\xd0\x0d\xfe\xed", f"a device tree or FIT image: {GIVE}"),
-    (0, b"\xfd7zXZ\0", "compressed with xz: unpack it first (xz -d)"),
-    (0, b"BZh", "compressed with bzip2: unpack it first (bzip2 -d)"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first (zstd -d)"),
-    (0, b"\x02\x21\x4c\x18", "compressed with lz4: unpack it first (lz4 -d)"),
-    (0, b"!<arch>\n", "a package: give the Image out of it (dpkg-deb -x)"),
-    (0, b"070701", "an initramfs: give it with --initrd"),
-)
-"""What else it may be: offset, magic, what to say."""
 
 S = TypeVar("S", bound=ctypes.Structure)
 
@@ -99,7 +79,7 @@ def _structure(kind: type[S], data: bytes, offset: int) -> S | None:
 
 
 def _truncated(path: Path) -> GuestImageError:
-    return GuestImageError(f"kernel {path} is truncated: fetch or copy it again")
+    return GuestImageError(f"kernel {path} is {TRUNCATED}")
 
 
 def _unpack(path: Path, name: str, data: bytes) -> bytes:
@@ -149,21 +129,6 @@ def _file_extent(data: bytes, pe_offset: int) -> int:
     return extent
 
 
-def _refusal(data: bytes) -> str:
-    """Say what a file is that is no arm64 Image."""
-    if data[:4] == b"\x7fELF" and len(data) >= 20:
-        (number,) = struct.unpack_from("<H" if data[5] != 2 else ">H", data, 18)
-        if number == ELF_ARM64:
-            return "an ELF file: for a vmlinux, give arch/arm64/boot/Image of the same build"
-        return f"an ELF file for {ELF_MACHINES.get(number, f'machine {number}')}: {GIVE}"
-    for offset, magic, sentence in OTHERS:
-        if data[offset : offset + len(magic)] == magic:
-            return sentence
-    if data[:2] == MZ:
-        return f"an EFI program that is no arm64 kernel: {GIVE}"
-    return f"not a kernel that is known here: {GIVE}"
-
-
 def load_kernel(path: Path) -> KernelImage:
     """Read an arm64 Image: raw, compressed with gzip, or in an EFI zboot image.
 
@@ -176,10 +141,7 @@ def load_kernel(path: Path) -> KernelImage:
         data = _unwrap_zboot(path, data)
     header = _structure(ImageHeader, data, 0)
     if header is None or header.magic != IMAGE_MAGIC:
-        refusal = _refusal(data)
-        if header is None and refusal.startswith("not a kernel"):
-            raise _truncated(path)
-        raise GuestImageError(f"kernel {path} is {refusal}")
+        raise GuestImageError(f"kernel {path} is {describe(data)}")
     flags = ImageFlags(header.flags)
     if flags.big_endian:
         raise GuestImageError(f"kernel {path} is big-endian: give a little-endian arm64 Image")

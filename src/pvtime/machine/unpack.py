@@ -15,6 +15,9 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_UNPACKED: Final = 512 << 20
 """Bytes that any unpacked kernel stays below by far."""
 
+MAX_DICTIONARY: Final = 256 << 20
+"""Bytes of memory for an xz dictionary; the kernel's own scripts/xz_wrap.sh asks for at most 128 MiB."""
+
 GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
 """zlib's way to say: with a gzip header."""
 
@@ -41,7 +44,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def _unlzma(data: bytes) -> bytes:
-    unpacker = lzma.LZMADecompressor(memlimit=MAX_UNPACKED)
+    unpacker = lzma.LZMADecompressor(memlimit=MAX_DICTIONARY)
     try:
         unpacked = unpacker.decompress(data, MAX_UNPACKED + 1)
     except lzma.LZMAError as error:
