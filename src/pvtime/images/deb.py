@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Take files out of Debian packages, without installing them."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Final
+
+from pvtime.errors import ImagesError
+from pvtime.images.cache import explained, require_room, whole_file
+
+__all__ = ["Member", "extract", "take"]
+
+CHUNK: Final = 1 << 20
+NO_DPKG: Final = "dpkg-deb, which unpacks guest images, is not on this machine: give --kernel and --initrd"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file taken out of a package. ``name`` is its last component there, ``size`` in bytes."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def extract(deb: Path, directory: Path) -> None:
+    """Unpack all of ``deb`` into ``directory``, which need not exist.
+
+    :raises ImagesError: the package is damaged, there is no room, or no dpkg-deb.
+    """
+    try:
+        done = subprocess.run(["dpkg-deb", "-x", deb, directory], capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise ImagesError(NO_DPKG) from error
+    if done.returncode:
+        raise _damaged(deb, done.stderr)
+
+
+def take(deb: Path, pattern: str, folder: Path) -> Member:
+    """Write the first regular file of ``deb`` whose path matches ``pattern`` (as in ``./boot/vmlinuz-*``).
+
+    It is written to ``folder``, under its own last component, and is there whole or not at all. What follows it
+    in the package is not read.
+
+    :raises ImagesError: no such file in it, the package is damaged, there is no room, or no dpkg-deb.
+    """
+    with _contents(deb) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for entry in archive:
+                    content = archive.extractfile(entry) if entry.isreg() else None
+                    if content is not None and fnmatchcase(entry.name, pattern):
+                        return _copy(content, entry.size, folder / Path(entry.name).name)
+        except tarfile.TarError as error:
+            raise _damaged(deb, str(error).encode()) from error
+    raise ImagesError(f"{deb.name}: no {pattern} in this package: give --kernel and --initrd")
+
+
+@contextmanager
+def _contents(deb: Path) -> Iterator[IO[bytes]]:
+    """Yield the package's files as a tar stream."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        raise ImagesError(NO_DPKG) from error
+    assert process.stdout is not None, "it was asked for"
+    with process:
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
+
+
+def _copy(content: IO[bytes], size: int, path: Path) -> Member:
+    require_room(path.parent, size)
+    digest = hashlib.sha256()
+    with explained(path), whole_file(path) as partial, partial.open("wb") as out:
+        while chunk := content.read(CHUNK):
+            out.write(chunk)
+            digest.update(chunk)
+        if out.tell() != size:
+            raise tarfile.ReadError("unexpected end of data")
+    return Member(path.name, size, digest.hexdigest())
+
+
+def _damaged(deb: Path, reason: bytes) -> ImagesError:
+    lines = reason.decode(errors="replace").strip().splitlines() or ["it does not unpack"]
+    return ImagesError(f"{deb}: a damaged package ({lines[-1]}): remove it and fetch again")

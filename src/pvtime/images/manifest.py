@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The list of the guest images that the cache holds: ``images/manifest.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pvtime.images.cache import whole_file
+
+__all__ = ["STOCK", "Image", "folder", "read", "write"]
+
+STOCK: Final = ("kernel", "busybox")
+"""What there is to fetch."""
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True)
+class Image:
+    """One file of the cache, as it was when it was fetched. ``size`` is in bytes."""
+
+    file: str
+    package: str
+    version: str
+    size: int
+    sha256: str
+
+
+def folder(cache: Path) -> Path:
+    """Return the directory of the manifest and of the files that it names."""
+    return cache / "images"
+
+
+def read(cache: Path) -> dict[str, Image]:
+    """Return what the cache holds by the names of :data:`STOCK`; nothing where the manifest is damaged."""
+    try:
+        document = json.loads(folder(cache).joinpath("manifest.json").read_bytes())
+        if document["schema"] != SCHEMA:
+            return {}
+        return {name: _image(document["images"][name]) for name in STOCK}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _image(entry: Mapping[str, Any]) -> Image:
+    image = Image(**entry)
+    texts = (image.file, image.package, image.version, image.sha256)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(image.size, int):
+        raise TypeError("not what write() wrote")
+    if Path(image.file).name != image.file:
+        raise ValueError("not a file of the cache")
+    return image
+
+
+def write(cache: Path, images: Mapping[str, Image]) -> None:
+    """Replace the manifest.
+
+    :raises OSError: it cannot be written; the old one is still there.
+    """
+    document = {"schema": SCHEMA, "images": {name: asdict(image) for name, image in images.items()}}
+    with whole_file(folder(cache) / "manifest.json") as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
