@@ -189,7 +189,7 @@ def test_a_run_prints_engine_console_and_last_table_in_this_order(images: Images
 def test_quiet_prints_the_last_table_alone(images: Images) -> None:
     code, out, _ = finished(program(images, "--append", "end", "--quiet"))
     assert code == 0
-    assert out.startswith("stolen time per vCPU")
+    assert out.lstrip().startswith("stolen time per vCPU")
 
 
 def test_a_report_to_standard_output_is_alone_there(images: Images) -> None:

@@ -49,6 +49,11 @@ def target(found: Import) -> str:
     return package_of(found.module)
 
 
+def is_private(name: str) -> bool:
+    """Whether ``name`` is its package's own; ``__version__`` and its like are not."""
+    return name.startswith("_") and not name.endswith("__")
+
+
 def home(found: Import) -> str:
     """Return the package whose file imports."""
     return package_of(".".join(found.file.relative_to(ROOT).with_suffix("").parts))
@@ -73,7 +78,7 @@ def test_no_package_takes_the_private_names_of_another() -> None:
         str(one)
         for one in every_import()
         if home(one) != target(one)
-        and any(part.startswith("_") for part in [*one.module.split("."), one.name or ""])
+        and any(is_private(part) for part in [*one.module.split("."), one.name or ""])
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -50,8 +50,14 @@ def test_a_vcpu_whose_guest_asked_for_nothing_is_off() -> None:
 
 
 def test_the_last_table_names_the_run() -> None:
-    assert "kernel 6.1.0, userland after 1.50 s, power-off after 11.00 s" in last_table()
-    assert "engine unicorn, placement userspace" in last_table()
+    assert (
+        "kernel 6.1.0, userland after 1.50 s\nengine unicorn, placement userspace, power-off after 11.00 s"
+        in (last_table())
+    )
+
+
+def test_the_last_table_fits_a_terminal_of_80_columns() -> None:
+    assert max(len(line.rstrip()) for line in last_table().splitlines()) <= 80
 
 
 def test_a_file_gets_no_control_codes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from pvtime.errors import UsageError
 from pvtime.machine.image import KernelImage, load_initrd, load_kernel
@@ -40,10 +41,10 @@ class Wishes:
     interactive: bool
 
 
-def choose(wishes: Wishes, screen: os.terminal_size, term: str) -> Guest:
+def choose(wishes: Wishes, screen: os.terminal_size, term: str, output: TextIO | None) -> Guest:
     """Read what ``wishes`` name, and fetch what they leave to us.
 
-    ``screen`` and ``term`` are those of the terminal, see :func:`words`.
+    ``screen`` and ``term`` are those of the terminal, see :func:`words`; ``output`` is where to show a fetch.
 
     :raises UsageError: an image is none, or the stock ones cannot be had.
     """
@@ -52,10 +53,10 @@ def choose(wishes: Wishes, screen: os.terminal_size, term: str) -> Guest:
     kernel = load_kernel(wishes.kernel) if wishes.kernel else None
     initrd = load_initrd(wishes.initrd) if wishes.initrd else None
     if kernel is None or initrd is None:
-        from pvtime.cli.images import stock
+        from pvtime.cli.fetching import stock
         from pvtime.userland.build import build_initramfs
 
-        images = stock()
+        images = stock(output)
         kernel = kernel or load_kernel(images.kernel)
         initrd = initrd or build_initramfs(images.busybox)
     return Guest(kernel, initrd, append, agent=wishes.initrd is None)

@@ -83,7 +83,8 @@ def execute(run: Run) -> int:
 def _assemble(run: Run, terminal: Terminal | None) -> Assembled:
     kind, reason = engines.choose(run.engine)
     screen = terminal.size() if terminal else os.terminal_size((0, 0))
-    chosen = guest.choose(run.wishes, screen, os.environ.get("TERM", ""))
+    fetching = None if run.quiet else run.output
+    chosen = guest.choose(run.wishes, screen, os.environ.get("TERM", ""), fetching)
     inbox = Inbox(eager=terminal is not None)
     config = MachineConfig(
         vcpus=run.wishes.vcpus,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report"]
 
 PLAIN_WIDTH = 100
-"""Columns, where the output is no terminal that says its own: the table needs 82."""
+"""Columns, where the output is no terminal that says its own: the table needs 78."""
 
 COLUMNS = (
     "vCPU",
@@ -47,7 +47,15 @@ def moment_table(moment: Moment, title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for heading in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in moment.vcpus:
@@ -76,11 +84,11 @@ def _cells(row: VcpuRow, elapsed_seconds: float) -> list[str]:
 def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     """Print the last table of a run, and under it what the run was."""
     console = open_console(file)
+    console.print()
     console.print(moment_table(last, "stolen time per vCPU"))
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
     console.print(
-        f"kernel {report.kernel or 'unknown'}{boot}, "
-        f"{report.outcome.value} after {report.elapsed_seconds:.2f} s, "
-        f"engine {report.engine}, placement {report.placement}",
-        soft_wrap=True,
+        f"\nkernel {report.kernel or 'unknown'}{boot}\n"
+        f"engine {report.engine}, placement {report.placement}, "
+        f"{report.outcome.value} after {report.elapsed_seconds:.2f} s"
     )

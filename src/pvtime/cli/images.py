@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime images``: which stock guest images are there, and fetch them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from pvtime.cli.fetching import shown
+from pvtime.images.cache import cache_directory
+from pvtime.images.store import Installed, State, installed, stock_images, verify
+from pvtime.report import units
+from pvtime.report.table import open_console
+
+__all__ = ["images_command"]
+
+
+@click.command("images")
+@click.option("--fetch", is_flag=True, help="Fetch what is missing or damaged.")
+@click.option("--refresh", is_flag=True, help="Fetch the newest, whatever is there.")
+@click.option("--verify", "check", is_flag=True, help="Judge by SHA-256 and not by size.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def images_command(fetch: bool, refresh: bool, check: bool, as_json: bool) -> int:
+    """List the stock guest images: Debian's arm64 kernel and static busybox.
+
+    They are kept in $PVTIME_CACHE, else in pvtime in $XDG_CACHE_HOME or ~/.cache. Exits with 1 if one is
+    missing or damaged.
+    """
+    cache = cache_directory()
+    if fetch or refresh:
+        with shown(sys.stderr if as_json else sys.stdout) as progress:
+            stock_images(cache, progress, refresh=refresh)
+    images = verify(cache) if check else installed(cache)
+    if as_json:
+        sys.stdout.write(json.dumps([_plain(image) for image in images], indent=2) + "\n")
+    else:
+        _print(images)
+        if not all(image.path for image in images):
+            print(f"They belong into {cache}: pvtime images --fetch, or the first pvtime run, fetches them.")
+    return 0 if all(image.state is State.PRESENT for image in images) else 1
+
+
+def _plain(image: Installed) -> dict[str, object]:
+    """Return an image's fields as JSON has them; the size in bytes."""
+    path = None if image.path is None else str(image.path)
+    return asdict(image) | {"path": path, "state": image.state.value}
+
+
+def _print(images: list[Installed]) -> None:
+    from rich import box
+    from rich.table import Table  # see pvtime.report.table for why here
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading, justify in (("image", "left"), ("state", "left"), ("size", "right"), ("version", "left")):
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    table.add_column("path", overflow="fold")
+    for image in images:
+        size = units.size(image.size) if image.size else "-"
+        table.add_row(image.name, image.state.value, size, image.version or "-", str(image.path or "-"))
+    open_console(sys.stdout).print(table)
