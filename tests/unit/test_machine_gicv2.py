@@ -376,6 +376,21 @@ def test_the_first_private_interrupts_have_a_fixed_configuration() -> None:
     assert (guest.ask(Gicd.ICFGR), guest.ask(Gicd.ICFGR + 4)) == (0xAAAA_AAAA, 0)
 
 
+def test_a_reset_forgets_all_but_the_wires() -> None:
+    guest = Guest()
+    guest.gic.current = 0
+    guest.distribute(Gicd.ISENABLER, 1 << 30)
+    guest.gic.set_ppi(0, 30, True)
+    guest.gic.reset()
+    assert guest.changes == [(0, True), (0, False)]
+    guest.distribute(Gicd.CTLR, 1)
+    guest.distribute(Gicd.ISENABLER, 1 << 30)
+    guest.write(Gicc.CTLR, 1)
+    assert guest.read(Gicc.IAR) == SPURIOUS
+    guest.write(Gicc.PMR, 0xF0)
+    assert guest.read(Gicc.IAR) == 30
+
+
 def test_interrupts_that_do_not_exist_read_as_zero() -> None:
     guest = Guest()
     for register in (Gicd.ISENABLER + 8, Gicd.IPRIORITYR + 64, Gicd.ITARGETSR + 64, Gicd.ICFGR + 16):

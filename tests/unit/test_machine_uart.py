@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
 from pvtime.machine.layout import CONSOLE
-from pvtime.machine.uart import BACKLOG_SIZE, FIFO_SIZE, Ns16550
+from pvtime.machine.receiver import BACKLOG_SIZE, FIFO_SIZE
+from pvtime.machine.uart import Ns16550
 
 
 class Port:
@@ -188,6 +189,18 @@ def test_the_divisor_hides_data_and_interrupt_enable() -> None:
     port.write(Reg.LCR, 3)
     assert port.sent == b""
     assert port.read(Reg.IER) == Ier.MSI
+
+
+def test_a_reset_keeps_what_the_host_sent_for_the_next_guest() -> None:
+    port = Port()
+    port.open()
+    port.uart.receive(b"x" * FIFO_SIZE + b"next")
+    port.write(Reg.LCR, Lcr.DLAB)
+    port.uart.reset()
+    assert not port.interrupt
+    assert [port.read(register) for register in (Reg.IER, Reg.LCR, Reg.MCR)] == [0, 0, 0]
+    port.open()
+    assert port.drain() == b"next"
 
 
 def test_nothing_is_beyond_the_last_register() -> None:

@@ -21,7 +21,8 @@ from pvtime.machine.layout import (
     GIC_REDISTRIBUTORS,
     Region,
 )
-from pvtime.machine.uart import FIFO_SIZE, REG_SHIFT
+from pvtime.machine.receiver import FIFO_SIZE
+from pvtime.machine.uart import REG_SHIFT
 
 __all__ = [
     "AGENT_SPI",
@@ -93,10 +94,8 @@ def _chosen(config: TreeConfig) -> fdt.Node:
     # A command line may have any bytes; surrogateescape is how Python hands over those that are not UTF-8.
     bootargs = config.bootargs.encode("utf-8", "surrogateescape")
     if len(bootargs) > MAX_BOOTARGS:
-        raise UsageError(
-            f"the kernel command line has {len(bootargs)} bytes, "
-            f"a kernel takes {MAX_BOOTARGS}: give a shorter --append"
-        )
+        size = f"{len(bootargs)} bytes, a kernel takes {MAX_BOOTARGS}"
+        raise UsageError(f"the kernel command line has {size}: give a shorter --append")
     properties: dict[str, object] = {
         "bootargs": bootargs + b"\0",
         "stdout-path": _path(CONSOLE),
@@ -116,10 +115,8 @@ def _cpus(config: TreeConfig) -> fdt.Node:
     return node
 
 
-def _memory(memory: Region) -> fdt.Node:
-    return _node(
-        f"memory@{memory.base:x}", {"device_type": "memory", "reg": _cells(memory.base, memory.size)}
-    )
+def _memory(ram: Region) -> fdt.Node:
+    return _node(f"memory@{ram.base:x}", {"device_type": "memory", "reg": _cells(ram.base, ram.size)})
 
 
 def _interrupt_controller(config: TreeConfig) -> fdt.Node:
@@ -140,14 +137,10 @@ def _interrupt_controller(config: TreeConfig) -> fdt.Node:
     )
 
 
-def _interrupt(kind: InterruptKind, number: int, flags: InterruptFlags) -> list[int]:
-    return [int(kind), number, int(flags)]
-
-
 def _timer(config: TreeConfig) -> fdt.Node:
     mask = (1 << len(config.vcpus)) - 1 if config.gic is GicFlavour.GICV2 else 0
     flags = InterruptFlags.of(cpus=mask, trigger=Trigger.LEVEL_LOW)
-    interrupts = [cell for ppi in config.timer_ppis for cell in _interrupt(InterruptKind.PPI, ppi, flags)]
+    interrupts = [cell for ppi in config.timer_ppis for cell in (int(InterruptKind.PPI), ppi, int(flags))]
     return _node("timer", {"compatible": "arm,armv8-timer", "interrupts": interrupts, "always-on": None})
 
 
@@ -161,7 +154,7 @@ def _serial(region: Region, spi: int) -> fdt.Node:
         {
             "compatible": "ns16550a",
             "reg": _cells(region.base, region.size),
-            "interrupts": _interrupt(InterruptKind.SPI, spi, InterruptFlags.of(trigger=Trigger.LEVEL_HIGH)),
+            "interrupts": [int(InterruptKind.SPI), spi, int(Trigger.LEVEL_HIGH)],
             "clock-frequency": CLOCK_HZ,
             "current-speed": BAUD,
             "reg-shift": REG_SHIFT,
@@ -182,15 +175,16 @@ def build(config: TreeConfig) -> bytes:
     tree = fdt.FDT()
     tree.header.version = 17
     tree.header.last_comp_version = 16
-    root = {
-        "compatible": "linux,dummy-virt",
-        "model": "pvtime",
-        "interrupt-parent": GIC_PHANDLE,
-        "#address-cells": 2,
-        "#size-cells": 2,
-    }
-    for name, value in root.items():
-        tree.root.set_property(name, value)
+    tree.root = _node(
+        "/",
+        {
+            "compatible": "linux,dummy-virt",
+            "model": "pvtime",
+            "interrupt-parent": GIC_PHANDLE,
+            "#address-cells": 2,
+            "#size-cells": 2,
+        },
+    )
     for node in (
         _chosen(config),
         _node("aliases", {"serial0": _path(CONSOLE), "serial1": _path(AGENT)}),

@@ -5,12 +5,11 @@ It transmits in no time: the transmitter is always empty. On the receive side th
 backlog while the guest does not assert RTS or its FIFO is full, as at a port with hardware flow control, so
 none is lost between a guest's start and its driver's.
 
-Measured (CPython 3.11): 0.2 us to transmit a character by polling, 0.1 us to read the line status.
+Measured (CPython 3.11): 0.1 us to transmit a character, 0.1 us to read the line status, 1.6 us to receive one.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from typing import Final
@@ -18,17 +17,13 @@ from typing import Final
 from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
 from pvtime.machine.device import IrqLine
 from pvtime.machine.layout import Region
+from pvtime.machine.receiver import FIFO_SIZE, Receiver
+from pvtime.machine.wire import Wire
 
-__all__ = ["BACKLOG_SIZE", "FIFO_SIZE", "REG_SHIFT", "Ns16550"]
-
-FIFO_SIZE: Final = 256
-"""Characters. The device tree announces it; a driver that does not ask assumes the 16 of a real chip."""
+__all__ = ["REG_SHIFT", "Ns16550"]
 
 REG_SHIFT: Final = 0
 """Registers are at consecutive bytes."""
-
-BACKLOG_SIZE: Final = 64 * 1024
-"""Bytes taken from the host before the guest reads any."""
 
 TRIGGERS: Final = (1, 4, 8, 14)
 """Characters in the receive FIFO that make an interrupt, by bits 7:6 of FCR."""
@@ -46,40 +41,48 @@ _OE: Final = int(Lsr.OE)
 class Ns16550:
     """The port: registers at ``region``, interrupt wire ``irq``, ``transmit`` for what the guest sends.
 
-    Registers are used from one thread, :meth:`receive` from any. ``irq`` is called without a lock held, never
-    by two threads at once, and last with the level that holds.
+    Registers are used from one thread, :meth:`receive` from any. Neither ``irq`` nor ``transmit`` is called
+    with a lock held.
     """
 
     def __init__(self, region: Region, irq: IrqLine, transmit: Callable[[bytes], object]) -> None:
         self.region = region
-        self._irq = irq
+        self._wire = Wire(irq)
         self._transmit = transmit
         self._lock = Lock()
-        self._telling = Lock()
-        self._told = False
-        self._level = False
-        self._fifo: deque[int] = deque()
-        self._backlog: deque[int] = deque()
+        self._receiver = Receiver()
+        self._power_on()
+
+    def _power_on(self) -> None:
+        self._receiver.fifo.clear()
+        self._receiver.depth = 1
         self._ier = self._lcr = self._mcr = self._fcr = self._scr = 0
         self._divisor = [1, 0]
-        self._lsr = IDLE
-        self._msr = CONNECTED
+        self._lsr, self._msr = IDLE, CONNECTED
         self._thre = False
+        """The transmitter's interrupt is latched."""
         self._plain = True
+        """Writing to the data register sends."""
+
+    def reset(self) -> None:
+        """As after power-on. What the host gave and the guest has not got is kept for the next one."""
+        with self._lock:
+            self._power_on()
+            self._settle()
+        self._wire.tell()
 
     @property
     def room(self) -> int:
         """How many bytes :meth:`receive` would take now."""
-        return max(0, BACKLOG_SIZE - len(self._backlog))
+        return self._receiver.room
 
     def receive(self, data: bytes) -> int:
         """Take bytes for the guest and return how many; the rest is to be offered again."""
         with self._lock:
-            taken = data[: self.room]
-            self._backlog.extend(taken)
+            taken = self._receiver.offer(data)
             self._settle()
-        self._tell()
-        return len(taken)
+        self._wire.tell()
+        return taken
 
     def read(self, offset: int, size: int) -> int:
         """Return a register."""
@@ -90,7 +93,7 @@ class Ns16550:
         with self._lock:
             value = self._read(offset)
             self._settle()
-        self._tell()
+        self._wire.tell()
         return value
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -107,14 +110,14 @@ class Ns16550:
             self._settle()
         if sent:
             self._transmit(BYTES[value])
-        self._tell()
+        self._wire.tell()
 
     def _read(self, offset: int) -> int:
         if offset <= Reg.IER and self._lcr & Lcr.DLAB:
             return self._divisor[offset]
         match offset:
             case Reg.DATA:
-                return self._fifo.popleft() if self._fifo else 0
+                return self._receiver.pop()
             case Reg.IER:
                 return self._ier
             case Reg.IIR_FCR:
@@ -141,7 +144,8 @@ class Ns16550:
                 self._thre = True
                 if not self._mcr & Mcr.LOOP:
                     return True
-                self._loop_back(value)
+                if not self._receiver.push(value):
+                    self._lsr |= _OE
             case Reg.IER:
                 # Enabling the interrupt while the transmitter is empty raises it anew (Linux tests for that).
                 if value & ~self._ier & Ier.THRI:
@@ -149,8 +153,9 @@ class Ns16550:
                 self._ier = value & 0x0F
             case Reg.IIR_FCR:
                 if value & Fcr.CLEAR_RECEIVE or (value ^ self._fcr) & Fcr.ENABLE:
-                    self._fifo.clear()
+                    self._receiver.fifo.clear()
                 self._fcr = value & 0xC1 if value & Fcr.ENABLE else 0
+                self._receiver.depth = FIFO_SIZE if self._fcr else 1
             case Reg.LCR:
                 self._lcr = value
             case Reg.MCR:
@@ -160,33 +165,22 @@ class Ns16550:
                 self._scr = value
         return False
 
-    def _depth(self) -> int:
-        return FIFO_SIZE if self._fcr & Fcr.ENABLE else 1
-
-    def _loop_back(self, value: int) -> None:
-        if len(self._fifo) < self._depth():
-            self._fifo.append(value)
-        else:
-            self._lsr |= _OE
-
     def _set_modem_inputs(self) -> None:
         """Derive the inputs: a connected peer's, or in loopback our own outputs (data sheet 8.6.6)."""
         inputs = CONNECTED
         if self._mcr & Mcr.LOOP:
             pairs = ((Mcr.RTS, Msr.CTS), (Mcr.DTR, Msr.DSR), (Mcr.OUT1, Msr.RI), (Mcr.OUT2, Msr.DCD))
             inputs = sum(int(there) for here, there in pairs if self._mcr & here)
-        changed = (self._msr ^ inputs) & 0xF0
-        if inputs & Msr.RI:
-            changed &= ~Msr.RI  # RI alone counts only when it goes away.
+        # Of a ring, only the end counts as a change.
+        changed = (self._msr ^ inputs) & 0xF0 & ~(inputs & Msr.RI)
         self._msr = inputs | self._msr & 0x0F | changed >> 4
 
     def _reason(self) -> int:
         """Return the interrupt to be served first, or that there is none (data sheet table IV)."""
         if self._ier & Ier.RLSI and self._lsr & _OE:
             return Iir.RLSI
-        if self._ier & Ier.RDI and self._fifo:
-            full = len(self._fifo) >= TRIGGERS[self._fcr >> 6]
-            return Iir.RDI if full or not self._fcr else Iir.TIMEOUT
+        if self._ier & Ier.RDI and (waiting := len(self._receiver.fifo)):
+            return Iir.RDI if waiting >= TRIGGERS[self._fcr >> 6] else Iir.TIMEOUT
         if self._ier & Ier.THRI and self._thre:
             return Iir.THRI
         if self._ier & Ier.MSI and self._msr & 0x0F:
@@ -201,18 +195,8 @@ class Ns16550:
 
     def _settle(self) -> None:
         """Refill the FIFO and derive what follows from the registers. Called with the lock held."""
-        if self._backlog and self._mcr & (Mcr.RTS | Mcr.LOOP) == Mcr.RTS:
-            while self._backlog and len(self._fifo) < self._depth():
-                self._fifo.append(self._backlog.popleft())
-        self._lsr = self._lsr & ~Lsr.DR | (Lsr.DR if self._fifo else 0)
+        if self._mcr & (Mcr.RTS | Mcr.LOOP) == Mcr.RTS:
+            self._receiver.refill()
+        self._lsr = self._lsr & ~Lsr.DR | (Lsr.DR if self._receiver.fifo else 0)
         self._plain = not (self._lcr & Lcr.DLAB or self._mcr & Mcr.LOOP)
-        self._level = self._reason() != Iir.NONE
-
-    def _tell(self) -> None:
-        """Bring the wire to the level; a thread that finds another at it leaves it to that one."""
-        while self._told != self._level and self._telling.acquire(blocking=False):
-            try:
-                self._told = self._level
-                self._irq(self._told)
-            finally:
-                self._telling.release()
+        self._wire.level = self._reason() != Iir.NONE

@@ -135,11 +135,10 @@ class Distributor:
         return sum((self._state.spi.edge >> first + field & 1) << 2 * field + 1 for field in range(16))
 
     def _write_config(self, first: int, value: int) -> None:
-        state = self._state
-        if not SPI_BASE <= first < state.count:
-            return
-        edge = sum((value >> 2 * field + 1 & 1) << first + field for field in range(16))
-        state.spi.edge = state.spi.edge & ~(0xFFFF << first) | edge
+        spi = self._state.spi
+        if SPI_BASE <= first < self._state.count:
+            edge = sum((value >> 2 * field + 1 & 1) << first + field for field in range(16))
+            spi.edge = spi.edge & ~(0xFFFF << first) | edge
 
     def _read_byte(self, offset: int) -> int:
         state = self._state
