@@ -8,6 +8,11 @@ from collections.abc import Generator
 
 import pytest
 
+from pvtime.errors import ImagesError
+from pvtime.images.cache import cache_directory
+from pvtime.images.store import StockImages
+from pvtime.images.store import stock_images as fetch
+
 MUST_RUN = os.environ.get("PVTIME_CI") == "1"
 """A test that did not run has shown nothing: where .ci/run says so, a skip is a failure."""
 
@@ -34,3 +39,12 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"skipped, and PVTIME_CI=1 wants every test to run: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def stock_images() -> StockImages:
+    """Return the stock kernel and busybox: the user's cached ones, fetched by the first test to need them."""
+    try:
+        return fetch(cache_directory())
+    except ImagesError as error:
+        pytest.skip(f"no stock images: {error}")

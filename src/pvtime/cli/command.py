@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command group, and how its faults leave: one line on standard error and an exit code."""
+"""The command group, and how its faults leave: one line on standard error and an exit code.
+
+Start-up is part of every run, so a module is imported where it is used. Measured on a 2-core x86_64 machine,
+CPython 3.11, idle to busy: the interpreter takes 10 ms, what a quiet run imports 72 to 117 ms, of which click
+21 to 28 and unicorn 36; rich, imported only where something is drawn, takes 26 to 41 more.
+"""
 
 from __future__ import annotations
 

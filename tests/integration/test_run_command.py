@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime run`` as a user sees it: a real kernel, the stock userland, a process and its output."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pvtime.images.store import StockImages
+from pvtime.report import document
+from pvtime.report.model import VcpuRow
+from pvtime.userland.build import build_initramfs
+
+PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
+LIMIT = 120
+"""Seconds after which a run is given up; a slow host needs a tenth of it."""
+
+pytestmark = pytest.mark.usefixtures("stock_images")
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    """Start ``pvtime run``."""
+    return subprocess.Popen(
+        [*PVTIME, "run", *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def refuse_disagreement(row: VcpuRow) -> None:
+    """Check that host, structure and guest agree on one vCPU's stolen time."""
+    assert row.enabled
+    assert row.error_ns == 0, "truth is not structure"
+    assert row.guest_error_ns is not None, "the guest reported nothing"
+    assert abs(row.guest_error_ns) <= 20_000_000 + row.truth_ns // 100, "more than 2 ticks and 1 % apart"
+
+
+def test_a_run_shows_first_lines_figures_and_last_table_and_leaves_a_true_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    process = start("--vcpus", "2", "--duration", "3", "--report", str(path))
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "")
+    assert "using stolen time PV" in out
+    assert "reboot: Power down" in out
+    report = document.from_json(path.read_text())
+    assert f"Linux version {report.kernel}" in out
+    assert report.outcome.value == "power-off"
+    assert report.boot_seconds is not None
+    assert report.elapsed_seconds - report.boot_seconds > 3
+    for row in report.vcpus:
+        refuse_disagreement(row)
+        assert row.truth_ns > 500_000_000, "two busy vCPUs on one thread, and nothing was stolen"
+
+
+def test_a_kernel_and_an_initrd_of_the_users_own_have_no_guest_column(
+    tmp_path: Path, stock_images: StockImages
+) -> None:
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(build_initramfs(stock_images.busybox))
+    own = ["--kernel", str(stock_images.kernel), "--initrd", str(initrd), "--append", "pvtime.poweroff"]
+    process = start(*own, "--quiet", "--report", "-")
+    out, _ = process.communicate(timeout=LIMIT)
+    report = document.from_json(out)
+    assert report.outcome.value == "power-off"
+    assert report.boot_seconds is None
+    assert [row.guest_steal_ns for row in report.vcpus] == [None]
+    assert [row.error_ns for row in report.vcpus] == [0]
+
+
+def test_ctrl_c_ends_a_running_guest_with_its_last_figures() -> None:
+    process = start("--vcpus", "2")
+    assert process.stdout is not None
+    while "Run /init" not in (line := process.stdout.readline()):
+        assert line, "the guest ended before userland"
+    while not process.stdout.readline().startswith("pvtime: "):
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    assert "stolen time per vCPU" in out
+    assert err.count("\n") <= 1, "more than the note that the guest did not power off in time"
+
+
+class Console:
+    """An interactive guest on a pseudo-terminal of 24 lines and 80 columns."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = os.openpty()
+        self.modes = termios.tcgetattr(self.slave)
+        self.resize(24, 80)
+        self.process = subprocess.Popen(
+            [*PVTIME, "run", "--interactive"],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            env=os.environ | {"TERM": "vt100"},
+        )
+        self.text = b""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the terminal another size, as a window does."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, keys: bytes) -> None:
+        """Type."""
+        os.write(self.master, keys)
+
+    def expect(self, wanted: bytes) -> None:
+        """Read until ``wanted`` comes, and forget what was before it."""
+        end = time.monotonic() + LIMIT
+        while wanted not in self.text:
+            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"no {wanted!r} in {self.text[-500:]!r}"
+            self.text += os.read(self.master, 4096)
+        self.text = self.text.partition(wanted)[2]
+
+
+@pytest.fixture
+def console() -> Iterator[Console]:
+    """Return an interactive guest at its prompt."""
+    console = Console()
+    try:
+        console.expect(b"# ")
+        yield console
+    finally:
+        console.process.kill()
+        console.process.wait()
+        os.close(console.master)
+        os.close(console.slave)
+
+
+def test_the_console_is_a_shell_that_knows_the_terminals_size_and_ctrl_c(console: Console) -> None:
+    console.type(b"stty size; echo $TERM\r")
+    console.expect(b"24 80\r\nvt100\r\n")
+    console.type(b"sleep 1000\r")
+    console.expect(b"sleep 1000\r\n")
+    console.type(b"\x03")
+    console.expect(b"^C")
+    console.resize(50, 132)
+    os.kill(console.process.pid, signal.SIGWINCH)  # the terminal is not the controlling one here
+    # The size goes by way of the agent: ask until it has come.
+    console.type(b"until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo resi''zed\r")
+    console.expect(b"resized\r\n")
+    console.type(b"exit\r")
+    console.expect(b"Power down")
+    console.expect(b"power-off after")
+    assert console.process.wait(LIMIT) == 0
+    assert termios.tcgetattr(console.slave) == console.modes
+
+
+def test_the_escape_key_powers_the_guest_off(console: Console) -> None:
+    console.type(b"\x1dq")
+    console.expect(b"Power down")
+    console.expect(b"power-off after")
+    assert console.process.wait(LIMIT) == 0
+    assert termios.tcgetattr(console.slave) == console.modes
