@@ -5,7 +5,7 @@ It transmits in no time: the transmitter is always empty. On the receive side th
 backlog while the guest does not assert RTS or its FIFO is full, as at a port with hardware flow control, so
 none is lost between a guest's start and its driver's.
 
-Measured (CPython 3.11): 0.1 us to transmit a character, 0.1 us to read the line status, 1.6 us to receive one.
+Measured (CPython 3.11): 0.1 us to transmit a character or read the line status, 1.6 us to receive one.
 """
 
 from __future__ import annotations
@@ -88,8 +88,6 @@ class Ns16550:
         """Return a register."""
         if offset == _LSR and not self._lsr & _OE:
             return self._lsr
-        if offset > Reg.SCR:
-            return 0
         with self._lock:
             value = self._read(offset)
             self._settle()
@@ -102,8 +100,6 @@ class Ns16550:
         if offset == _DATA and self._plain and self._thre:
             # The transmitter's interrupt is raised already, or will be when enabled: nothing changes.
             self._transmit(BYTES[value])
-            return
-        if offset > Reg.SCR:
             return
         with self._lock:
             sent = self._write(offset, value)
@@ -132,7 +128,9 @@ class Ns16550:
             case Reg.MSR:
                 value, self._msr = self._msr, self._msr & 0xF0
                 return value
-        return self._scr
+            case Reg.SCR:
+                return self._scr
+        return 0
 
     def _write(self, offset: int, value: int) -> bool:
         """Set a register; return whether it sent a character."""
@@ -166,7 +164,7 @@ class Ns16550:
         return False
 
     def _set_modem_inputs(self) -> None:
-        """Derive the inputs: a connected peer's, or in loopback our own outputs (data sheet 8.6.6)."""
+        """Derive the inputs: a connected peer's, or in loopback our own outputs."""
         inputs = CONNECTED
         if self._mcr & Mcr.LOOP:
             pairs = ((Mcr.RTS, Msr.CTS), (Mcr.DTR, Msr.DSR), (Mcr.OUT1, Msr.RI), (Mcr.OUT2, Msr.DCD))
@@ -176,7 +174,7 @@ class Ns16550:
         self._msr = inputs | self._msr & 0x0F | changed >> 4
 
     def _reason(self) -> int:
-        """Return the interrupt to be served first, or that there is none (data sheet table IV)."""
+        """Return the interrupt to be served first, or that there is none."""
         if self._ier & Ier.RLSI and self._lsr & _OE:
             return Iir.RLSI
         if self._ier & Ier.RDI and (waiting := len(self._receiver.fifo)):

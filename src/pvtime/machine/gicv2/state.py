@@ -84,7 +84,7 @@ class CpuState:
     """The interrupt wire: there is something to acknowledge."""
 
     def set_binary_points(self, bpr: int, abpr: int) -> None:
-        """Set GICC_BPR and GICC_ABPR and what follows (table 3-2)."""
+        """Set GICC_BPR and GICC_ABPR and what follows (3.3.3)."""
         self.bpr = max(bpr & 7, MIN_BPR)
         self.abpr = max(abpr & 7, MIN_BPR + 1)
         group0 = PRIORITY_MASK << self.bpr - MIN_BPR & PRIORITY_MASK
@@ -159,7 +159,7 @@ class GicState:
             self._on_change(cpu.index, line)
 
     def _choose(self, cpu: CpuState, ready: int) -> bool:
-        """Note the best of the ``ready`` ones; return whether it may interrupt now (3.3.2)."""
+        """Note the best of the ``ready`` ones; return whether it may interrupt now (3.3)."""
         best, priority = -1, IDLE
         while ready:
             bit = ready & -ready
