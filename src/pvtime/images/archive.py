@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from pvtime.errors import ImagesError
-from pvtime.images.apt import GIVE, Apt, Remote
+from pvtime.images.apt import Apt, Remote
+from pvtime.images.aptconf import GIVE, configure
 from pvtime.images.cache import exclusive, explained, require_room
 from pvtime.images.progress import Progress, silent
 
@@ -51,18 +52,28 @@ class Archive:
         with self._apt() as apt:
             remotes = {package: self._locate(apt, package) for package in packages}
             files = {package: self._root / "packages" / remote.file for package, remote in remotes.items()}
-            total = sum(remote.size for remote in remotes.values())
-            require_room(self._root, total)
-            what = f"downloading {', '.join(packages)}"
-            # apt looks at what is there: it verifies a whole file and goes on with a part of one.
-            apt.download(
-                packages, self._root / "packages", lambda p: self._progress(what, int(p * total / 100), total)
-            )
-            for package, file in files.items():
-                if not file.is_file() or file.stat().st_size != remotes[package].size:
-                    raise ImagesError(f"{file}: apt-get said it downloaded {package}, but it did not: {GIVE}")
-            self._progress(what, total, total)
+            require_room(self._root, sum(remote.size for remote in remotes.values()))
+            self._fetch(apt, remotes, files)
             return files
+
+    def _fetch(self, apt: Apt, remotes: Mapping[str, Remote], files: Mapping[str, Path]) -> None:
+        """Have apt download ``files``, and once more those that a crash of this machine left damaged."""
+        total = sum(remote.size for remote in remotes.values())
+        what = f"downloading {', '.join(remotes)}"
+
+        def progress(percent: float) -> None:
+            self._progress(what, int(percent * total / 100), total)
+
+        wrong = list(remotes)
+        for _ in range(2):
+            apt.download(wrong, self._root / "packages", progress)
+            wrong = [package for package in wrong if not remotes[package].matches(files[package])]
+            if not wrong:
+                progress(100)
+                return
+            for package in wrong:
+                files[package].unlink(missing_ok=True)
+        raise ImagesError(f"{files[wrong[0]]}: its hash is not the archive's: fetch again later, or {GIVE}")
 
     def _locate(self, apt: Apt, package: str) -> Remote:
         try:
@@ -81,7 +92,7 @@ class Archive:
         with exclusive(self._lock, self._progress) as lock, explained(self._root):
             apt = Apt(self._root, lock)
             if self._stale is None:
-                apt.configure()
+                configure(self._root)
                 require_room(self._root, LISTS_ROOM)
                 what = "updating the package lists of arm64"
                 self._stale = apt.update(lambda _: self._progress(what, 0, None))

@@ -47,12 +47,12 @@ def extract(deb: Path, directory: Path) -> None:
 def take(deb: Path, pattern: str, folder: Path) -> Member:
     """Write the first regular file of ``deb`` whose path matches ``pattern`` (as in ``./boot/vmlinuz-*``).
 
-    It is written to ``folder``, under its own last component, and is there whole or not at all. What follows it
-    in the package is not read.
+    It is written to ``folder``, under its own last component, and is there whole or not at all. What
+    follows it in the package is not read.
 
     :raises ImagesError: no such file in it, the package is damaged, there is no room, or no dpkg-deb.
     """
-    with _contents(deb) as stream:
+    with _contents(deb) as (process, stream):
         try:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for entry in archive:
@@ -61,12 +61,14 @@ def take(deb: Path, pattern: str, folder: Path) -> Member:
                         return _copy(content, entry.size, folder / Path(entry.name).name)
         except tarfile.TarError as error:
             raise _damaged(deb, str(error).encode()) from error
+        if process.wait():
+            raise _damaged(deb, b"dpkg-deb cannot read it")
     raise ImagesError(f"{deb.name}: no {pattern} in this package: give --kernel and --initrd")
 
 
 @contextmanager
-def _contents(deb: Path) -> Iterator[IO[bytes]]:
-    """Yield the package's files as a tar stream."""
+def _contents(deb: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Yield dpkg-deb and the tar stream of the package's files that it writes."""
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -75,7 +77,7 @@ def _contents(deb: Path) -> Iterator[IO[bytes]]:
     assert process.stdout is not None, "it was asked for"
     with process:
         try:
-            yield process.stdout
+            yield process, process.stdout
         finally:
             process.kill()
 
