@@ -82,6 +82,8 @@ class Machine:
         """
         self.memory.clear()
         self.stolen_time.clear()
+        self.console.reset()
+        self.agent.reset()
         tree = build(
             TreeConfig(
                 vcpus=self.mpidrs,

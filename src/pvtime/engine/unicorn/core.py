@@ -24,6 +24,7 @@ from pvtime.engine.unicorn.library import (
     MMIO_READ_CALLBACK,
     MMIO_WRITE_CALLBACK,
     RUN_FOREVER,
+    add_hook,
 )
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
@@ -126,17 +127,9 @@ class Core(ABC):
         self._uc.ctl_exits_enabled(True)
         self._set_up_levels(model)
         self._map(memories, devices)
-        hook = EXCEPTION_CALLBACK(self._on_exception)
-        self._callbacks.append(hook)
-        LIBRARY.uc_hook_add(
-            self._handle,
-            ctypes.byref(ctypes.c_size_t()),
-            uc_const.UC_HOOK_INTR,
-            ctypes.cast(hook, ctypes.c_void_p),
-            None,
-            ctypes.c_uint64(1),
-            ctypes.c_uint64(0),
-        )
+        on_exception = EXCEPTION_CALLBACK(self._on_exception)
+        self._callbacks.append(on_exception)
+        add_hook(self._handle, uc_const.UC_HOOK_INTR, on_exception)
         self._pristine = self._uc.context_save()
 
     def _set_up_levels(self, model: str) -> None:
@@ -239,7 +232,7 @@ class Core(ABC):
             failure, self._failure = self._failure, None
             raise failure
         if status == uc_const.UC_ERR_OK:
-            return Exit.STOPPED if self._leaving else Exit.IDLE
+            return Exit.IDLE if self._idled() else Exit.STOPPED
         if status in (uc_const.UC_ERR_FETCH_UNMAPPED, uc_const.UC_ERR_FETCH_PROT):
             self._abort_fetch()
             return Exit.STOPPED
@@ -266,9 +259,20 @@ class Core(ABC):
     def set_irq(self, level: bool) -> None:
         """Set the level of the CPU's IRQ input."""
 
+    def deliver(self) -> bool:
+        """Deliver the interrupt that waits, before a run; return whether it waits on, masked by the guest.
+
+        Then the run must be ended soon, to try again.
+        """
+        return False
+
     @abstractmethod
     def _execute(self) -> int:
         """Run; return the library's status."""
+
+    def _idled(self) -> bool:
+        """Whether the run that has just ended did so by a WFI: nothing else ends one unasked."""
+        return not self._leaving
 
     @abstractmethod
     def _exception(self) -> tuple[Esr, int, int]:

@@ -14,7 +14,7 @@ from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.hypervisor import Hypervisor
-from pvtime.engine.unicorn.scheduler import SLICE_NS, pick, place_woken
+from pvtime.engine.unicorn.scheduler import RETRY_NS, SLICE_NS, pick, place_woken
 from pvtime.engine.unicorn.ticker import Ticker
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, PvtimeError
@@ -69,6 +69,7 @@ class UnicornEngine(Engine):
         self._restart = False
         self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
         self._due: int | None = None
+        self._masked_until: int | None = None
         machine.connect(self.set_irq)
 
     def _make_vcpu(self, index: int) -> Vcpu:
@@ -271,6 +272,7 @@ class UnicornEngine(Engine):
         vcpu.clock.run(start)
         vcpu.account.update(vcpu.clock.read(start))
         vcpu.loads += 1
+        self._masked_until = start + RETRY_NS if self._core.deliver() else None
         self._ticker.arm(self._slice_end())
         if self._mail:
             self._ticker.hurry()
@@ -291,6 +293,8 @@ class UnicornEngine(Engine):
         deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
         if any(v.state is State.RUNNABLE for v in self.vcpus if v is not self._current):
             deadlines.append(self._slice_began + SLICE_NS)
+        if self._masked_until is not None:
+            deadlines.append(self._masked_until)
         return min(deadlines, default=None)
 
     def _sleep(self) -> None:

@@ -51,6 +51,7 @@ class FastCore(Core):
         self.kick()
 
     def _execute(self) -> int:
+        self._inside.limit_tlb()
         return self._resume()
 
     def _exception(self) -> tuple[Esr, int, int]:

@@ -65,6 +65,10 @@ _LAYOUTS: Final = {
             "arm_cpu_exec_interrupt_aarch64": (
                 "4157 4156 4155 4189f5 4154 55 4889fd 53 4883ec18 488b87b0810000 488b9f28010000"
             ),
+            "tlb_reset_dirty_by_vaddr_aarch64": (
+                "4156 4989f1 4989d0 53 488b9f28010000 4c8b97a8810000 4c8d9b30ffffff 488db3c8deffff "
+                "4881eb98000000"
+            ),
             "resume_all_vcpus_aarch64": "4155 4154 4989fc 55 53 4883ec08 4c8bafb8010000",
         },
         uc_no_exit_request=0x7F2,
@@ -83,6 +87,9 @@ _LAYOUTS: Final = {
                 "e1779492 1700018b 7f040071 00010054 e0778492 6102008b e00317aa 361002b9 75d20bb9 "
                 "74e20bb9"
             ),
+            "tlb_reset_dirty_by_vaddr_aarch64": (
+                "03204091 0c088052 0bcc40f9 e0268492 670c41f9 6a4103d1 6601008b 6b6102d1"
+            ),
             "resume_all_vcpus_aarch64": "fd7bbba9 fd030091 f92300f9 19dc40f9",
         },
         uc_no_exit_request=0x7F2,
@@ -99,11 +106,45 @@ _ENV_REGISTERS = 0x40
 _ENV_PC = 0x140
 _ENV_EXCEPTION = 0xBD0
 
+_ENV_TLB_STATISTICS = -0x2170
+_ENV_TLB_TABLES = -0xD0
+_TLB_ENTRY_BITS = 6
+_REGIMES = 12
+"""How many translation regimes, each with a TLB of its own, the emulated CPU has."""
+
+_TLB_LIMIT = 1 << 10
+"""Entries. The library searches all of them for each block that it translates, so that a large TLB, which it
+grows during a boot to 16384, costs more than it saves: a boot took 1.65 s without a limit, 1.40 s with 512 to
+2048 entries, 1.45 s with 4096 (one vCPU, medians)."""
+
 _INTERRUPT_HARD = 1 << 1
 """CPU_INTERRUPT_HARD: the CPU's IRQ input (QEMU's include/exec/cpu-all.h)."""
 
 _LEAVE_BLOCKS = 0xFFFF
 """What the upper half of icount_decr must be for a running chain of blocks to look up at its next block."""
+
+
+class _TlbStatistics(ctypes.Structure):
+    """CPUTLBDesc of one translation regime: by these the library sizes its table, at the next flush."""
+
+    _fields_ = (
+        ("large_page_address", ctypes.c_uint64),
+        ("large_page_mask", ctypes.c_uint64),
+        ("window_begin", ctypes.c_int64),
+        ("window_max", ctypes.c_size_t),
+        ("used", ctypes.c_size_t),
+        ("rest", ctypes.c_uint8 * 0x290),
+    )
+
+
+class _TlbTable(ctypes.Structure):
+    """CPUTLBDescFast."""
+
+    _fields_ = (("mask", ctypes.c_uint64), ("table", ctypes.c_uint64))
+
+    def entries(self) -> int:
+        """How many entries the table has."""
+        return (self.mask >> _TLB_ENTRY_BITS) + 1
 
 
 class Internals:
@@ -127,11 +168,27 @@ class Internals:
         self.registers = (ctypes.c_uint64 * 32).from_address(env + _ENV_REGISTERS)
         self.pc = ctypes.c_uint64.from_address(env + _ENV_PC)
         self.exception = ExceptionState.from_address(env + _ENV_EXCEPTION)
+        self._tlb = [
+            (
+                _TlbTable.from_address(env + _ENV_TLB_TABLES + regime * ctypes.sizeof(_TlbTable)),
+                _TlbStatistics.from_address(
+                    env + _ENV_TLB_STATISTICS + regime * ctypes.sizeof(_TlbStatistics)
+                ),
+            )
+            for regime in range(_REGIMES)
+        ]
         ctypes.c_uint8.from_address(handle + layout.uc_no_exit_request).value = 1
 
     def take_exception(self) -> None:
         """Enter the exception that :attr:`exception` describes, at the level it is for."""
         self._do_interrupt(self._cpu)
+
+    def limit_tlb(self) -> None:
+        """Keep the library from growing its TLB beyond what pays: say that it is a quarter full."""
+        for table, statistics in self._tlb:
+            entries = table.entries()
+            if entries >= _TLB_LIMIT:
+                statistics.used = statistics.window_max = entries // 4
 
     def set_irq(self, level: bool) -> None:
         """Set the CPU's IRQ input; a guest that is running takes the interrupt at its next block."""

@@ -8,9 +8,11 @@ a guest that boots takes some 10^5 exceptions and device accesses.
 from __future__ import annotations
 
 import ctypes
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from unicorn.unicorn_py3.unicorn import uclib
+
+from pvtime.errors import EngineError
 
 __all__ = [
     "EXCEPTION_CALLBACK",
@@ -18,7 +20,7 @@ __all__ = [
     "MMIO_READ_CALLBACK",
     "MMIO_WRITE_CALLBACK",
     "RUN_FOREVER",
-    "UNMAPPED_CALLBACK",
+    "add_hook",
 ]
 
 LIBRARY: Final = cast(ctypes.CDLL, uclib)
@@ -36,16 +38,20 @@ MMIO_WRITE_CALLBACK: Final = ctypes.CFUNCTYPE(
 )
 """(uc, offset, size, value, user data)."""
 
-UNMAPPED_CALLBACK: Final = ctypes.CFUNCTYPE(
-    ctypes.c_bool,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_uint64,
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-)
-"""(uc, access, address, size, value, user data) -> handled, for UC_HOOK_MEM_*_UNMAPPED."""
-
 RUN_FOREVER: Final = 0
 """uc_emu_start's ``until``: not looked at once exits are enabled and none is set."""
+
+
+def add_hook(handle: ctypes.c_void_p, kind: int, function: Any) -> ctypes.c_size_t:
+    """Have the library call ``function``, a C function or a callback that the caller keeps, everywhere.
+
+    :return: the hook, for uc_hook_del.
+    :raises EngineError: the library refuses.
+    """
+    hook = ctypes.c_size_t()
+    everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
+    code = ctypes.cast(function, ctypes.c_void_p)
+    status = LIBRARY.uc_hook_add(handle, ctypes.byref(hook), kind, code, None, *everywhere)
+    if status:
+        raise EngineError(f"the Unicorn library refuses a hook: error {status}")
+    return hook

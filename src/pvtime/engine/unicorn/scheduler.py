@@ -12,10 +12,13 @@ from typing import Final
 
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 
-__all__ = ["SLICE_NS", "pick", "place_woken"]
+__all__ = ["RETRY_NS", "SLICE_NS", "pick", "place_woken"]
 
 SLICE_NS: Final = 4_000_000
 """How long a vCPU runs while others wait. Shorter ones cost TLB refills, longer ones delay others."""
+
+RETRY_NS: Final = 100_000
+"""How long a run may last while an interrupt waits for the guest to unmask it."""
 
 
 def pick(vcpus: Iterable[Vcpu]) -> Vcpu | None:
