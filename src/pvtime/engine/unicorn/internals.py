@@ -144,7 +144,7 @@ class _TlbTable(ctypes.Structure):
 
     def entries(self) -> int:
         """How many entries the table has."""
-        return (self.mask >> _TLB_ENTRY_BITS) + 1
+        return (int(self.mask) >> _TLB_ENTRY_BITS) + 1
 
 
 class Internals:
