@@ -176,8 +176,13 @@ class UnicornEngine(Engine):
         vcpu.irq = level
         if vcpu is self._current:
             self._core.set_irq(level)
-        if level and vcpu.state is State.IDLE:
+        if not level:
+            return
+        if vcpu.state is State.IDLE:
             self._wake(vcpu, time.monotonic_ns() if self._due is None else max(self._due, self._awake_since))
+        elif vcpu is not self._current and self._due is None:
+            # An interrupt from the vCPU that runs, which may spin until it is answered.
+            self._ticker.hurry()
 
     def _wake(self, vcpu: Vcpu, since: int) -> None:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
