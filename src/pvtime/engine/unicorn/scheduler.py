@@ -15,8 +15,8 @@ from pvtime.engine.unicorn.vcpu import State, Vcpu
 __all__ = ["RETRY_NS", "SLICE_NS", "pick", "place_woken"]
 
 SLICE_NS: Final = 2_000_000
-"""How long a vCPU runs while others wait: a boot with two took 2.0 s, with slices of 4 ms 2.3 s (medians). One
-that spins until another has answered does so to the end of its slice."""
+"""How long a vCPU runs while others wait. One that spins until another has answered does so to the end of its
+slice: a boot with two took 2.0 s, with slices of 4 ms 2.3 s (medians)."""
 
 RETRY_NS: Final = 100_000
 """How long a run may last while an interrupt waits for the guest to unmask it."""
