@@ -30,7 +30,7 @@ class VcpuSample:
     ran_ns: int
     """Time it executed since the machine started."""
     truth_ns: int
-    """Time stolen as the host knows it since the guest's last PV_TIME_ST; before the first, since the start."""
+    """Time stolen as the host knows it since the guest's last PV_TIME_ST; before one, since the start."""
     structure_ns: int
     """``stolen_time`` in the vCPU's structure, as the guest would read it."""
     enabled: bool
