@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How long a boot takes, from the start of the process to its end, beside QEMU's (TCG).
+
+Both boot the stock kernel with the stock initramfs, which powers off at the start of userland, with the same
+CPU model and memory, in turn: a host that gets slower slows both. The figure is the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvtime.errors import PvtimeError
+from pvtime.images.cache import cache_directory
+from pvtime.images.store import stock_images
+from pvtime.userland.build import build_initramfs
+
+QEMU = "qemu-system-aarch64"
+PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())", "run"]
+MEMORY = 512
+"""MiB."""
+LIMIT = 120
+"""Seconds after which a boot has failed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared, and the ratio to reach."""
+
+    vcpus: int
+    internals: str
+    goal: float | None
+
+    def __str__(self) -> str:
+        return f"{self.vcpus} vCPU{'s' if self.vcpus > 1 else ' '}, internals={self.internals:4}"
+
+
+CASES = (Case(1, "auto", 1.3), Case(2, "auto", None), Case(1, "off", 2.5), Case(2, "off", None))
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The files that both boot."""
+
+    kernel: Path
+    initrd: Path
+
+    def qemu(self, vcpus: int) -> list[str]:
+        """Return QEMU's command; like pvtime it has one serial port to write to and nothing else."""
+        machine = ["-M", "virt,gic-version=2", "-cpu", "cortex-a72", "-accel", "tcg", "-smp", str(vcpus)]
+        nothing_else = [
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ]
+        files = ["-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", "pvtime.poweroff"]
+        return [QEMU, *machine, "-m", str(MEMORY), *nothing_else, *files]
+
+    def pvtime(self, case: Case) -> list[str]:
+        """Return pvtime's command."""
+        machine = ["--vcpus", str(case.vcpus), "--memory", f"{MEMORY}M", "--cpu", "cortex-a72"]
+        engine = ["--engine", "unicorn", "--engine-option", f"internals={case.internals}"]
+        files = ["--kernel", str(self.kernel), "--initrd", str(self.initrd), "--append", "pvtime.poweroff"]
+        return [*PVTIME, *machine, *engine, *files, "--quiet", "--report", "-"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One process: its wall time, the CPU time of its threads, both in s, and what it printed."""
+
+    wall: float
+    cpu: float
+    output: str
+
+
+def timed(command: Sequence[str]) -> Timing:
+    """Run ``command`` to its end.
+
+    :raises SystemExit: it failed, or its guest did not power off.
+    """
+    before, start = os.times(), time.monotonic()
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SystemExit(f"no power-off within {LIMIT} s: {' '.join(command)}") from error
+    wall, after = time.monotonic() - start, os.times()
+    if done.returncode != 0:
+        raise SystemExit(f"{command[0]} failed: {done.stderr.strip()}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Timing(wall, cpu, done.stdout)
+
+
+def compare(guest: Guest, case: Case, rounds: int) -> None:
+    """Run both in turn and print the ratio of the medians, and where pvtime's time went."""
+    pairs = [(timed(guest.pvtime(case)), timed(guest.qemu(case.vcpus))) for _ in range(rounds)]
+    ours = statistics.median(own.wall for own, _ in pairs)
+    theirs = statistics.median(other.wall for _, other in pairs)
+    ratio = ours / theirs
+    goal = "" if case.goal is None else f" (to reach: {case.goal}{', reached' if ratio <= case.goal else ''})"
+    print(f"{case}: pvtime {ours:.2f} s, QEMU {theirs:.2f} s, ratio {ratio:.2f}{goal}")
+    guest_time = statistics.median(json.loads(own.output)["elapsed_seconds"] for own, _ in pairs)
+    running = statistics.median(
+        sum(vcpu["ran_ns"] for vcpu in json.loads(own.output)["vcpus"]) / 1e9 for own, _ in pairs
+    )
+    cpu = statistics.median(own.cpu for own, _ in pairs)
+    print(
+        f"    start and end of the process {ours - guest_time:.2f} s, vCPUs on the engine {running:.2f} s, "
+        f"engine beside that {guest_time - running:.2f} s; CPU time {cpu:.2f} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Compare all cases.
+
+    :raises SystemExit: there are no images, or a guest did not power off.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each, in turn (default: 5)")
+    rounds = max(1, parser.parse_args().rounds)
+    if shutil.which(QEMU) is None:
+        print(f"skipped: there is no {QEMU} to compare with; install qemu-system-arm")
+        return
+    try:
+        images = stock_images(cache_directory())
+    except PvtimeError as error:
+        raise SystemExit(f"pvtime: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        guest = Guest(images.kernel, Path(folder, "initrd"))
+        guest.initrd.write_bytes(build_initramfs(images.busybox))
+        timed(guest.qemu(1))  # both read the same files: into the page cache with them
+        for case in CASES:
+            compare(guest, case, rounds)
+
+
+if __name__ == "__main__":
+    main()
