@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Device types, groups and attributes of KVM on arm64.
+
+Source: the kernel's Documentation/virt/kvm/devices/{vcpu,arm-vgic,arm-vgic-v3}.rst and
+arch/arm64/include/uapi/asm/kvm.h.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["DeviceType", "PvTimeAttr", "VcpuGroup", "VgicAddr", "VgicCtrl", "VgicGroup"]
+
+
+class DeviceType(IntEnum):
+    """What KVM_CREATE_DEVICE makes."""
+
+    VGIC_V2 = 5
+    VGIC_V3 = 7
+
+
+class VgicGroup(IntEnum):
+    """Attribute groups of both interrupt controllers."""
+
+    ADDR = 0
+    NR_IRQS = 3
+    CTRL = 4
+
+
+class VgicAddr(IntEnum):
+    """Attributes of :attr:`VgicGroup.ADDR`; each is a u64 by pointer."""
+
+    V2_DIST = 0
+    V2_CPU = 1
+    V3_DIST = 2
+    V3_REDIST = 3
+    """One redistributor of 128 KiB for each vCPU, contiguous."""
+
+
+class VgicCtrl(IntEnum):
+    """Attributes of :attr:`VgicGroup.CTRL`."""
+
+    INIT = 0
+
+
+class VcpuGroup(IntEnum):
+    """Attribute groups of a vCPU."""
+
+    PVTIME_CTRL = 2
+
+
+class PvTimeAttr(IntEnum):
+    """Attributes of :attr:`VcpuGroup.PVTIME_CTRL`."""
+
+    IPA = 0
+    """A u64 by pointer; all ones until it is set."""

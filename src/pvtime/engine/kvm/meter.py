@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One vCPU's figures, taken by its own thread while the guest is not running."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Final
+
+from pvtime.engine.base import VcpuSample
+from pvtime.engine.kvm.exits import Exits
+from pvtime.engine.kvm.page import RunPage
+from pvtime.engine.kvm.truth import Truth
+from pvtime.engine.kvm.vcpu import Vcpu
+from pvtime.steal.clock import Schedstat
+
+__all__ = ["Meter"]
+
+ATTEMPTS: Final = 64
+"""Steps until an unsettled figure is taken after all. On a host with a queue at every CPU one in ten needs a
+second one."""
+
+
+class Meter:
+    """Measures a vCPU. Made on the vCPU's thread, by which KVM counts."""
+
+    def __init__(self, vcpu: Vcpu, page: RunPage, exits: Exits, truth: Truth, clock: Schedstat) -> None:
+        self._vcpu = vcpu
+        self._page = page
+        self._exits = exits
+        self._truth = truth
+        self._clock = clock
+        self._figures = (0, 0)
+
+    def measure(self, *, final: bool) -> VcpuSample:
+        """Return the figures, with the structure up to date.
+
+        What a vCPU that is switched off waits for when it is woken by a kick is not stolen from its guest,
+        but looks the same in run_delay. So it keeps the figures of the last measurement until the guest has
+        come to its end (``final``), when it can be stepped like the others.
+
+        :raises EngineError: KVM does not go on.
+        """
+        stopped = self._vcpu.stopped
+        if not stopped or (final and self._truth.in_use):
+            if stopped:
+                self._vcpu.make_runnable()
+            self._figures = self._truth.measure(self._settled_run_delay())
+        truth, structure = self._figures
+        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        return VcpuSample(
+            index=self._vcpu.index,
+            ran_ns=time.thread_time_ns(),
+            truth_ns=truth,
+            structure_ns=structure,
+            enabled=self._truth.enabled,
+            loads=usage.ru_nvcsw + usage.ru_nivcsw,
+        )
+
+    def _settled_run_delay(self) -> int:
+        """Return the thread's run_delay, in ns, at a moment at which KVM has just put it into the structure.
+
+        KVM does so between a load and the guest's next instruction. So one instruction is run, and where
+        the thread did not wait for a CPU meanwhile, the structure is of this very run_delay. Else it is
+        tried again.
+        """
+        self._vcpu.single_step(True)
+        try:
+            for _ in range(ATTEMPTS):
+                before = self._clock.run_delay()
+                try:
+                    self._vcpu.enter()
+                except InterruptedError:
+                    # A kick: this instruction was a WFI, and slept. Who posted mail finds it read soon.
+                    self._page.set_immediate_exit(False)
+                    continue
+                after = self._clock.run_delay()
+                self._exits.serve()
+                if after == before or self._vcpu.stopped:
+                    return after
+        finally:
+            self._vcpu.single_step(False)
+        return self._clock.run_delay()

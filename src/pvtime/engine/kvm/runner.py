@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One vCPU's thread, from the vCPU's first entry to its end."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from pvtime.abi.kvm import KvmIoctl
+from pvtime.abi.kvm_reg import PC
+from pvtime.engine.base import VcpuSample
+from pvtime.engine.kvm.bus import Bus
+from pvtime.engine.kvm.exits import Exits, Owner
+from pvtime.engine.kvm.ioctl import KvmError
+from pvtime.engine.kvm.kick import KICK, block_other_signals
+from pvtime.engine.kvm.meter import Meter
+from pvtime.engine.kvm.page import RunPage
+from pvtime.engine.kvm.truth import Truth
+from pvtime.engine.kvm.vcpu import Vcpu
+from pvtime.errors import EngineError, PvtimeError
+from pvtime.steal.clock import Schedstat
+
+__all__ = ["VcpuRunner"]
+
+PATIENCE: Final = 0.05
+"""Seconds between kicks of a thread that does not answer: what it steps over may be a WFI, which sleeps."""
+
+_RUN: Final = int(KvmIoctl.RUN)
+
+
+class _Leave(BaseException):
+    """The thread is asked to end."""
+
+
+class VcpuRunner:
+    """Runs a vCPU on a thread of its own."""
+
+    def __init__(self, vcpu: Vcpu, bus: Bus, truth: Truth, owner: Owner) -> None:
+        self._vcpu = vcpu
+        self._truth = truth
+        self._owner = owner
+        self._page = RunPage(vcpu.map)
+        self._exits = Exits(vcpu, self._page, bus, owner)
+        self._mail: deque[Callable[[], object]] = deque()
+        self._sample = VcpuSample(vcpu.index, 0, 0, 0, enabled=False, loads=0)
+        self._gate = threading.Lock()
+        self._there = False
+        self._thread = threading.Thread(target=self._main, name=f"pvtime-vcpu{vcpu.index}", daemon=True)
+
+    # For other threads.
+
+    def start(self) -> None:
+        """Start the thread.
+
+        :raises EngineError: the host has no room for another thread.
+        """
+        self._there = True
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._there = False
+            raise EngineError(f"no thread for {self._vcpu.name}: {error}") from error
+
+    def sample(self) -> VcpuSample:
+        """Bring the vCPU out of the guest, measure, and return its figures; after its end the last ones."""
+        done = threading.Event()
+
+        def deliver() -> None:
+            self._measure(final=False)
+            done.set()
+
+        self._mail.append(deliver)
+        while self.kick() and not done.wait(PATIENCE):
+            pass
+        return self._sample
+
+    def leave(self) -> None:
+        """Have the thread measure for the last time and end; see :meth:`join`."""
+        self._mail.append(self._leave)
+        self.kick()
+
+    def join(self) -> None:
+        """Wait for the thread's end after :meth:`leave`."""
+        while self.kick():
+            self._thread.join(PATIENCE)
+
+    def kick(self) -> bool:
+        """Bring the vCPU out of the guest, or keep it from entering; return whether its thread is there."""
+        with self._gate:  # A thread that has ended has no identifier any more.
+            if self._there and self._thread.ident is not None:
+                # KVM reads immediate_exit first: it serves where the signal comes before KVM_RUN.
+                self._page.set_immediate_exit(True)
+                signal.pthread_kill(self._thread.ident, KICK)
+            return self._there
+
+    def close(self) -> None:
+        """Let go of the vCPU's page, after :meth:`join`."""
+        self._page.close()
+
+    # The thread.
+
+    def _main(self) -> None:
+        block_other_signals()
+        try:
+            clock = Schedstat(threading.get_native_id())
+            try:
+                self._vcpu.claim()
+                self._meter = Meter(self._vcpu, self._page, self._exits, self._truth, clock)
+                self._run()
+            except _Leave:
+                self._measure(final=True)
+            finally:
+                clock.close()
+        except PvtimeError as error:
+            self._owner.fail(error)
+        except Exception as error:
+            fault = EngineError(f"{self._vcpu.name} failed: {type(error).__name__}: {error}")
+            fault.__cause__ = error
+            self._owner.fail(fault)
+        finally:
+            with self._gate:
+                self._there = False
+
+    def _run(self) -> None:
+        enter, fd, serve = fcntl.ioctl, self._vcpu.fd, self._exits.serve
+        while True:
+            try:
+                enter(fd, _RUN, 0)
+            except InterruptedError:
+                self._read_mail()
+            except OSError as error:
+                where = f"{self._vcpu.name} at PC {self._vcpu.get_reg(PC):#x}"
+                raise KvmError(f"KVM_RUN ({where})", error.errno or 0) from error
+            else:
+                serve()
+
+    def _read_mail(self) -> None:
+        # Cleared first: whoever posts later sets it later.
+        self._page.set_immediate_exit(False)
+        while self._mail:
+            self._mail.popleft()()
+
+    def _measure(self, *, final: bool) -> None:
+        self._sample = self._meter.measure(final=final)
+
+    @staticmethod
+    def _leave() -> None:
+        raise _Leave

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A vCPU: registers, attributes, its shared page, and entering the guest."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+
+from pvtime.abi.kvm import KvmIoctl
+from pvtime.abi.kvm_reg import PC
+from pvtime.abi.kvm_run import ExitReason, KvmRun
+from pvtime.abi.kvm_types import (
+    DebugControl,
+    GuestDebug,
+    MpState,
+    MpStates,
+    OneReg,
+    VcpuEvents,
+    VcpuFeature,
+    VcpuInit,
+)
+from pvtime.engine.kvm.device import Attributes
+from pvtime.engine.kvm.ioctl import call, close
+from pvtime.errors import EngineError
+
+__all__ = ["Vcpu"]
+
+
+class Vcpu(Attributes):
+    """A vCPU's descriptor and mapping.
+
+    It belongs to one thread, the first that :meth:`claim` s it, for its whole life: KVM takes stolen time
+    from the run_delay of whatever thread enters the guest, so that another thread's history would become
+    stolen time (and time that was stolen would be lost).
+    """
+
+    def __init__(self, fd: int, index: int, map_size: int, ring_page: int = 0) -> None:
+        super().__init__(fd, f"vCPU {index}")
+        self.index = index
+        self.map = mmap.mmap(fd, map_size)
+        self.run_page = KvmRun.from_buffer(self.map)
+        self.ring_offset = ring_page * mmap.PAGESIZE
+        self._owner: int | None = None
+
+    def init(self, target: VcpuInit, *features: VcpuFeature) -> None:
+        """Reset the vCPU to a CPU with these features: before it first runs, or again with the same ones.
+
+        :raises KvmError: KVM refuses; EINVAL: other features than the first time.
+        """
+        for feature in features:
+            target.features[feature // 32] |= 1 << feature % 32
+        call(self.fd, KvmIoctl.ARM_VCPU_INIT, target, self.name)
+
+    def get_reg(self, register: int) -> int:
+        """Return a 64-bit register.
+
+        :raises KvmError: ENOENT: there is no such register.
+        """
+        value = ctypes.c_uint64()
+        argument = OneReg(id=register, addr=ctypes.addressof(value))
+        call(self.fd, KvmIoctl.GET_ONE_REG, argument, f"{self.name}, register {register:#x}")
+        return value.value
+
+    def set_reg(self, register: int, value: int) -> None:
+        """Set a 64-bit register.
+
+        :raises KvmError: ENOENT: there is no such register; EINVAL: not such a value.
+        """
+        place = ctypes.c_uint64(value)
+        argument = OneReg(id=register, addr=ctypes.addressof(place))
+        call(self.fd, KvmIoctl.SET_ONE_REG, argument, f"{self.name}, register {register:#x}")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the guest has it switched off (PSCI)."""
+        state = MpStates()
+        call(self.fd, KvmIoctl.GET_MP_STATE, state, self.name)
+        return bool(state.mp_state == MpState.STOPPED)
+
+    def make_runnable(self) -> None:
+        """Switch it on where it is."""
+        call(self.fd, KvmIoctl.SET_MP_STATE, MpStates(mp_state=MpState.RUNNABLE), self.name)
+
+    def inject_external_abort(self) -> None:
+        """Have the guest take an external abort for the access that it left for (KVM_EXIT_ARM_NISV)."""
+        call(self.fd, KvmIoctl.SET_VCPU_EVENTS, VcpuEvents(ext_dabt_pending=1), self.name)
+
+    def single_step(self, on: bool) -> None:
+        """Have KVM_RUN return after one instruction of the guest, with the exit DEBUG."""
+        control = DebugControl.ENABLE | DebugControl.SINGLESTEP if on else DebugControl(0)
+        call(self.fd, KvmIoctl.SET_GUEST_DEBUG, GuestDebug(control=control), self.name)
+
+    def claim(self) -> None:
+        """Make the calling thread the one that runs this vCPU.
+
+        :raises EngineError: another thread is.
+        """
+        caller = threading.get_native_id()
+        if self._owner is None:
+            self._owner = caller
+        if self._owner != caller:
+            raise EngineError(
+                f"{self.name} belongs to thread {self._owner} and thread {caller} wants to run it: "
+                "its stolen time is the run_delay of one thread"
+            )
+
+    def enter(self) -> None:
+        """Run the guest until something is to be done; ``run_page.exit_reason`` says what.
+
+        :raises EngineError: another thread owns the vCPU.
+        :raises InterruptedError: a signal came, or ``immediate_exit`` is set.
+        :raises KvmError: KVM cannot run it.
+        """
+        self.claim()
+        try:
+            call(self.fd, KvmIoctl.RUN, 0, self.name)
+        except EngineError as error:
+            if isinstance(error.__cause__, InterruptedError):
+                raise error.__cause__ from None
+            raise
+
+    def describe_exit(self) -> str:
+        """Return a sentence for an exit that nothing handles: its name, the vCPU, where the guest is."""
+        page = self.run_page
+        try:
+            name = ExitReason(page.exit_reason).name
+        except ValueError:
+            name = f"number {page.exit_reason}"
+        detail = ""
+        if page.exit_reason == ExitReason.INTERNAL_ERROR:
+            words = ", ".join(f"{word:#x}" for word in page.internal.data[: min(page.internal.ndata, 16)])
+            detail = f" (suberror {page.internal.suberror}: {words})"
+        elif page.exit_reason == ExitReason.FAIL_ENTRY:
+            detail = (
+                f" (reason {page.fail_entry.hardware_entry_failure_reason:#x} on CPU {page.fail_entry.cpu})"
+            )
+        return f"{self.name} left the guest with KVM exit {name}{detail} at PC {self.get_reg(PC):#x}"
+
+    def close(self) -> None:
+        """Give mapping and descriptor back; no thread may be running it."""
+        del self.run_page
+        self.map.close()
+        close(self.fd)
+        self.fd = -1

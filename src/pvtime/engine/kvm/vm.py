@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM: memory slots, interrupt wires, collected writes, and what is made in it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pvtime.abi.kvm import KvmCap, KvmIoctl
+from pvtime.abi.kvm_device import DeviceType
+from pvtime.abi.kvm_types import (
+    CoalescedZone,
+    CreateDevice,
+    EnableCap,
+    IrqLevel,
+    IrqNumber,
+    IrqType,
+    MemoryFlag,
+    MemoryRegion,
+    VcpuInit,
+)
+from pvtime.engine.kvm.device import Device
+from pvtime.engine.kvm.ioctl import call, close
+from pvtime.engine.kvm.vcpu import Vcpu
+from pvtime.errors import EngineError
+from pvtime.machine.layout import Region
+
+__all__ = ["FIRST_SPI", "WRITABLE", "Vm"]
+
+FIRST_SPI: Final = 32
+"""INTID of SPI 0."""
+
+WRITABLE: Final = MemoryFlag(0)
+
+
+class Vm:
+    """A VM's descriptor.
+
+    :param ring_page: the page of a vCPU's mapping that holds the ring of collected writes; 0: KVM has none.
+    """
+
+    def __init__(self, fd: int, map_size: int, ring_page: int = 0) -> None:
+        self.fd = fd
+        self.ring_page = ring_page
+        self._map_size = map_size
+        self._slots: dict[int, Region] = {}
+        self._target: VcpuInit | None = None
+
+    def set_memory(self, region: Region, address: int, flags: MemoryFlag = WRITABLE) -> int:
+        """Let the guest see the host's memory at ``address`` in ``region``; return the slot.
+
+        :raises EngineError: it overlaps a region that is there; the message names both.
+        :raises KvmError: KVM refuses; EINVAL: not whole pages.
+        """
+        for other in self._slots.values():
+            if region.overlaps(other):
+                raise EngineError(f"{region} overlaps {other}: a guest address has one meaning")
+        slot = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
+        self._set(slot, region, region.size, address, flags)
+        self._slots[slot] = region
+        return slot
+
+    def delete_memory(self, slot: int) -> None:
+        """Take a slot's memory away from the guest.
+
+        :raises KeyError: there is no such slot.
+        """
+        region = self._slots.pop(slot)
+        self._set(slot, region, 0, 0, WRITABLE)
+
+    def _set(self, slot: int, region: Region, size: int, address: int, flags: MemoryFlag) -> None:
+        argument = MemoryRegion(
+            slot=slot, flags=flags, guest_phys_addr=region.base, memory_size=size, userspace_addr=address
+        )
+        call(self.fd, KvmIoctl.SET_USER_MEMORY_REGION, argument, str(region))
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """Make a vCPU. Its owner is the thread that runs it first.
+
+        :raises KvmError: KVM refuses; EEXIST: it is there already.
+        """
+        fd = call(self.fd, KvmIoctl.CREATE_VCPU, index, f"vCPU {index}")
+        return Vcpu(fd, index, self._map_size, self.ring_page)
+
+    def preferred_target(self) -> VcpuInit:
+        """Return what KVM_ARM_VCPU_INIT wants to hear about the host's CPU, without features."""
+        if self._target is None:
+            self._target = VcpuInit()
+            call(self.fd, KvmIoctl.ARM_PREFERRED_TARGET, self._target)
+        return VcpuInit(target=self._target.target)
+
+    def create_device(self, kind: DeviceType) -> Device:
+        """Make a device that the kernel emulates.
+
+        :raises KvmError: KVM refuses; ENODEV: this host cannot.
+        """
+        argument = CreateDevice(type=kind)
+        call(self.fd, KvmIoctl.CREATE_DEVICE, argument, kind.name)
+        return Device(argument.fd, kind.name)
+
+    def set_irq(self, spi: int, level: bool) -> None:
+        """Set the level of a shared peripheral interrupt's wire; ``spi`` counts from 0.
+
+        :raises KvmError: there is no such interrupt.
+        """
+        irq = IrqNumber.of(type=IrqType.SPI, number=spi + FIRST_SPI)
+        call(self.fd, KvmIoctl.IRQ_LINE, IrqLevel(irq=irq, level=level), f"SPI {spi}")
+
+    def collect_writes(self, zone: Region) -> None:
+        """Have the guest's writes to ``zone`` collected in the ring, without an exit for each.
+
+        :raises KvmError: KVM refuses; ENXIO: it has no such ring, see :attr:`ring_page`.
+        """
+        call(
+            self.fd,
+            KvmIoctl.REGISTER_COALESCED_MMIO,
+            CoalescedZone(addr=zone.base, size=zone.size),
+            str(zone),
+        )
+
+    def enable(self, capability: KvmCap) -> None:
+        """Switch on a capability that is off until it is asked for.
+
+        :raises KvmError: KVM does not have it.
+        """
+        call(self.fd, KvmIoctl.ENABLE_CAP, EnableCap(cap=capability), capability.name)
+
+    def close(self) -> None:
+        """Give the descriptor back; the VM ends when its vCPUs and devices are closed too."""
+        close(self.fd)
+        self.fd = -1

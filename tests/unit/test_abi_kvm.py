@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""KVM's requests and structures have the numbers and sizes that the kernel's headers give them on arm64."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from pvtime.abi import kvm_reg
+from pvtime.abi.ioctl import IoctlNumber
+from pvtime.abi.kvm import KvmIoctl
+from pvtime.abi.kvm_run import CoalescedMmio, CoalescedRing, KvmRun, Mmio, SystemEvent
+from pvtime.abi.kvm_types import (
+    CoalescedZone,
+    CreateDevice,
+    DeviceAttr,
+    EnableCap,
+    GuestDebug,
+    IrqLevel,
+    IrqNumber,
+    IrqType,
+    MemoryRegion,
+    OneReg,
+    VcpuEvents,
+    VcpuInit,
+)
+
+REQUESTS = {
+    KvmIoctl.GET_API_VERSION: 0xAE00,
+    KvmIoctl.CREATE_VM: 0xAE01,
+    KvmIoctl.CHECK_EXTENSION: 0xAE03,
+    KvmIoctl.GET_VCPU_MMAP_SIZE: 0xAE04,
+    KvmIoctl.CREATE_VCPU: 0xAE41,
+    KvmIoctl.SET_USER_MEMORY_REGION: 0x4020AE46,
+    KvmIoctl.IRQ_LINE: 0x4008AE61,
+    KvmIoctl.REGISTER_COALESCED_MMIO: 0x4010AE67,
+    KvmIoctl.ENABLE_CAP: 0x4068AEA3,
+    KvmIoctl.CREATE_DEVICE: 0xC00CAEE0,
+    KvmIoctl.ARM_PREFERRED_TARGET: 0x8020AEAF,
+    KvmIoctl.RUN: 0xAE80,
+    KvmIoctl.GET_MP_STATE: 0x8004AE98,
+    KvmIoctl.SET_MP_STATE: 0x4004AE99,
+    KvmIoctl.SET_GUEST_DEBUG: 0x4208AE9B,
+    KvmIoctl.SET_VCPU_EVENTS: 0x4040AEA0,
+    KvmIoctl.GET_ONE_REG: 0x4010AEAB,
+    KvmIoctl.SET_ONE_REG: 0x4010AEAC,
+    KvmIoctl.ARM_VCPU_INIT: 0x4020AEAE,
+    KvmIoctl.SET_DEVICE_ATTR: 0x4018AEE1,
+    KvmIoctl.GET_DEVICE_ATTR: 0x4018AEE2,
+    KvmIoctl.HAS_DEVICE_ATTR: 0x4018AEE3,
+}
+"""As a C compiler for arm64 makes them from include/uapi/linux/kvm.h."""
+
+SIZES = {
+    CoalescedMmio: 24,
+    CoalescedRing: 8,
+    CoalescedZone: 16,
+    CreateDevice: 12,
+    DeviceAttr: 24,
+    EnableCap: 104,
+    GuestDebug: 520,
+    IrqLevel: 8,
+    MemoryRegion: 32,
+    Mmio: 24,
+    OneReg: 16,
+    SystemEvent: 136,
+    VcpuEvents: 64,
+    VcpuInit: 32,
+}
+
+
+def test_every_request_has_the_kernels_number() -> None:
+    assert {request: int(request) for request in KvmIoctl} == REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("structure", "size"), SIZES.items(), ids=lambda value: getattr(value, "__name__", "")
+)
+def test_structures_have_the_kernels_size(structure: type[ctypes.Structure], size: int) -> None:
+    assert ctypes.sizeof(structure) == size
+
+
+@pytest.mark.parametrize(
+    ("field", "offset"),
+    [("immediate_exit", 1), ("exit_reason", 8), ("flags", 14), ("detail", 32)],
+)
+def test_kvm_run_is_laid_out_as_the_kernel_has_it(field: str, offset: int) -> None:
+    assert getattr(KvmRun, field).offset == offset
+
+
+def test_the_exits_details_are_256_bytes_from_offset_32_on() -> None:
+    assert ctypes.sizeof(KvmRun) == 32 + 256
+
+
+def test_a_request_tells_its_argument() -> None:
+    request = IoctlNumber(KvmIoctl.CREATE_DEVICE)
+    assert (request.direction, request.size, request.type, request.number) == (3, 12, 0xAE, 0xE0)
+
+
+@pytest.mark.parametrize(
+    ("register", "identifier"),
+    [
+        (kvm_reg.x(0), 0x6030_0000_0010_0000),
+        (kvm_reg.x(30), 0x6030_0000_0010_003C),
+        (kvm_reg.PC, 0x6030_0000_0010_0040),
+        (kvm_reg.PSTATE, 0x6030_0000_0010_0042),
+        (kvm_reg.MPIDR_EL1, 0x6030_0000_0013_C005),
+        (kvm_reg.sysreg(3, 3, 14, 3, 1), 0x6030_0000_0013_DF19),
+    ],
+)
+def test_register_identifiers_are_those_of_the_kernel(register: int, identifier: int) -> None:
+    assert register == identifier
+
+
+@pytest.mark.parametrize("number", [-1, 31])
+def test_there_are_31_general_registers(number: int) -> None:
+    with pytest.raises(ValueError, match="no X"):
+        kvm_reg.x(number)
+
+
+def test_an_spi_is_named_by_its_intid() -> None:
+    assert IrqNumber.of(type=IrqType.SPI, number=32) == 0x0100_0020
