@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's own half: runs commands in the emulated host and sends back what they say.
+
+Started by the lab's ``/init`` with the serial line's path. One command at a time; everything waits in one
+``select``, so that the agent takes no time from what is being measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import tty
+
+from pvtime.lab.frames import CHUNK, FrameReader, Kind, pack
+from pvtime.lab.order import Order
+
+__all__ = ["main"]
+
+
+class _Line:
+    """The serial line to the host."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(self.fd)
+        modes = termios.tcgetattr(self.fd)
+        modes[2] |= termios.CLOCAL  # No modem lines: the other end is always there.
+        modes[4] = modes[5] = termios.B115200
+        termios.tcsetattr(self.fd, termios.TCSANOW, modes)
+        self._reader = FrameReader()
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        """Send frames; waits for the line as long as it takes."""
+        data = memoryview(pack(kind, payload))
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+    def receive(self) -> list[tuple[Kind, bytes]]:
+        """Wait for bytes; return the frames that they complete."""
+        return list(self._reader.feed(os.read(self.fd, 4096)))
+
+
+class _Command:
+    """A running command and the descriptors that its output comes from."""
+
+    def __init__(self, order: Order) -> None:
+        self.outputs: dict[int, Kind] = {}
+        env = {**os.environ, **order.env}
+        if order.terminal:
+            self._start_on_terminal(order.argv, env, order.terminal)
+        else:
+            self._start_on_pipes(order.argv, env)
+        self.end = os.pidfd_open(self.process.pid)
+
+    def _start_on_terminal(self, argv: list[str], env: dict[str, str], size: tuple[int, int]) -> None:
+        master, slave = os.openpty()
+        columns, lines = size
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+        self.outputs[master] = Kind.STDOUT
+        try:
+            # setsid -c makes the terminal the session's own, which Popen cannot.
+            self.process = subprocess.Popen(
+                ["setsid", "-c", *argv], stdin=slave, stdout=slave, stderr=slave, env=env
+            )
+        finally:
+            os.close(slave)
+
+    def _start_on_pipes(self, argv: list[str], env: dict[str, str]) -> None:
+        out, child_out = os.pipe()
+        err, child_err = os.pipe()
+        self.outputs[out] = Kind.STDOUT
+        self.outputs[err] = Kind.STDERR
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=child_out,
+                stderr=child_err,
+                env=env,
+                start_new_session=True,
+            )
+        finally:
+            os.close(child_out)
+            os.close(child_err)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command's process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def read(self, descriptor: int) -> bytes:
+        """Return what the command wrote there; nothing at the end."""
+        try:
+            return os.read(descriptor, CHUNK)
+        except OSError:  # EIO: a terminal that no process has open any more.
+            return b""
+
+    def close(self) -> None:
+        """End what the command left running and give back the descriptors."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        for descriptor in (self.end, *self.outputs):
+            os.close(descriptor)
+
+
+def _serve(line: _Line, command: _Command) -> None:
+    """Pass output to the host and signals to the command until it has ended and its pipes are empty."""
+    with selectors.DefaultSelector() as selector:
+        for descriptor in (line.fd, command.end, *command.outputs):
+            selector.register(descriptor, selectors.EVENT_READ)
+        ended = False
+        while True:
+            ready = {key.fd for key, _ in selector.select(0 if ended else None)}
+            if ended and ready.isdisjoint(command.outputs):
+                return
+            for descriptor in ready:
+                if descriptor == line.fd:
+                    for kind, payload in line.receive():
+                        if kind is Kind.SIGNAL:
+                            command.signal(json.loads(payload))
+                elif descriptor == command.end:
+                    selector.unregister(descriptor)
+                    ended = True
+                elif data := command.read(descriptor):
+                    line.send(command.outputs[descriptor], data)
+                else:
+                    selector.unregister(descriptor)
+
+
+def _send_file(line: _Line, name: str) -> None:
+    try:
+        with open(name, "rb") as file:
+            line.send(Kind.OPEN, name.encode())
+            while data := file.read(CHUNK):
+                line.send(Kind.DATA, data)
+    except OSError:
+        line.send(Kind.MISSING, name.encode())
+
+
+def _obey(line: _Line, order: Order) -> None:
+    """Run one command; its last frame is EXIT, whatever happens."""
+    try:
+        command = _Command(order)
+    except OSError as error:
+        line.send(Kind.STDERR, f"{order.argv[0]}: {error.strerror}\n".encode())
+        code = 127  # as a shell has it
+    else:
+        try:
+            _serve(line, command)
+        finally:
+            command.close()
+        code = command.process.returncode
+    for name in order.out:
+        _send_file(line, name)
+    line.send(Kind.EXIT, json.dumps(code).encode())
+
+
+def main(path: str) -> None:
+    """Obey the host, which ends the lab by ending the emulator."""
+    line = _Line(path)
+    line.send(Kind.READY)
+    while True:
+        for kind, payload in line.receive():
+            if kind is Kind.RUN:  # A signal for a command that has just ended comes too late.
+                _obey(line, Order.decode(payload))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

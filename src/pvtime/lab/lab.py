@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+r"""Run commands in an emulated arm64 KVM host that has this very pvtime in it.
+
+>>> with Lab(Settings(cpu="cortex-a72")) as lab:
+...     lab.run(["uname", "-m"]).stdout
+b'aarch64\n'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from pvtime.errors import UsageError
+from pvtime.images.progress import Progress, silent
+from pvtime.lab.frames import CHUNK, Kind, pack
+from pvtime.lab.order import Order
+from pvtime.lab.qemu import Emulator, LabError, Settings
+from pvtime.lab.result import CompletedRun, Receiver
+from pvtime.lab.userland import Extras, prepare
+
+__all__ = ["Lab", "run_in_lab"]
+
+BOOT_TIMEOUT: Final = 120.0
+"""Seconds. A boot takes 3 on a quiet machine; this is for a loaded one."""
+
+GRACE: Final = 15.0
+"""Seconds that a command has to end after a signal before the lab is given up."""
+
+
+class Lab:
+    """A booted emulated host, ended with the ``with`` block; QEMU dies with this process in any case.
+
+    :param extras: what goes into it beside pvtime.
+    :param progress: hears of downloads where the lab's packages are not in the cache.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, extras: Extras | None = None, progress: Progress = silent
+    ) -> None:
+        self._settings = settings or Settings()
+        self._extras = extras
+        self._progress = progress
+        self._emulator: Emulator | None = None
+
+    def __enter__(self) -> Self:
+        """Boot, and wait for the agent.
+
+        :raises UsageError: QEMU or the lab's packages are not to be had.
+        :raises LabError: the emulated host does not come up.
+        """
+        kernel, initrd = prepare(self._progress, self._extras)
+        try:
+            self._emulator = Emulator(self._settings, kernel, initrd)
+        finally:
+            os.close(initrd)
+        try:
+            self._wait_ready(self._emulator)
+        except BaseException:
+            self._emulator.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the emulated host at once."""
+        if self._emulator is not None:
+            self._emulator.close()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdout: BinaryIO | None = None,
+        stderr: BinaryIO | None = None,
+        timeout: float | None = None,
+        out_files: Mapping[str, Path] | None = None,
+        env: Mapping[str, str] | None = None,
+        terminal: tuple[int, int] | None = None,
+    ) -> CompletedRun:
+        """Run a command in the lab's ``/root`` and wait for its end.
+
+        :param stdout: where its output goes as it comes; None: into the result. The same for ``stderr``.
+        :param timeout: seconds.
+        :param out_files: files in the lab, and where they are wanted here.
+        :param env: added to the lab's environment.
+        :param terminal: columns and lines of a terminal to run it on, whose output all counts as standard
+            output.
+
+        Ctrl-C reaches the command.
+
+        :raises LabError: the command took longer than ``timeout``, or the lab stopped.
+        :raises UsageError: the command is too long.
+        """
+        emulator = self._running()
+        wanted = dict(out_files or {})
+        order = Order(list(argv), dict(env or {}), list(wanted), terminal).encode()
+        if len(order) > CHUNK:
+            raise UsageError(f"a command of {len(order)} bytes is too long for the lab: at most {CHUNK}")
+        emulator.send(pack(Kind.RUN, order))
+        with Receiver(wanted, stdout, stderr) as receiver:
+            for kind, payload in self._frames(emulator, argv[0], timeout):
+                receiver.take(kind, payload)
+        return receiver.result
+
+    def _running(self) -> Emulator:
+        if self._emulator is None:
+            raise RuntimeError("the lab is entered with a with statement first")
+        return self._emulator
+
+    @staticmethod
+    def _wait_ready(emulator: Emulator) -> None:
+        try:
+            frame = emulator.frames.get(timeout=BOOT_TIMEOUT)
+        except queue.Empty:
+            raise LabError(f"the lab has not booted within {BOOT_TIMEOUT:g} s") from None
+        if frame is None:
+            raise emulator.ended()
+
+    @staticmethod
+    def _frames(emulator: Emulator, name: str, timeout: float | None) -> Iterator[tuple[Kind, bytes]]:
+        """Yield a command's frames up to its EXIT; hand it Ctrl-C, kill it when its time is over."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        interrupted = overdue = False
+        while True:
+            try:
+                frame = emulator.frames.get(
+                    timeout=None if deadline is None else max(0, deadline - time.monotonic())
+                )
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                emulator.send(_signal(signal.SIGINT))
+                deadline = time.monotonic() + GRACE
+                continue
+            except queue.Empty:
+                if overdue:
+                    raise LabError(f"the lab does not answer: {name} cannot be ended") from None
+                overdue = True
+                emulator.send(_signal(signal.SIGKILL))
+                deadline = time.monotonic() + GRACE
+                continue
+            if frame is None:
+                raise emulator.ended()
+            yield frame
+            if frame[0] is Kind.EXIT:
+                break
+        if overdue and not interrupted:
+            raise LabError(f"{name} took longer than {timeout:g} s in the lab")
+
+
+def _signal(number: signal.Signals) -> bytes:
+    return pack(Kind.SIGNAL, json.dumps(int(number)).encode())
+
+
+def run_in_lab(
+    argv: Sequence[str],
+    *,
+    settings: Settings | None = None,
+    out: Sequence[str] = (),
+    progress: Progress = silent,
+) -> int:
+    """Boot a lab, run one command there with its output on ours, and return its exit code.
+
+    :param out: files to bring back; a name is the same on both sides, relative to ``/root`` there and to the
+        working directory here.
+
+    :raises UsageError: QEMU or the lab's packages are not to be had.
+    :raises LabError: the lab does not come up or stopped, or a wanted file was not there after a success.
+    """
+    size = shutil.get_terminal_size()
+    env = {"TERM": os.environ.get("TERM", "dumb")}
+    with Lab(settings, progress=progress) as lab:
+        run = lab.run(
+            argv,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+            out_files={name: Path(name) for name in out},
+            env=env,
+            terminal=(size.columns, size.lines) if sys.stdout.isatty() else None,
+        )
+    if run.missing and run.exit_code == 0:
+        raise LabError(f"not written in the lab: {', '.join(run.missing)}")
+    return run.exit_code

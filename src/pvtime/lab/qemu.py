@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulator under the lab: its command line, its process, its two serial lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pvtime.errors import PvtimeError, UsageError
+from pvtime.lab import leash
+from pvtime.lab.frames import FrameError, FrameReader, Kind
+
+__all__ = ["CPUS", "Emulator", "LabError", "Settings"]
+
+PROGRAM: Final = "qemu-system-aarch64"
+CPUS: Final = ("neoverse-n1", "cortex-a72")
+"""KVM runs with VHE on the first and without on the second. ``max`` would be 3 to 5 times slower: it has
+pointer
+authentication, which is dear to emulate."""
+
+CONSOLE_TAIL: Final = 64 * 1024
+"""Bytes of the kernel's console that are kept for a message about a failure."""
+
+
+class LabError(PvtimeError):
+    """The emulated host does not start, or stopped."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the emulated host is like."""
+
+    cpu: str = CPUS[0]
+    smp: int = 2
+    memory: int = 2048
+    """MiB."""
+    icount: bool = False
+    """The host's time is the count of the instructions that it executed, whatever this machine's load."""
+
+    def __post_init__(self) -> None:
+        if self.cpu not in CPUS:
+            raise UsageError(f"unknown CPU model {self.cpu} for the lab: take one of {', '.join(CPUS)}")
+        if not 1 <= self.smp <= 16:
+            raise UsageError(f"{self.smp} CPUs for the lab: take 1 to 16")
+        if self.memory < 512:
+            raise UsageError(f"{self.memory} MiB for the lab: it needs at least 512")
+
+    def command(self, kernel: Path, initrd: str, link: int) -> list[str]:
+        """Return QEMU's command line; ``link`` is the descriptor of the agent's serial line."""
+        accel = ["-accel", "tcg,thread=multi,tb-size=1024"]
+        if self.icount:
+            accel = ["-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=1,sleep=off"]
+        return [
+            PROGRAM,
+            *("-M", "virt,virtualization=on,gic-version=3"),
+            *("-cpu", self.cpu, "-smp", str(self.smp), "-m", str(self.memory)),
+            *accel,
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-kernel", str(kernel), "-initrd", initrd),
+            *("-append", "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"),
+            *("-serial", "stdio"),
+            # The second line is a PCI 16550, whose driver is in Debian's kernel image itself.
+            *("-chardev", f"socket,id=link,fd={link}", "-device", "pci-serial,chardev=link"),
+        ]
+
+
+class Emulator:
+    """One QEMU process. :attr:`frames` gives what the agent sends; None is the end.
+
+    The thread that starts QEMU also reads from it to its end: the death signal is tied to that thread
+    (prctl(2), PR_SET_PDEATHSIG), so it must live as long as QEMU does.
+    """
+
+    def __init__(self, settings: Settings, kernel: Path, initrd: int) -> None:
+        """Start QEMU; ``initrd`` is a descriptor, which QEMU reads by itself.
+
+        :raises LabError: it cannot be started.
+        """
+        if shutil.which(PROGRAM) is None:
+            raise UsageError(
+                f"{PROGRAM} is not installed: the lab needs it (Debian: apt install qemu-system-arm)"
+            )
+        self.frames: queue.SimpleQueue[tuple[Kind, bytes] | None] = queue.SimpleQueue()
+        self._console = bytearray()
+        self._link, theirs = socket.socketpair()
+        self._started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
+        command = settings.command(kernel, f"/dev/fd/{initrd}", theirs.fileno())
+        self._thread = threading.Thread(
+            target=self._attend, args=(command, theirs, initrd), name="lab-emulator", daemon=True
+        )
+        self._thread.start()
+        started = self._started.get()
+        if isinstance(started, OSError):
+            raise LabError(f"cannot start {PROGRAM}: {started.strerror}")
+        self._process = started
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the agent.
+
+        :raises LabError: the lab has ended.
+        """
+        try:
+            self._link.sendall(frame)
+        except OSError:
+            raise self.ended() from None
+
+    def ended(self) -> LabError:
+        """Return the error that says that the lab has stopped by itself, with the console's last words."""
+        text = self._console.decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        last = " / ".join(lines[-3:]) or "its console said nothing"
+        return LabError(f"the lab has stopped by itself: {last}")
+
+    def close(self) -> None:
+        """End QEMU; returns when its process is gone. Harmless when it has ended."""
+        self._process.kill()
+        self._thread.join()
+        self._link.close()
+
+    def _attend(self, command: list[str], theirs: socket.socket, initrd: int) -> None:
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+        try:
+            process = subprocess.Popen(
+                leashed,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(), initrd),
+                start_new_session=True,  # Ctrl-C at a terminal is for us, not for QEMU.
+            )
+        except OSError as error:
+            self._started.put(error)
+            return
+        finally:
+            theirs.close()
+        self._started.put(process)
+        with process, contextlib.suppress(FrameError):
+            for frame in self._read(process):
+                self.frames.put(frame)
+            process.kill()
+        self.frames.put(None)
+
+    def _read(self, process: subprocess.Popen[bytes]) -> Iterator[tuple[Kind, bytes]]:
+        """Yield the agent's frames to the end of the line; keep the console's tail beside them."""
+        assert process.stdout is not None  # PIPE was asked for
+        reader = FrameReader()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            selector.register(self._link, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    data = os.read(key.fd, 65536)
+                    if key.fileobj is self._link:
+                        if not data:
+                            return
+                        yield from reader.feed(data)
+                    elif data:
+                        self._console += data
+                        del self._console[:-CONSOLE_TAIL]
+                    else:
+                        selector.unregister(process.stdout)

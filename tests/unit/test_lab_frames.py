@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Host and lab understand each other, however the serial line cuts what they say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.lab.frames import CHUNK, FrameError, FrameReader, Kind, pack
+from pvtime.lab.order import Order
+
+frames = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=300)), max_size=20)
+
+
+@given(frames, st.integers(1, 50))
+def test_frames_survive_being_cut_anywhere(sent: list[tuple[Kind, bytes]], step: int) -> None:
+    line = b"".join(pack(kind, payload) for kind, payload in sent)
+    reader = FrameReader()
+    pieces = (line[at : at + step] for at in range(0, len(line), step))
+    assert [frame for piece in pieces for frame in reader.feed(piece)] == sent
+
+
+def test_a_long_payload_goes_in_several_frames() -> None:
+    payload = bytes(range(256)) * 1000
+    received = list(FrameReader().feed(pack(Kind.STDOUT, payload)))
+    assert len(received) == len(payload) // CHUNK + 1
+    assert b"".join(piece for _, piece in received) == payload
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\0" * 8, b"Unable to handle kernel paging request", b"\x11\xff\xff\xff\xff"]
+)
+def test_noise_is_not_taken_for_frames(noise: bytes) -> None:
+    with pytest.raises(FrameError):
+        list(FrameReader().feed(noise))
+
+
+def test_an_order_comes_through() -> None:
+    order = Order(["pvtime", "run"], {"TERM": "dumb"}, ["out.json"], (80, 25))
+    assert Order.decode(order.encode()) == order

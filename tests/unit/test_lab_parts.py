@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's parts that need no emulator: its files, its results, its settings, the leash."""
+
+from __future__ import annotations
+
+import io
+import json
+import marshal
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pvtime.errors import UsageError
+from pvtime.lab import leash
+from pvtime.lab.frames import Kind
+from pvtime.lab.modules import closure, distribution_entries, pvtime_entries
+from pvtime.lab.qemu import Settings
+from pvtime.lab.result import Receiver
+from pvtime.lab.tree import tree_entries, with_parents
+from pvtime.userland.cpio import Entry, regular
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def by_name(entries: object) -> dict[str, Entry]:
+    return {entry.name: entry for entry in entries}  # type: ignore[attr-defined]
+
+
+def test_a_tree_keeps_links_and_modes_and_leaves_old_bytecode(tmp_path: Path) -> None:
+    tmp_path.joinpath("a.sh").write_text("#!/bin/sh\n")
+    tmp_path.joinpath("a.sh").chmod(0o755)
+    tmp_path.joinpath("link").symlink_to("a.sh")
+    tmp_path.joinpath("__pycache__").mkdir()
+    tmp_path.joinpath("__pycache__", "old.pyc").write_bytes(b"old")
+    entries = by_name(tree_entries(tmp_path, "opt/", PYTHON))
+    assert set(entries) == {"opt/a.sh", "opt/link"}
+    assert (entries["opt/a.sh"].mode & 0o777, entries["opt/link"].data) == (0o755, b"a.sh")
+
+
+def test_a_module_comes_with_bytecode_that_is_not_checked(tmp_path: Path) -> None:
+    tmp_path.joinpath("m.py").write_text("answer = 42\n")
+    entries = by_name(tree_entries(tmp_path, "", PYTHON))
+    compiled = entries[f"__pycache__/m.cpython-{PYTHON.replace('.', '')}.pyc"].data
+    names: dict[str, object] = {}
+    exec(marshal.loads(compiled[16:]), names)
+    assert (names["answer"], compiled[4]) == (42, 1)
+
+
+def test_there_is_no_bytecode_for_another_python(tmp_path: Path) -> None:
+    tmp_path.joinpath("m.py").write_text("answer = 42\n")
+    assert set(by_name(tree_entries(tmp_path, "", "3.7"))) == {"m.py"}
+
+
+def test_directories_come_before_what_is_in_them() -> None:
+    names = [entry.name for entry in with_parents([regular("a/b/c", b""), regular("a/d", b"")])]
+    assert names == ["a", "a/b", "a/b/c", "a/d"]
+
+
+def test_the_lab_gets_this_very_pvtime() -> None:
+    entries = by_name(pvtime_entries(PYTHON))
+    here = entries["usr/lib/python3/dist-packages/pvtime/lab/tree.py"]
+    assert here.data == Path(sys.modules["pvtime.lab.tree"].__file__ or "").read_bytes()
+    assert entries["usr/bin/pvtime"].mode & 0o111
+
+
+def test_dependencies_come_with_what_they_need_and_nothing_native() -> None:
+    found = closure(["rich"])
+    assert {"rich", "Pygments"} <= {each.metadata["Name"] for each in found}
+    names = by_name(distribution_entries(found, PYTHON))
+    assert "usr/lib/python3/dist-packages/rich/table.py" in names
+    assert not [name for name in names if name.endswith(".so") or ".." in name]
+
+
+def test_a_missing_dependency_is_named() -> None:
+    with pytest.raises(UsageError, match="no-such-thing"):
+        closure(["no-such-thing"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"), [({"cpu": "max"}, "max"), ({"smp": 0}, "0 CPUs"), ({"memory": 64}, "64 MiB")]
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, object], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_time_is_counted_in_instructions_when_asked_for() -> None:
+    command = Settings(icount=True).command(Path("Image"), "initrd", 3)
+    assert "shift=1,sleep=off" in command
+    assert "tcg,thread=single,tb-size=1024" in command
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    with Receiver({"out.json": path}, None, None) as receiver:
+        receiver.take(Kind.OPEN, b"out.json")
+        receiver.take(Kind.DATA, b"{")
+        assert not path.exists()
+        receiver.take(Kind.DATA, b"}")
+        receiver.take(Kind.EXIT, json.dumps(0).encode())
+    assert (path.read_text(), os.listdir(tmp_path)) == ("{}", ["out.json"])
+
+
+def test_half_a_file_leaves_nothing(tmp_path: Path) -> None:
+    with Receiver({"out.json": tmp_path / "out.json"}, None, None) as receiver:
+        receiver.take(Kind.OPEN, b"out.json")
+        receiver.take(Kind.DATA, b"{")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(("code", "shell"), [(0, 0), (3, 3), (-9, 137)])
+def test_exit_codes_are_as_a_shell_has_them(code: int, shell: int) -> None:
+    receiver = Receiver({}, None, None)
+    receiver.take(Kind.EXIT, json.dumps(code).encode())
+    assert receiver.result.exit_code == shell
+
+
+def test_output_goes_to_its_stream_or_into_the_result() -> None:
+    stream = io.BytesIO()
+    receiver = Receiver({}, stream, None)
+    receiver.take(Kind.STDOUT, b"out")
+    receiver.take(Kind.STDERR, b"err")
+    assert (stream.getvalue(), receiver.result.stdout, receiver.result.stderr) == (b"out", b"", b"err")
+
+
+def test_what_is_leashed_dies_with_its_parent() -> None:
+    code = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, {leash.__file__!r}, str(os.getpid()), 'sleep', '60'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    while Path(f"/proc/{child}/comm").read_text() != "sleep\n":
+        time.sleep(0.01)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child}/stat").exists()
+
+
+def test_nothing_is_started_for_a_parent_that_is_gone() -> None:
+    done = subprocess.run(
+        [sys.executable, leash.__file__, "1", "echo", "started"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
