@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
+from ptys import written
 from pvtime.cli import fetching
 from pvtime.cli.command import main
 from pvtime.images.progress import silent
@@ -21,37 +21,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty cache, which the command uses."""
     monkeypatch.setenv("PVTIME_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    """Return a terminal to write to."""
-    monkeypatch.setenv("TERM", "xterm-256color")
-    terminal = Terminal()
-    yield terminal
-    terminal.close()
-
-
-class Terminal:
-    """A pseudo-terminal: what is written to ``file``, ``shown`` returns."""
-
-    def __init__(self) -> None:
-        self._master, slave = os.openpty()
-        self.file = os.fdopen(slave, "w")
-
-    def shown(self) -> str:
-        """Return what was written since the last call."""
-        self.file.flush()
-        os.set_blocking(self._master, False)
-        try:
-            return os.read(self._master, 1 << 16).decode()
-        except BlockingIOError:
-            return ""
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.file.close()
-        os.close(self._master)
 
 
 def test_an_empty_cache_is_said_to_be_empty_and_left_alone(
@@ -87,16 +56,26 @@ def test_a_file_gets_one_line_for_each_thing_that_is_done() -> None:
     assert file.getvalue() == "pvtime: reading the lists\npvtime: fetching linux-image\n"
 
 
-def test_a_terminal_gets_a_bar_with_bytes(terminal: Terminal) -> None:
-    with fetching.shown(terminal.file) as progress:
+def fetch(file: TextIO) -> None:
+    """Show a fetch on ``file``."""
+    with fetching.shown(file) as progress:
         progress("fetching linux-image", 0, 21 << 20)
         progress("fetching linux-image", 21 << 20, 21 << 20)
-    shown = terminal.shown()
+
+
+def fetch_nothing(file: TextIO) -> None:
+    """Find the images in the cache."""
+    with fetching.shown(file):
+        pass
+
+
+def test_a_terminal_gets_a_bar_with_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    shown = written(fetch)
     assert "fetching linux-image" in shown
     assert "21.0/21.0 MiB" in shown
 
 
-def test_a_bar_that_is_never_called_draws_nothing(terminal: Terminal) -> None:
-    with fetching.shown(terminal.file):
-        pass
-    assert terminal.shown() == ""
+def test_a_bar_that_is_never_called_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert written(fetch_nothing) == ""

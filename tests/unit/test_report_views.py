@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable
-from contextlib import closing
+from typing import TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptys import written
 from pvtime.engine.base import Outcome
 from pvtime.report import units
 from pvtime.report.lines import LINE_LIMIT, LineBuffer
@@ -80,18 +79,7 @@ def test_lines_view_prints_the_console_and_a_line_of_figures_now_and_then() -> N
     ]
 
 
-def on_terminal(draw: Callable[[io.TextIOWrapper], None]) -> str:
-    """Return what ``draw`` writes to a terminal."""
-    master, slave = os.openpty()
-    with closing(os.fdopen(slave, "w")) as terminal:
-        draw(terminal)
-        terminal.flush()
-        text = os.read(master, 1 << 16).decode()
-    os.close(master)
-    return text
-
-
-def draw_live(file: io.TextIOWrapper) -> None:
+def draw_live(file: TextIO) -> None:
     with LiveView(file) as view:
         view.console(b"hello from the guest\n")
         view.moment(MOMENT)
@@ -99,7 +87,7 @@ def draw_live(file: io.TextIOWrapper) -> None:
 
 def test_live_view_draws_over_itself_and_leaves_the_guests_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    text = on_terminal(draw_live)
+    text = written(draw_live)
     assert "hello from the guest" in text
     assert "10.0 s after the start" in text
     assert "\x1b[2K" in text, "the table is not taken away at the end"
@@ -108,13 +96,13 @@ def test_live_view_draws_over_itself_and_leaves_the_guests_lines(monkeypatch: py
 def test_no_color_is_obeyed_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
-    text = on_terminal(draw_live)
+    text = written(draw_live)
     assert not any(f"\x1b[{code}m" in text for code in range(30, 50))
 
 
 def test_a_dumb_terminal_gets_no_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    assert on_terminal(lambda file: print(is_terminal(file), file=file)) == "False\r\n"
+    assert written(lambda file: print(is_terminal(file), file=file)) == "False\r\n"
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))
