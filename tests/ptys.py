@@ -14,8 +14,8 @@ __all__ = ["written"]
 def written(draw: Callable[[TextIO], None]) -> str:
     """Return what ``draw`` writes to a pseudo-terminal.
 
-    The kernel hands the bytes on in a work queue of its own, so that one read returns any part of them: all has
-    come when the other end is closed and a read fails.
+    The kernel hands the bytes on in a work queue of its own, so that one read returns any part of them. All
+    has come when the other end is closed and a read fails.
     """
     master, slave = os.openpty()
     chunks: list[bytes] = []
