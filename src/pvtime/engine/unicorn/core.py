@@ -17,7 +17,7 @@ import unicorn
 from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
-from pvtime.abi.arm64 import Esr, ExceptionClass, SysReg, SysRegAccess
+from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, SysRegAccess
 from pvtime.engine.unicorn.library import (
     EXCEPTION_CALLBACK,
     LIBRARY,
@@ -259,13 +259,6 @@ class Core(ABC):
     def set_irq(self, level: bool) -> None:
         """Set the level of the CPU's IRQ input."""
 
-    def deliver(self) -> bool:
-        """Deliver the interrupt that waits, before a run; return whether it waits on, masked by the guest.
-
-        Then the run must be ended soon, to try again.
-        """
-        return False
-
     @abstractmethod
     def _execute(self) -> int:
         """Run; return the library's status."""
@@ -296,7 +289,9 @@ class Core(ABC):
 
     def _abort_fetch(self) -> None:
         """The guest jumped to where no memory is: a synchronous external abort, as on hardware."""
-        esr = Esr.of(ec=ExceptionClass.INSTRUCTION_ABORT, il=1, fault_status=0x10)
+        user = Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).level == 0
+        ec = ExceptionClass.INSTRUCTION_ABORT_LOWER if user else ExceptionClass.INSTRUCTION_ABORT
+        esr = Esr.of(ec=ec, il=1, fault_status=0x10)
         self._enter(Number.PREFETCH_ABORT, esr, self.pc())
 
     def _on_exception(self, _uc: int, number: int, _data: int) -> None:

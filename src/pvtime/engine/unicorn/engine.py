@@ -14,7 +14,7 @@ from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.hypervisor import Hypervisor
-from pvtime.engine.unicorn.scheduler import RETRY_NS, SLICE_NS, pick, place_woken
+from pvtime.engine.unicorn.scheduler import boost, pick, place_woken, turn_ns
 from pvtime.engine.unicorn.ticker import Ticker
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, PvtimeError
@@ -69,7 +69,6 @@ class UnicornEngine(Engine):
         self._restart = False
         self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
         self._due: int | None = None
-        self._masked_until: int | None = None
         machine.connect(self.set_irq)
 
     def _make_vcpu(self, index: int) -> Vcpu:
@@ -132,7 +131,7 @@ class UnicornEngine(Engine):
 
         self._post(deliver)
         while self._thread.is_alive() and not done.wait(0.05):
-            self._gic.reset()
+            pass  # the thread may end without having looked at its mail
         return results[0] if results else work()
 
     def _sample(self) -> list[VcpuSample]:
@@ -180,8 +179,10 @@ class UnicornEngine(Engine):
             return
         if vcpu.state is State.IDLE:
             self._wake(vcpu, time.monotonic_ns() if self._due is None else max(self._due, self._awake_since))
-        elif vcpu is not self._current and self._due is None:
+        elif vcpu.state is State.RUNNABLE and vcpu is not self._current and self._due is None:
             # An interrupt from the vCPU that runs, which may spin until it is answered.
+            if self._current is not None:
+                boost(vcpu, self._current, self.vcpus)
             self._ticker.hurry()
 
     def _wake(self, vcpu: Vcpu, since: int) -> None:
@@ -237,7 +238,7 @@ class UnicornEngine(Engine):
         while self._mail:
             self._mail.popleft()()
         self._expire_timers(time.monotonic_ns())
-        vcpu = pick(self.vcpus)
+        vcpu = pick(self.vcpus, self._current)
         if self._outcome is not None:
             return
         if vcpu is None:
@@ -277,7 +278,6 @@ class UnicornEngine(Engine):
         vcpu.clock.run(start)
         vcpu.account.update(vcpu.clock.read(start))
         vcpu.loads += 1
-        self._masked_until = start + RETRY_NS if self._core.deliver() else None
         self._ticker.arm(self._slice_end())
         if self._mail:
             self._ticker.hurry()
@@ -296,10 +296,9 @@ class UnicornEngine(Engine):
     def _slice_end(self) -> int | None:
         """Return when the slice is over: somebody's timer, or the turn of somebody who waits."""
         deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
-        if any(v.state is State.RUNNABLE for v in self.vcpus if v is not self._current):
-            deadlines.append(self._slice_began + SLICE_NS)
-        if self._masked_until is not None:
-            deadlines.append(self._masked_until)
+        turn = turn_ns(self.vcpus, self.current)
+        if turn is not None:
+            deadlines.append(self._slice_began + turn)
         return min(deadlines, default=None)
 
     def _sleep(self) -> None:

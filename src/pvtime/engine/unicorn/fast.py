@@ -61,7 +61,7 @@ class FastCore(Core):
     def _enter(self, number: int, esr: Esr, address: int) -> None:
         state = self._inside.exception
         state.syndrome, state.address, state.target_el = esr, address, 1
-        self._inside.take_exception()
+        self._inside.raise_exception(number)
 
     def registers(self) -> Sequence[int]:
         return cast(Sequence[int], self._inside.registers)

@@ -105,6 +105,8 @@ _LAYOUTS: Final = {
 _ENV_REGISTERS = 0x40
 _ENV_PC = 0x140
 _ENV_EXCEPTION = 0xBD0
+_ENV_EXCEPTION_INDEX = -0x21B0
+"""CPUState.exception_index, as raise_exception finds it from the registers."""
 
 _ENV_TLB_STATISTICS = -0x2170
 _ENV_TLB_TABLES = -0xD0
@@ -168,6 +170,7 @@ class Internals:
         self.registers = (ctypes.c_uint64 * 32).from_address(env + _ENV_REGISTERS)
         self.pc = ctypes.c_uint64.from_address(env + _ENV_PC)
         self.exception = ExceptionState.from_address(env + _ENV_EXCEPTION)
+        self._exception_index = ctypes.c_int32.from_address(env + _ENV_EXCEPTION_INDEX)
         self._tlb = [
             (
                 _TlbTable.from_address(env + _ENV_TLB_TABLES + regime * ctypes.sizeof(_TlbTable)),
@@ -182,6 +185,16 @@ class Internals:
     def take_exception(self) -> None:
         """Enter the exception that :attr:`exception` describes, at the level it is for."""
         self._do_interrupt(self._cpu)
+
+    def raise_exception(self, number: int) -> None:
+        """Enter the exception that :attr:`exception` describes, where none of that number is under way.
+
+        Between two runs the library has none at all, and ends the process over an unknown one.
+        """
+        under_way = self._exception_index.value
+        self._exception_index.value = number
+        self.take_exception()
+        self._exception_index.value = under_way
 
     def limit_tlb(self) -> None:
         """Keep the library from growing its TLB beyond what pays: say that it is a quarter full."""

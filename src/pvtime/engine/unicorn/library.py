@@ -15,6 +15,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 from pvtime.errors import EngineError
 
 __all__ = [
+    "BLOCK_CALLBACK",
     "EXCEPTION_CALLBACK",
     "LIBRARY",
     "MMIO_READ_CALLBACK",
@@ -24,6 +25,11 @@ __all__ = [
 ]
 
 LIBRARY: Final = cast(ctypes.CDLL, uclib)
+
+BLOCK_CALLBACK: Final = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p
+)
+"""(uc, address, size, user data), for UC_HOOK_BLOCK."""
 
 EXCEPTION_CALLBACK: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 """(uc, exception number, user data), for UC_HOOK_INTR."""

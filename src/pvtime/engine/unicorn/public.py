@@ -14,7 +14,7 @@ from unicorn import unicorn_const as uc_const
 from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, Vector
 from pvtime.engine.unicorn.core import INSTRUCTION, Core, Number, Supervisor
 from pvtime.engine.unicorn.internals import ExceptionState
-from pvtime.engine.unicorn.library import LIBRARY, add_hook
+from pvtime.engine.unicorn.library import BLOCK_CALLBACK, LIBRARY, add_hook
 from pvtime.engine.unicorn.syndrome import exception_offset
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.memory import GuestMemory
@@ -67,6 +67,9 @@ class PublicCore(Core):
         super().__init__(model, memories, devices, supervisor)
         self._irq = False
         self._idle = False
+        self._pstate = ctypes.c_uint32()
+        self._watch: ctypes.c_size_t | None = None
+        self._on_masked_block = BLOCK_CALLBACK(self._look)
         self._lock = threading.Lock()
         self._stopper: ctypes.c_size_t | None = None
         # Two, for a single one is called without a look at the list that a kick adds to.
@@ -112,6 +115,7 @@ class PublicCore(Core):
 
     def _execute(self) -> int:
         self._idle = False
+        self._deliver()
         status = self._resume()
         with self._lock:
             if self._stopper is not None:
@@ -119,12 +123,32 @@ class PublicCore(Core):
                 self._stopper = None
         return status
 
-    def deliver(self) -> bool:
-        """See :meth:`Core.deliver`."""
-        masked = bool(Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).irq_masked)
-        if self._irq and not masked:
+    def _dispatch(self, number: int) -> None:
+        super()._dispatch(number)
+        if self._leaving:
+            # A guest whose exception vector faults goes round here and never starts a block.
+            self._stop(self._handle)
+
+    def _deliver(self) -> None:
+        """Take the interrupt that waits; where the guest masks it, watch for the end of that."""
+        if self._irq and self._masked():
+            if self._watch is None:
+                self._watch = add_hook(self._handle, uc_const.UC_HOOK_BLOCK, self._on_masked_block)
+            return
+        if self._watch is not None:
+            LIBRARY.uc_hook_del(self._handle, self._watch)
+            self._watch = None
+        if self._irq:
             self._vector(Vector.IRQ, {})
-        return self._irq and masked
+
+    def _masked(self) -> bool:
+        LIBRARY.uc_reg_read(self._handle, a64.UC_ARM64_REG_PSTATE, ctypes.byref(self._pstate))
+        return bool(Pstate(self._pstate.value).irq_masked)
+
+    def _look(self, _uc: int, _address: int, _size: int, _data: int) -> None:
+        """On each block while an interrupt waits (4 us): most are masked for some ten blocks."""
+        if not self._irq or not self._masked():
+            self._stop(self._handle)
 
     def _exception(self) -> tuple[Esr, int, int]:
         self.save(self._scratch)
