@@ -165,6 +165,9 @@ def _obey(line: _Line, order: Order) -> None:
 
 def main(path: str) -> None:
     """Obey the host, which ends the lab by ending the emulator."""
+    # A shell starts what is in the background with these ignored, and commands would inherit that.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     line = _Line(path)
     line.send(Kind.READY)
     while True:
