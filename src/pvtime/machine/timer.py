@@ -16,6 +16,9 @@ NS_PER_TICK = 16
 PHYSICAL_TIMER_PPI = 14
 """Non-secure EL1 physical timer, as a PPI number; interrupt 30."""
 
+_NEVER_NS = 1 << 62
+"""A host is not up for 146 years; and no host's clock takes all the 2^68 ns that a guest can ask for."""
+
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 
@@ -81,10 +84,11 @@ class VcpuTimer:
             self._assert(True)
 
     def _rearm(self) -> None:
-        armed = self._control.enable and not self._control.imask
-        self.deadline = self._compare * NS_PER_TICK if armed else None
-        if armed and time.monotonic_ns() >= self._compare * NS_PER_TICK:
-            self.expire(self._compare * NS_PER_TICK)
+        due = self._compare * NS_PER_TICK
+        armed = self._control.enable and not self._control.imask and due < _NEVER_NS
+        self.deadline = due if armed else None
+        if armed and time.monotonic_ns() >= due:
+            self.expire(due)
         else:
             self._assert(False)
 

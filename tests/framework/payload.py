@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests of a few instructions: a payload takes the kernel's place and leaves its results in RAM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import pytest
+
+from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
+from pvtime.abi.psci import Psci
+from pvtime.engine.base import Outcome, VcpuSample
+from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.machine.image import KernelImage
+from pvtime.machine.layout import RAM_BASE
+from pvtime.machine.machine import Machine, MachineConfig
+
+__all__ = ["DEADLINE", "RESULTS", "Finished", "Guest", "Payload", "boot", "both_cores", "run"]
+
+DEADLINE: Final = 30
+"""Seconds after which a payload is given up; each needs a few milliseconds."""
+
+RESULTS: Final = RAM_BASE + (1 << 20)
+"""Where a payload leaves 64-bit words; zero at the start."""
+
+_SLOTS: Final = 512
+_SIZE: Final = 2 << 20
+_MEMORY: Final = 64 << 20
+
+
+class Payload(Program):
+    """A program with the phrases that payloads are made of. X26 to X28 are theirs."""
+
+    def __init__(self) -> None:
+        super().__init__(RAM_BASE)
+
+    def call(self, function: int, *args: int) -> Self:
+        """Make a hypervisor call; X0 to X3 have its answer."""
+        for register, value in enumerate([function, *args]):
+            self.mov(register, value)
+        return self.hvc()
+
+    def keep(self, rt: int, slot: int) -> Self:
+        """Store a register as result number ``slot``."""
+        return self.mov(28, RESULTS + 8 * slot).store(rt, 28)
+
+    def await_result(self, slot: int) -> Self:
+        """Spin until result number ``slot`` is not zero."""
+        name = f"await {self.here:#x}"
+        return self.mov(28, RESULTS + 8 * slot).label(name).load(27, 28).cbz(27, name)
+
+    def power_off(self) -> Self:
+        """End the run."""
+        return self.call(Psci.SYSTEM_OFF)
+
+    def cpu_on(self, target: int, entry: str, context: int = 0) -> Self:
+        """Start another vCPU at a label."""
+        return self.mov(0, Psci.CPU_ON_64).mov(1, target).adr(2, entry).mov(3, context).hvc()
+
+    def spin(self, count: int) -> Self:
+        """Execute twice as many instructions as ``count`` says."""
+        name = f"spin {self.here:#x}"
+        return self.mov(28, count).label(name).sub(28, 28, 1).cbnz(28, name)
+
+    def own_index(self, rd: int) -> Self:
+        """Get the vCPU's index: the lowest byte of MPIDR_EL1."""
+        # and xd, xd, #0xff
+        return self.mrs(rd, MPIDR_EL1).word(0x9240_1C00 | rd << 5 | rd)
+
+    def vectors(self, sync: str = "stuck", irq: str = "stuck") -> Self:
+        """Emit a vector table, label ``vectors``: exceptions from EL1 with its own stack go to the labels."""
+        self.align(0x800).label("vectors")
+        for offset in range(0, 0x800, 0x80):
+            self.b({0x200: sync, 0x280: irq}.get(offset, "stuck")).align(0x80)
+        return self.label("stuck").call(Psci.SYSTEM_OFF).b("stuck")
+
+    def use_vectors(self) -> Self:
+        """Point VBAR_EL1 to the vector table."""
+        return self.adr(26, "vectors").msr(VBAR_EL1, 26)
+
+    def keep_fault(self, slot: int) -> Self:
+        """Store ESR_EL1, FAR_EL1 and ELR_EL1 as three results; X25 is lost."""
+        for offset, register in enumerate([ESR_EL1, FAR_EL1, ELR_EL1]):
+            self.mrs(25, register).keep(25, slot + offset)
+        return self
+
+
+both_cores = pytest.mark.parametrize("internals", ["on", "off"])
+"""A test of the embedded engine by either way to drive its CPU."""
+
+
+@dataclass
+class Guest:
+    """A payload's machine with its engine."""
+
+    machine: Machine
+    engine: UnicornEngine
+    console: bytearray = field(default_factory=bytearray)
+
+    def result(self, slot: int) -> int:
+        """Return what the payload has stored there."""
+        return self.machine.memory.load_u64(RESULTS + 8 * slot)
+
+    def finish(self) -> Self:
+        """Start, and wait until the payload powers off."""
+        self.engine.start()
+        assert self.engine.wait(DEADLINE) is Outcome.POWER_OFF, self.engine.sample()
+        return self
+
+
+@contextmanager
+def boot(payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None) -> Iterator[Guest]:
+    """Make a machine whose kernel is the payload; it is stopped at the end."""
+    kernel = KernelImage(payload.assemble(), 0, _SIZE, None)
+    console = bytearray()
+    machine = Machine(MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu), console.extend, lambda _: None)
+    engine = UnicornEngine(machine, {"internals": internals})
+    try:
+        yield Guest(machine, engine, console)
+    finally:
+        engine.stop()
+        machine.close()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a payload that powered off has left."""
+
+    results: tuple[int, ...]
+    samples: list[VcpuSample]
+    console: bytes
+
+
+def run(payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None) -> Finished:
+    """Run a payload to its power-off."""
+    with boot(payload, internals, vcpus, cpu) as guest:
+        guest.finish()
+        results = tuple(guest.result(slot) for slot in range(_SLOTS))
+        return Finished(results, guest.engine.sample(), bytes(guest.console))
