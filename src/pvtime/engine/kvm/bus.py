@@ -25,7 +25,8 @@ class Bus:
 
     def __init__(self, devices: Sequence[MmioDevice], ring: Ring | None = None) -> None:
         self._lock = threading.Lock()
-        self.ring = ring
+        self._ring = ring
+        self._heads: Sequence[int] = ring.heads if ring is not None else (0, 0)
         self._pages = {
             page: (device, device.region.base)
             for device in devices
@@ -35,23 +36,27 @@ class Bus:
     def read(self, address: int, size: int) -> int:
         """Return ``size`` bytes at ``address``."""
         with self._lock:
-            if self.ring is not None and not self.ring.empty:
-                self.ring.drain(self._write)
+            if self._heads[0] != self._heads[1]:
+                self._drain()
             found = self._pages.get(address >> _PAGE_SHIFT)
             return found[0].read(address - found[1], size) if found else 0
 
     def write(self, address: int, size: int, value: int) -> None:
         """Store ``size`` bytes at ``address``."""
         with self._lock:
-            if self.ring is not None and not self.ring.empty:
-                self.ring.drain(self._write)
+            if self._heads[0] != self._heads[1]:
+                self._drain()
             self._write(address, size, value)
 
     def flush(self) -> None:
         """Bring the collected writes to their devices."""
-        if self.ring is not None and not self.ring.empty:
-            with self._lock:
-                self.ring.drain(self._write)
+        with self._lock:
+            if self._heads[0] != self._heads[1]:
+                self._drain()
+
+    def _drain(self) -> None:
+        if self._ring is not None:
+            self._ring.drain(self._write)
 
     def _write(self, address: int, size: int, value: int) -> None:
         if found := self._pages.get(address >> _PAGE_SHIFT):

@@ -29,18 +29,14 @@ class Ring:
 
     def __init__(self, mapping: mmap.mmap, offset: int) -> None:
         page = memoryview(mapping)[offset : offset + mmap.PAGESIZE]
-        self._heads = page[:_HEAD].cast("I")
+        self.heads = page[:_HEAD].cast("I")
+        """First and last: unequal, something waits."""
         self._entries = page[_HEAD:].cast("Q")
         self.capacity = (len(page) - _HEAD) // ctypes.sizeof(CoalescedMmio)
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing waits. Callable from any thread."""
-        return self._heads[_FIRST] == self._heads[_LAST]
-
     def drain(self, write: Callable[[int, int, int], object]) -> None:
         """Hand every write that waits to ``write(address, size, value)``."""
-        heads, entries = self._heads, self._entries
+        heads, entries = self.heads, self._entries
         first, last = heads[_FIRST], heads[_LAST]
         while first != last:
             at = first * _WORDS
@@ -51,5 +47,5 @@ class Ring:
 
     def close(self) -> None:
         """Let go of the page."""
-        self._heads.release()
+        self.heads.release()
         self._entries.release()
