@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeEngine
 from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError
-from pvtime.report import session
+from pvtime.report import session, timetable
 from pvtime.report.inbox import Inbox
 from pvtime.report.model import Moment
 from pvtime.report.plan import Ending, Plan, Quit, Resized, Signalled
@@ -146,7 +146,7 @@ def test_a_guest_that_does_not_power_off_is_stopped_and_that_is_said(monkeypatch
 
 
 def test_a_stock_userland_that_never_reports_does_not_run_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "BOOT_LIMIT", 0.01)
+    monkeypatch.setattr(timetable, "BOOT_LIMIT", 0.01)
     ending = Bench(duration=0.01).run()
     assert ending.notes == ("the stock userland never reported; the guest was stopped",)
 

@@ -16,12 +16,11 @@ from pvtime.report.inbox import Inbox
 from pvtime.report.lines import Banner
 from pvtime.report.model import Moment, RunReport, VcpuRow
 from pvtime.report.plan import Ended, Ending, Plan, Quit, Resized, Signalled, View
+from pvtime.report.timetable import Timetable
 from pvtime.userland import protocol
 
-__all__ = ["BOOT_LIMIT", "GRACE", "GRACE_SIGNAL", "Session"]
+__all__ = ["GRACE", "GRACE_SIGNAL", "Session"]
 
-BOOT_LIMIT: Final = 60.0
-"""Seconds until a stock userland that has not reported no longer holds up ``--duration``."""
 GRACE: Final = 10.0
 """Seconds that the guest gets to power off when asked."""
 GRACE_SIGNAL: Final = 2.0
@@ -38,15 +37,11 @@ class Session:
         self._inbox = inbox
         self._view = view
         self._plan = plan
-        self._decoder = protocol.AgentDecoder()
-        self._banner = Banner()
-        self._start = 0.0
-        self._ready_at: float | None = None
+        self._decoder, self._banner = protocol.AgentDecoder(), Banner()
+        self._times = Timetable(plan)
         self._asked_at: float | None = None
-        self._shown_at = 0.0
-        self._give_up_at: float | None = None
-        """When a guest that was asked to power off is stopped."""
-        self._moment: Moment | None = None
+        """When /proc/stat was asked for; None when the answer has come."""
+        self._shown_at = self._times.start
         self._final: Moment | None = None
         self._size: Resized | None = None
         self._signal: int | None = None
@@ -58,7 +53,7 @@ class Session:
 
         :raises EngineError: this host cannot run the machine. What goes wrong later is in the result.
         """
-        self._start = self._shown_at = time.monotonic()
+        self._times = Timetable(self._plan)
         watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
         try:
             self._engine.start()
@@ -69,7 +64,7 @@ class Session:
                 self._keep_time()
         finally:
             self._engine.stop()
-        elapsed = time.monotonic() - self._start
+        elapsed = self._times.elapsed()
         watcher.join(GRACE)
         self._take()  # what the guest said last may have come after its end was noticed
         return self._ending(elapsed)
@@ -86,8 +81,6 @@ class Session:
         else:
             self._inbox.put(Ended(outcome or Outcome.STOPPED))
 
-    # What came in
-
     def _take(self) -> None:
         if console := self._inbox.take_console():
             self._banner.feed(console)
@@ -100,7 +93,7 @@ class Session:
     def _hear(self, message: protocol.Message) -> None:
         """Take what the agent said."""
         if isinstance(message, protocol.Ready):
-            self._ready_at = time.monotonic()
+            self._times.ready_at = time.monotonic()
             self._banner.release = self._banner.release or message.release
             if self._size:
                 self._tell("size", self._size.rows, self._size.columns)
@@ -109,7 +102,7 @@ class Session:
             moment = self._sample(message)
             if message.final:
                 self._final = moment
-            self._show(moment)
+            self._view.moment(moment)
 
     def _obey(self, event: object) -> None:
         match event:
@@ -135,60 +128,46 @@ class Session:
             due.append(self._view.console_interval)
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
-        if (end := self._give_up_at or self._duration_ends_at()) is not None:
+        if (end := self._times.end()) is not None:
             due.append(end - now)
         return max(0.0, min(due)) if due else None
 
     def _keep_time(self) -> None:
         now = time.monotonic()
-        if self._give_up_at is not None:
-            if now >= self._give_up_at and self._ended is None:
+        if (end := self._times.end()) is not None and now >= end and self._ended is None:
+            if self._times.give_up_at is None:
+                self._finish(GRACE)
+            else:
                 self._give_up()
-        elif (end := self._duration_ends_at()) is not None and now >= end:
-            self._finish(GRACE)
         elif self._view.interval is not None and now >= self._shown_at + self._view.interval:
             self._refresh(now)
-
-    def _duration_ends_at(self) -> float | None:
-        """Return when ``--duration`` is over; None where there is no such time."""
-        if self._plan.duration is None:
-            return None
-        if self._plan.tell_agent is None:
-            return self._start + self._plan.duration
-        if self._ready_at is None:
-            return self._start + BOOT_LIMIT + self._plan.duration
-        return self._ready_at + self._plan.duration
 
     def _refresh(self, now: float) -> None:
         """Bring new figures to the view: the guest's where it tells them, else the host's alone."""
         self._shown_at = now
-        if self._ready_at is None:
-            self._show(self._sample(None))
+        if self._times.ready_at is None:
+            self._view.moment(self._sample(None))
         elif self._asked_at is None or now >= self._asked_at + STAT_LIMIT:
             self._asked_at = now
             self._tell("stat")
 
     def _finish(self, grace: float) -> None:
         """End the run: ask a guest that has an agent to power off within ``grace`` seconds, stop another."""
-        now = time.monotonic()
-        if self._ready_at is None or grace == 0.0:
-            self._give_up_at = now
-        elif self._give_up_at is None:
-            self._give_up_at = now + grace
+        asked = self._times.give_up_at is not None
+        self._times.grant(grace if self._times.ready_at is not None else 0.0)
+        if grace and not asked:
             self._tell("stop")
-        else:
-            self._give_up_at = min(self._give_up_at, now + grace)
 
     def _give_up(self) -> None:
         """Stop the engine; the guest was not asked to power off, or has not done it."""
-        if self._ready_at is not None:
+        if self._times.ready_at is not None:
             self._notes.append("the guest did not power off when asked and was stopped")
         elif self._plan.tell_agent is not None and self._signal is None:
             self._notes.append("the stock userland never reported; the guest was stopped")
         self._ended = Ended(Outcome.STOPPED)
 
     def _tell(self, verb: str, *numbers: int) -> None:
-        if self._ready_at is not None and self._plan.tell_agent is not None:
+        if self._times.ready_at is not None and self._plan.tell_agent is not None:
             self._plan.tell_agent(protocol.encode(verb, *numbers))
 
     # What is made of it
@@ -199,11 +178,7 @@ class Session:
         rows = tuple(
             VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None) for sample in samples
         )
-        return Moment(time.monotonic() - self._start, rows)
-
-    def _show(self, moment: Moment) -> None:
-        self._moment = moment
-        self._view.moment(moment)
+        return Moment(self._times.elapsed(), rows)
 
     def _ending(self, elapsed: float) -> Ending:
         last = self._final or self._sample(None)
@@ -214,7 +189,7 @@ class Session:
             engine=self._engine.name,
             placement=self._plan.placement,
             kernel=self._banner.release,
-            boot_seconds=None if self._ready_at is None else self._ready_at - self._start,
+            boot_seconds=self._times.boot_seconds,
             elapsed_seconds=elapsed,
             outcome=outcome,
             vcpus=last.vcpus,
