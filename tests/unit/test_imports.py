@@ -14,13 +14,14 @@ LAYERS = ("cli", "report", "engine", "machine", "steal", "abi")
 """From the top: each may import those behind it."""
 
 BESIDE = {
+    "doctor": {"engine", "machine", "steal", "abi"},  # what stands between a machine and stolen time
     "userland": {"abi"},  # what runs in the stock guest, and the protocol that it speaks
     "images": {"abi", "userland"},  # the stock guest's files
     "lab": {"abi", "images", "userland"},  # a KVM host in an emulator, for the tests of the kvm engine
 }
 """Packages that stand beside the layers, and what they may import."""
 
-ABOVE = {"cli": {"images", "lab", "userland"}, "report": {"userland"}}
+ABOVE = {"cli": {"doctor", "images", "lab", "userland"}, "report": {"userland"}}
 """Which layers may import those."""
 
 FREE = {"errors", "__init__"}

@@ -27,6 +27,7 @@ EXIT_BROKEN_PIPE: Final = 1
 """Whoever read our output has left; the same that click answers."""
 
 COMMANDS: Final[Mapping[str, str]] = {
+    "doctor": "pvtime.cli.doctor",
     "images": "pvtime.cli.images",
     "run": "pvtime.cli.run",
 }

@@ -19,7 +19,7 @@ from pvtime.abi.kvm_types import (
     VcpuInit,
 )
 from pvtime.engine.kvm.device import Device
-from pvtime.engine.kvm.ioctl import call, close
+from pvtime.engine.kvm.ioctl import KvmError, call, close
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError
 from pvtime.machine.layout import Region
@@ -28,6 +28,9 @@ __all__ = ["FIRST_SPI", "WRITABLE", "Vm"]
 
 FIRST_SPI: Final = 32
 """INTID of SPI 0."""
+
+CREATE_DEVICE_TEST: Final = 1
+"""Flag of KVM_CREATE_DEVICE: say whether, and make none."""
 
 WRITABLE: Final = MemoryFlag(0)
 
@@ -96,6 +99,16 @@ class Vm:
         argument = CreateDevice(type=kind)
         call(self.fd, KvmIoctl.CREATE_DEVICE, argument, kind.name)
         return Device(argument.fd, kind.name)
+
+    def can_create(self, kind: DeviceType) -> bool:
+        """Return whether :meth:`create_device` would make one."""
+        try:
+            call(
+                self.fd, KvmIoctl.CREATE_DEVICE, CreateDevice(type=kind, flags=CREATE_DEVICE_TEST), kind.name
+            )
+        except KvmError:
+            return False
+        return True
 
     def set_irq(self, spi: int, level: bool) -> None:
         """Set the level of a shared peripheral interrupt's wire; ``spi`` counts from 0.
