@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Timer, messages between processors, sleep: payloads that wait for interrupts, and what they lose."""
+
+from __future__ import annotations
+
+from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
+from framework.payload import Payload, both_cores, run
+from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
+from pvtime.abi.psci import Psci
+from pvtime.abi.pvtime import PvTime
+from pvtime.engine.unicorn.scheduler import SLICE_NS
+from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR
+from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI
+
+TIMER = 16 + PHYSICAL_TIMER_PPI
+SGI = 5
+
+pytestmark = both_cores
+
+
+class Interrupted(Payload):
+    """A payload with an interrupt controller: X20 is its distributor, X21 its CPU interface."""
+
+    def use_gic(self) -> Interrupted:
+        """Enable every private interrupt at this vCPU."""
+        self.use_vectors().mov(20, GIC_DISTRIBUTOR.base).mov(21, GIC_CPU_INTERFACE.base)
+        self.mov(1, 0xFFFF_FFFF).store(1, 20, Gicd.ISENABLER, size=4).mov(1, 1).store(
+            1, 20, Gicd.CTLR, size=4
+        )
+        self.mov(2, 0xFF).store(2, 21, Gicc.PMR, size=4).store(1, 21, Gicc.CTLR, size=4)
+        return self
+
+    def acknowledge(self) -> Interrupted:
+        """Take the interrupt into X22 and complete it."""
+        self.load(22, 21, Gicc.IAR, size=4).store(22, 21, Gicc.EOIR, size=4)
+        return self
+
+    def set_timer(self, ticks: int) -> Interrupted:
+        """Have the timer interrupt after so many ticks."""
+        self.mov(1, ticks).msr(CNTP_TVAL_EL0, 1).mov(1, 1).msr(CNTP_CTL_EL0, 1)
+        return self
+
+
+def test_the_timer_interrupts_a_guest_that_sleeps(internals: str) -> None:
+    payload = Interrupted().use_gic().call(PvTime.ST)
+    payload.mrs(10, CNTPCT_EL0).keep(10, 1).set_timer(100_000).unmask_irq().label("sleep").wfi().b("sleep")
+    payload.vectors(irq="irq").label("irq").mrs(10, CNTPCT_EL0).mrs(11, CNTP_CTL_EL0).acknowledge()
+    payload.keep(22, 0).keep(10, 2).keep(11, 3).power_off()
+    finished = run(payload, internals)
+    intid, before, after, control = finished.results[:4]
+    assert intid == TIMER
+    assert after - before >= 100_000, "the timer came early"
+    assert control == 0b101, "enabled, and its condition met"
+
+
+def test_the_timer_interrupts_a_guest_that_spins(internals: str) -> None:
+    payload = Interrupted().use_gic().set_timer(1000).unmask_irq().label("spin").b("spin")
+    payload.vectors(irq="irq").label("irq").acknowledge().keep(22, 0).power_off()
+    assert run(payload, internals).results[0] == TIMER
+
+
+def test_an_interrupt_that_the_guest_masks_comes_when_it_unmasks(internals: str) -> None:
+    payload = Interrupted().use_gic().mov(1, 1).msr(CNTP_CTL_EL0, 1)  # CNTP_CVAL_EL0 is 0: due at once
+    payload.spin(10_000).mov(1, 1).keep(1, 0).unmask_irq().label("spin").b("spin")
+    payload.vectors(irq="irq").label("irq").load(3, 28).acknowledge().keep(22, 1).keep(3, 2).power_off()
+    assert run(payload, internals).results[:3] == (1, TIMER, 1)
+
+
+def test_wfi_with_an_interrupt_pending_does_not_sleep_though_it_is_masked(internals: str) -> None:
+    payload = Interrupted().use_gic().mov(1, 1).msr(CNTP_CTL_EL0, 1).wfi().wfi()
+    payload.load(3, 21, Gicc.HPPIR, size=4).keep(3, 0).power_off().vectors()
+    assert run(payload, internals).results[0] == TIMER
+
+
+def test_cpu_suspend_waits_for_an_interrupt_and_goes_on_behind_the_call(internals: str) -> None:
+    payload = Interrupted().use_gic().set_timer(10_000).call(Psci.CPU_SUSPEND_64, 0).keep(0, 0)
+    payload.load(3, 21, Gicc.HPPIR, size=4).keep(3, 1).power_off().vectors()
+    assert run(payload, internals).results[:2] == (0, TIMER)
+
+
+def test_a_disabled_or_masked_timer_has_no_interrupt(internals: str) -> None:
+    payload = Interrupted().use_gic().msr(CNTP_CVAL_EL0, 31)
+    for slot, control in enumerate([0b00, 0b10, 0b11, 0b01]):
+        payload.mov(1, control).msr(CNTP_CTL_EL0, 1).load(3, 21, Gicc.HPPIR, size=4).keep(3, slot)
+        payload.mrs(3, CNTP_CTL_EL0).keep(3, 4 + slot)
+    results = run(payload.power_off().vectors(), internals).results
+    assert results[:4] == (1023, 1023, 1023, TIMER)
+    assert results[4:8] == (0b000, 0b010, 0b111, 0b101)
+
+
+def test_a_message_wakes_another_processor_and_names_its_sender(internals: str) -> None:
+    sgi = GicdSgir.of(cpus=1 << 1, intid=SGI)
+    payload = Interrupted().use_gic().cpu_on(1, "second").await_result(1)
+    payload.mov(1, sgi).store(1, 20, Gicd.SGIR, size=4).await_result(0)
+    payload.store(1, 20, Gicd.SGIR, size=4).await_result(3).power_off()
+    payload.label("second").use_gic().mov(1, 1).keep(1, 1).wfi().acknowledge().keep(22, 0)
+    payload.unmask_irq().label("sleep").wfi().b("sleep")
+    payload.vectors(irq="irq").label("irq").acknowledge().keep(22, 3)
+    results = run(payload, internals, vcpus=2).results
+    assert results[0] & 0x3FF == SGI
+    assert results[0] >> 10 == 0, "from processor 0"
+    assert results[3] == results[0]
+
+
+def test_a_hundred_messages_to_and_fro_arrive(internals: str) -> None:
+    payload = Interrupted()
+    for name, other in [("first", 1), ("second", 0)]:
+        if name == "second":
+            payload.label(name)
+        payload.use_gic().mov(10, 100).mov(11, GicdSgir.of(cpus=1 << other, intid=SGI))
+        if name == "first":
+            payload.cpu_on(1, "second").await_result(0).store(11, 20, Gicd.SGIR, size=4)
+        else:
+            payload.mov(1, 1).keep(1, 0)
+        payload.label(f"{name} sleeps").wfi().load(12, 21, Gicc.HPPIR, size=4).mov(13, 1023)
+        payload.compare(12, 13).b_if("eq", f"{name} sleeps").acknowledge()
+        payload.store(11, 20, Gicd.SGIR, size=4).sub(10, 10, 1).cbnz(10, f"{name} sleeps")
+        if name == "first":
+            payload.power_off()
+        else:
+            payload.label("done").wfi().b("done")
+    payload.vectors()
+    run(payload, internals, vcpus=2)
+
+
+def test_an_idle_processor_is_not_stolen_from_but_for_its_wake_ups(internals: str) -> None:
+    # It sleeps ten times for two slices beside one that spins; what it waits is at most until it is looked
+    # at, and none of the time that it slept, which the guest's own clock measures.
+    ticks = 2 * SLICE_NS // NS_PER_TICK
+    payload = Interrupted().use_gic().cpu_on(1, "spin").call(PvTime.ST).copy(19, 0).mov(10, 10).mov(14, 0)
+    payload.label("again").set_timer(ticks).mrs(11, CNTP_CVAL_EL0).wfi().mrs(12, CNTPCT_EL0)
+    payload.compare(12, 11).b_if("lo", "again")
+    # Late by X12 - X11 ticks: that is stolen, or the way from the load to this instruction.
+    payload.word(0xCB0B_018C)  # sub x12, x12, x11
+    payload.add_register(14, 14, 12).sub(10, 10, 1).cbnz(10, "again")
+    payload.load(13, 19, 8).keep(13, 0).keep(14, 1).power_off()
+    payload.label("spin").b("spin").vectors()
+    finished = run(payload, internals, vcpus=2)
+    stolen, late = finished.results[0], finished.results[1] * NS_PER_TICK
+    assert stolen <= late, "it was stolen from while it slept"
