@@ -29,6 +29,7 @@ EXIT_BROKEN_PIPE: Final = 1
 COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "pvtime.cli.doctor",
     "images": "pvtime.cli.images",
+    "lab": "pvtime.cli.lab",
     "run": "pvtime.cli.run",
 }
 """Each subcommand's module; the click command in it has the subcommand's name, with ``_command``."""

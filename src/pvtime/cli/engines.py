@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["AUTO", "ENGINES", "EngineKind", "choose"]
 
 AUTO: Final = "auto"
+ARM64: Final = "aarch64"
 
 
 class Build(Protocol):
@@ -41,6 +43,20 @@ class EngineKind:
     build: Build
 
 
+def _kvm_obstacle() -> str | None:
+    if platform.machine() != ARM64:  # said without an import of what takes 20 ms
+        return f"it needs an arm64 host and this one is {platform.machine()} (pvtime lab has one in a box)"
+    from pvtime.engine.kvm.engine import obstacle
+
+    return obstacle()
+
+
+def _kvm(machine: Machine, options: Mapping[str, str]) -> Engine:
+    from pvtime.engine.kvm.engine import KvmEngine
+
+    return KvmEngine(machine, options)
+
+
 def _unicorn(machine: Machine, options: Mapping[str, str]) -> Engine:
     from pvtime.engine.unicorn.engine import UnicornEngine  # it loads a native library
 
@@ -48,6 +64,7 @@ def _unicorn(machine: Machine, options: Mapping[str, str]) -> Engine:
 
 
 ENGINES: Final = [
+    EngineKind("kvm", "this host's own CPUs, at full speed", _kvm_obstacle, _kvm),
     EngineKind("unicorn", "an emulated CPU, which runs on every host", lambda: None, _unicorn),
 ]
 """In the order in which ``auto`` tries them."""
@@ -58,12 +75,15 @@ def choose(name: str) -> tuple[EngineKind, str]:
 
     :raises UsageError: there is no such engine, or this host cannot use it.
     """
+    passed_over = []
     for kind in ENGINES:
+        if name not in (AUTO, kind.name):
+            continue
+        obstacle = kind.obstacle()
+        if obstacle is None:
+            return kind, "; ".join([kind.merit, *passed_over]) if name == AUTO else "as asked for"
         if name == kind.name:
-            if obstacle := kind.obstacle():
-                raise UsageError(f"engine {name} cannot be used here: {obstacle}")
-            return kind, "as asked for"
-        if name == AUTO and kind.obstacle() is None:
-            return kind, kind.merit
+            raise UsageError(f"engine {name} cannot be used here: {obstacle}")
+        passed_over.append(f"not {kind.name}: {obstacle}")
     known = ", ".join([AUTO, *(kind.name for kind in ENGINES)])
     raise UsageError(f"engine {name!r} is unknown: take one of {known}")
