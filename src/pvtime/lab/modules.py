@@ -26,7 +26,7 @@ SITE: Final = "usr/lib/python3/dist-packages"
 REQUIRED: Final = ("click", "fdt", "rich")
 """What pvtime imports there."""
 
-START: Final = b"#!/usr/bin/python3\nimport sys\nfrom pvtime.cli.command import main\nsys.exit(main())\n"
+START: Final = b"#!/usr/bin/python3\nimport sys\nfrom pvtime.cli import main\nsys.exit(main())\n"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
