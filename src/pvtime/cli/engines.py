@@ -75,7 +75,7 @@ def choose(name: str) -> tuple[EngineKind, str]:
 
     :raises UsageError: there is no such engine, or this host cannot use it.
     """
-    passed_over = []
+    passed_over: list[str] = []
     for kind in ENGINES:
         if name not in (AUTO, kind.name):
             continue

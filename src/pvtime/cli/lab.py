@@ -10,6 +10,7 @@ import click
 from pvtime.cli.fetching import shown
 from pvtime.lab.lab import run_in_lab
 from pvtime.lab.qemu import CPUS, Settings
+from pvtime.lab.userland import fetch
 
 __all__ = ["lab_command"]
 
@@ -18,13 +19,13 @@ __all__ = ["lab_command"]
 @click.option("--cpu", type=click.Choice(CPUS), default=CPUS[0], show_default=True, help="CPU model.")
 @click.option("--smp", type=int, default=Settings.smp, show_default=True, help="How many CPUs it has.")
 @click.option("--memory", type=int, default=Settings.memory, show_default=True, help="Its RAM, in MiB.")
-@click.option("--icount", is_flag=True, help="Its time is the count of instructions, whatever this host's load.")
+@click.option("--icount", is_flag=True, help="Its time counts instructions, not this host's time.")
 @click.option("--out", multiple=True, metavar="FILE", help="Bring this file back from its /root. Repeatable.")
 @click.argument("command", nargs=-1, required=True)
 def lab_command(
     cpu: str, smp: int, memory: int, icount: bool, out: tuple[str, ...], command: tuple[str, ...]
 ) -> int:
-    """Run COMMAND on an arm64 KVM host in a box, with this very pvtime in it.
+    r"""Run COMMAND on an arm64 KVM host in a box, with this very pvtime in it.
 
     For machines without arm64 hardware: boots a Debian kernel in qemu-system-aarch64 and runs COMMAND there.
     Its output and exit code are the command's:
@@ -35,4 +36,5 @@ def lab_command(
     """
     settings = Settings(cpu=cpu, smp=smp, memory=memory, icount=icount)
     with shown(sys.stderr) as progress:
-        return run_in_lab(list(command), settings=settings, out=out, progress=progress)
+        fetch(progress)
+    return run_in_lab(list(command), settings=settings, out=out)

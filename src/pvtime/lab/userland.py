@@ -25,7 +25,7 @@ from pvtime.lab.modules import REQUIRED, closure, distribution_entries, pvtime_e
 from pvtime.lab.tree import tree_entries, with_parents
 from pvtime.userland.cpio import Entry, archive, regular
 
-__all__ = ["Extras", "prepare"]
+__all__ = ["Extras", "fetch", "prepare"]
 
 RECIPE: Final = 1
 """To be raised when the archives in the cache are to be made anew."""
@@ -64,6 +64,17 @@ def prepare(progress: Progress = silent, extras: Extras | None = None) -> tuple[
             file.write(part.read_bytes())
         file.write(archive(with_parents(_own_entries(cache, python, extras.trees))))
     return images.kernel, initrd
+
+
+def fetch(progress: Progress = silent) -> None:
+    """Have all that :func:`prepare` needs in the cache.
+
+    :raises ImagesError: the guest images or the lab's packages cannot be had.
+    """
+    cache = cache_directory()
+    stock_images(cache, progress)
+    python, _ = _debian(cache, progress, ())
+    _modules(cache, progress, python, ())
 
 
 def _own_entries(cache: Path, python: str, trees: Mapping[str, Path]) -> Iterable[Entry]:
