@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stock guest, booted: what it says on its console, and its agent to talk to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
+from pvtime.engine.base import Engine, VcpuSample
+from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.images.store import StockImages
+from pvtime.machine.image import load_kernel
+from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.machine.uart import Ns16550
+from pvtime.userland.build import build_initramfs
+from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatReport, encode
+
+__all__ = ["DEADLINE", "TICK_NS", "LinuxGuest", "boot_linux"]
+
+DEADLINE: Final = 120
+"""Seconds after which something that a guest must do is given up; all take a few."""
+
+TICK_NS: Final = 10_000_000
+"""/proc/stat counts in these."""
+
+M = TypeVar("M", bound=Message)
+
+
+class LinuxGuest:
+    """A running Debian kernel with the stock userland."""
+
+    def __init__(self, machine: Machine, engine: Engine) -> None:
+        self.machine = machine
+        self.engine = engine
+        self._console = bytearray()
+        self._decoder = AgentDecoder()
+        self._messages: list[Message] = []
+        self._changed = threading.Condition()
+        self.structures: list[int] = []
+        """Every vCPU's structure, in ns, at the moment of the agent's last report."""
+
+    def on_console(self, data: bytes) -> None:
+        """Take what the guest prints."""
+        with self._changed:
+            self._console += data
+            self._changed.notify_all()
+
+    def on_agent(self, data: bytes) -> None:
+        """Take what the agent says."""
+        with self._changed:
+            for message in self._decoder.feed(data):
+                if isinstance(message, StatReport):
+                    self.structures = [self._structure(index) for index in range(self.machine.config.vcpus)]
+                self._messages.append(message)
+            self._changed.notify_all()
+
+    def _structure(self, index: int) -> int:
+        """Return what a vCPU would read in its structure now, without bringing it up to date."""
+        offset = index * STRUCTURE_STRIDE + StolenTime.stolen_time.offset
+        return self.machine.stolen_time.load_u64(self.machine.stolen_time.base + offset)
+
+    @property
+    def console(self) -> str:
+        """All that the guest has printed."""
+        with self._changed:
+            return self._console.decode("ascii", "replace")
+
+    def _wait(self, come: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + DEADLINE
+        with self._changed:
+            while not come():
+                assert time.monotonic() < end, f"{what} did not come:\n{self.console[-2000:]}"
+                assert self._changed.wait(1) or self.engine.wait(0) is None, f"the guest ended before {what}"
+
+    def wait_for_text(self, text: str, times: int = 1) -> None:
+        """Wait until the console has shown ``text`` so many times."""
+        self._wait(lambda: self._console.count(text.encode()) >= times, text)
+
+    def wait_for(self, kind: type[M], accept: Callable[[M], bool] = lambda _: True) -> M:
+        """Wait for a message of the agent, and take it and all before it."""
+        found: list[M] = []
+
+        def come() -> bool:
+            while self._messages and not found:
+                message = self._messages.pop(0)
+                if isinstance(message, kind) and accept(message):
+                    found.append(message)
+            return bool(found)
+
+        self._wait(come, kind.__name__)
+        return found[0]
+
+    def ready(self) -> str:
+        """Wait for userland; return the kernel's release."""
+        return self.wait_for(Ready).release
+
+    def tell(self, verb: str, *numbers: int) -> None:
+        """Have the agent do something, and wait until it has."""
+        self._send(self.machine.agent, encode(verb, *numbers))
+        command = " ".join([verb, *map(str, numbers)])
+        reply = self.wait_for(Reply, lambda reply: reply.command == command)
+        assert reply.ok, f"the guest could not {command}"
+
+    def type(self, line: str) -> None:
+        """Type a line on the console."""
+        self._send(self.machine.console, line.encode() + b"\n")
+
+    def _send(self, port: Ns16550, data: bytes) -> None:
+        while data:
+            data = data[port.receive(data) :]
+            assert self.engine.wait(0.001) is None, "the guest has ended"
+
+    def stop(self) -> StatReport:
+        """Have the guest settle its accounts and power off; return its last report."""
+        self._send(self.machine.agent, encode("stop"))
+        report = self.wait_for(StatReport, lambda report: report.final)
+        assert self.engine.wait(DEADLINE) is not None
+        return report
+
+    def until(self, happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:
+        """Sample until something is seen; every figure agrees and none runs backwards on the way."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            samples = self.engine.sample()
+            assert [s.structure_ns for s in samples] == [s.truth_ns for s in samples]
+            if happened(samples):
+                return samples
+            assert time.monotonic() < end, f"it did not happen: {samples}"
+            assert self.engine.wait(0.01) is None, "the guest has ended"
+
+
+@contextmanager
+def boot_linux(
+    images: StockImages, vcpus: int = 1, append: str = "", internals: str = "auto"
+) -> Iterator[LinuxGuest]:
+    """Start the stock guest; it is stopped at the end."""
+    guest: LinuxGuest
+
+    def console(data: bytes) -> None:
+        guest.on_console(data)
+
+    def agent(data: bytes) -> None:
+        guest.on_agent(data)
+
+    config = MachineConfig(
+        vcpus,
+        256 << 20,
+        load_kernel(images.kernel),
+        build_initramfs(images.busybox),
+        f"console=ttyS0 earlycon {append}".strip(),
+    )
+    machine = Machine(config, console, agent)
+    engine = UnicornEngine(machine, {"internals": internals})
+    guest = LinuxGuest(machine, engine)
+    engine.start()
+    try:
+        yield guest
+    finally:
+        engine.stop()
+        machine.close()
