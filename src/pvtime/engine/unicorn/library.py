@@ -48,8 +48,11 @@ RUN_FOREVER: Final = 0
 """uc_emu_start's ``until``: not looked at once exits are enabled and none is set."""
 
 
-def add_hook(handle: ctypes.c_void_p, kind: int, function: Any) -> ctypes.c_size_t:
+def add_hook(handle: ctypes.c_void_p, kind: int, function: Any, data: int = 0) -> ctypes.c_size_t:
     """Have the library call ``function``, a C function or a callback that the caller keeps, everywhere.
+
+    :param function: or its address.
+    :param data: a pointer that it gets as its last argument.
 
     :return: the hook, for uc_hook_del.
     :raises EngineError: the library refuses.
@@ -57,7 +60,8 @@ def add_hook(handle: ctypes.c_void_p, kind: int, function: Any) -> ctypes.c_size
     hook = ctypes.c_size_t()
     everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
     code = ctypes.cast(function, ctypes.c_void_p)
-    status = LIBRARY.uc_hook_add(handle, ctypes.byref(hook), kind, code, None, *everywhere)
+    pointer = ctypes.c_void_p(data)
+    status = LIBRARY.uc_hook_add(handle, ctypes.byref(hook), kind, code, pointer, *everywhere)
     if status:
         raise EngineError(f"the Unicorn library refuses a hook: error {status}")
     return hook

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ends a run at a block's start, from any thread, by the library's public interface.
+
+``uc_emu_stop`` is safe where a hook on a block calls it, but a hook in Python costs 1 us for each block, and
+one that is added only when it is needed races with the library, which frees deleted hooks at the end of a run
+(seen as boots that now and then never ended). So the hook is five instructions that look at a flag: return,
+or go to ``uc_emu_stop``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+from typing import Final
+
+import unicorn
+
+from pvtime.engine.unicorn.library import LIBRARY, add_hook
+from pvtime.errors import EngineError
+
+__all__ = ["Stopper"]
+
+_TARGET: Final = b"\x88\x77\x66\x55\x44\x33\x22\x11"
+"""Stands for the address of ``uc_emu_stop``."""
+
+_CODE: Final = {
+    # The hook's arguments are (uc, address, size, flag): rdi, rsi, edx, rcx.
+    "x86_64": b"".join(
+        (
+            b"\x80\x39\x00",  # cmpb $0, (%rcx)
+            b"\x75\x01",  # jne 1f
+            b"\xc3",  # ret
+            b"\x48\xb8" + _TARGET,  # 1: movabs $uc_emu_stop, %rax
+            b"\xff\xe0",  # jmp *%rax
+        )
+    ),
+    # x0, x1, w2, x3.
+    "aarch64": b"".join(
+        (
+            b"\x69\x00\x40\x39",  # ldrb w9, [x3]
+            b"\x49\x00\x00\x35",  # cbnz w9, 1f
+            b"\xc0\x03\x5f\xd6",  # ret
+            b"\x70\x00\x00\x58",  # 1: ldr x16, 2f
+            b"\x00\x02\x1f\xd6",  # br x16
+            b"\x1f\x20\x03\xd5",  # nop
+            _TARGET,  # 2: .quad uc_emu_stop
+        )
+    ),
+}
+
+_FLAG: Final = 64
+"""Where in the page the flag is: in a cache line of its own."""
+
+
+class Stopper:
+    """A hook on every block of a CPU, and its flag.
+
+    :raises EngineError: there is no such code for this host, or the host lets no process make code.
+    """
+
+    def __init__(self, handle: ctypes.c_void_p) -> None:
+        code = _CODE.get(platform.machine())
+        if code is None:
+            raise EngineError(f"internals=off needs an x86_64 or aarch64 host, not {platform.machine()}")
+        try:
+            protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+            self._page = mmap.mmap(-1, mmap.PAGESIZE, prot=protection)
+        except OSError as error:
+            raise EngineError(f"internals=off needs memory for code: the host refuses: {error}") from error
+        stop = ctypes.cast(LIBRARY.uc_emu_stop, ctypes.c_void_p).value or 0
+        self._page.write(code.replace(_TARGET, stop.to_bytes(8, "little")))
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
+        if platform.machine() == "aarch64":
+            libgcc = ctypes.CDLL("libgcc_s.so.1")
+            getattr(libgcc, "__clear_cache")(ctypes.c_void_p(start), ctypes.c_void_p(start + len(code)))
+        self._flag = ctypes.c_uint8.from_buffer(self._page, _FLAG)
+        add_hook(handle, unicorn.UC_HOOK_BLOCK, start, start + _FLAG)
+
+    def stop(self) -> None:
+        """End the run that goes on, or else the next one at once; from any thread."""
+        self._flag.value = 1
+
+    def clear(self) -> None:
+        """Let the next run go on."""
+        self._flag.value = 0
