@@ -3,22 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
 
 import pytest
 
 from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
 from pvtime.abi.psci import Psci
-from pvtime.engine.base import Outcome, VcpuSample
-from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.cli.engines import ENGINES
+from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
 
-__all__ = ["DEADLINE", "RESULTS", "Finished", "Guest", "Payload", "boot", "both_cores", "run"]
+if TYPE_CHECKING:
+    from pvtime.engine.unicorn.engine import UnicornEngine
+
+__all__ = [
+    "DEADLINE",
+    "RESULTS",
+    "Choice",
+    "Finished",
+    "Guest",
+    "Payload",
+    "boot",
+    "boot_on",
+    "both_cores",
+    "run",
+    "run_on",
+]
+
+E = TypeVar("E", bound=Engine)
 
 DEADLINE: Final = 30
 """Seconds after which a payload is given up; each needs a few milliseconds."""
@@ -92,37 +109,80 @@ both_cores = pytest.mark.parametrize("internals", ["on", "off"])
 """A test of the embedded engine by either way to drive its CPU."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """An engine, as ``--engine`` names it, with its options: what a test of every engine is given."""
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+    def build(self, machine: Machine) -> Engine:
+        """Make the engine of a machine."""
+        (kind,) = (kind for kind in ENGINES if kind.name == self.name)
+        return kind.build(machine, self.options)
+
+
 @dataclass
-class Guest:
+class Guest(Generic[E]):
     """A payload's machine with its engine."""
 
     machine: Machine
-    engine: UnicornEngine
+    engine: E
     console: bytearray = field(default_factory=bytearray)
 
     def result(self, slot: int) -> int:
         """Return what the payload has stored there."""
         return self.machine.memory.load_u64(RESULTS + 8 * slot)
 
+    def tell(self, slot: int, value: int = 1) -> None:
+        """Store a result in the payload's place: what it awaits."""
+        self.machine.memory.store_u64(RESULTS + 8 * slot, value)
+
     def finish(self) -> Self:
         """Start, and wait until the payload powers off."""
         self.engine.start()
+        return self.end()
+
+    def end(self) -> Self:
+        """Wait until the payload powers off."""
         assert self.engine.wait(DEADLINE) is Outcome.POWER_OFF, self.engine.sample()
         return self
 
 
 @contextmanager
-def boot(payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None) -> Iterator[Guest]:
-    """Make a machine whose kernel is the payload; it is stopped at the end."""
+def _boot(
+    payload: Program, build: Callable[[Machine], E], vcpus: int = 1, cpu: str | None = None
+) -> Iterator[Guest[E]]:
     kernel = KernelImage(payload.assemble(), 0, _SIZE, None)
     console = bytearray()
     machine = Machine(MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu), console.extend, lambda _: None)
-    engine = UnicornEngine(machine, {"internals": internals})
+    engine = build(machine)
     try:
         yield Guest(machine, engine, console)
     finally:
         engine.stop()
         machine.close()
+
+
+@contextmanager
+def boot_on(engine: Choice, payload: Program, vcpus: int = 1) -> Iterator[Guest[Engine]]:
+    """Make a machine whose kernel is the payload, with that engine; it is stopped at the end."""
+    with _boot(payload, engine.build, vcpus) as guest:
+        yield guest
+
+
+@contextmanager
+def boot(
+    payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None
+) -> Iterator[Guest[UnicornEngine]]:
+    """Do so with the embedded engine, and have all that it has."""
+    choice = Choice("unicorn", {"internals": internals})
+    build = cast("Callable[[Machine], UnicornEngine]", choice.build)
+    with _boot(payload, build, vcpus, cpu) as guest:
+        yield guest
 
 
 @dataclass(frozen=True)
@@ -134,9 +194,19 @@ class Finished:
     console: bytes
 
 
-def run(payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None) -> Finished:
+def _finish(guest: Guest[E]) -> Finished:
+    guest.finish()
+    results = tuple(guest.result(slot) for slot in range(_SLOTS))
+    return Finished(results, guest.engine.sample(), bytes(guest.console))
+
+
+def run_on(engine: Choice, payload: Program, vcpus: int = 1) -> Finished:
     """Run a payload to its power-off."""
+    with boot_on(engine, payload, vcpus) as guest:
+        return _finish(guest)
+
+
+def run(payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None) -> Finished:
+    """Run a payload to its power-off on the embedded engine."""
     with boot(payload, internals, vcpus, cpu) as guest:
-        guest.finish()
-        results = tuple(guest.result(slot) for slot in range(_SLOTS))
-        return Finished(results, guest.engine.sample(), bytes(guest.console))
+        return _finish(guest)
