@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which way to drive the CPU is taken, and that an unknown build of the library is noticed."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from pvtime.abi.arm64 import SysReg
+from pvtime.engine.unicorn import internals, selftest, syndrome
+from pvtime.engine.unicorn.choice import make_core
+from pvtime.engine.unicorn.core import CPU_MODELS, Core
+from pvtime.engine.unicorn.fast import FastCore
+from pvtime.engine.unicorn.public import PublicCore
+from pvtime.errors import EngineError, UsageError
+from pvtime.machine.memory import GuestMemory
+
+
+class Nobody:
+    """A supervisor that is not asked."""
+
+    def hypercall(self, registers: Sequence[int]) -> int:
+        raise AssertionError
+
+    def read_register(self, register: SysReg) -> int | None:
+        raise AssertionError
+
+    def write_register(self, register: SysReg, value: int) -> bool:
+        raise AssertionError
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    """Return some memory."""
+    memory = GuestMemory(0x4000_0000, 0x1_0000, "RAM")
+    yield memory
+    memory.close()
+
+
+def core(memory: GuestMemory, options: Mapping[str, str], model: str = "cortex-a72") -> Core:
+    """Make a CPU."""
+    return make_core(options, model, [memory], [], Nobody())
+
+
+@pytest.fixture
+def other_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one function of the library be other code than that which was read."""
+    layouts = {
+        machine: replace(layout, code=layout.code | {"cpu_exit": "00" * 8})
+        for machine, layout in internals._LAYOUTS.items()
+    }
+    monkeypatch.setattr(internals, "_LAYOUTS", layouts)
+
+
+def test_this_build_is_known_and_its_internals_are_used(memory: GuestMemory) -> None:
+    assert selftest.passes()
+    for options in {}, {"internals": "auto"}, {"internals": "on"}:
+        assert isinstance(core(memory, options), FastCore)
+
+
+def test_internals_off_uses_the_public_interface(memory: GuestMemory) -> None:
+    assert isinstance(core(memory, {"internals": "off"}), PublicCore)
+
+
+@pytest.mark.usefixtures("other_library")
+def test_an_unknown_build_falls_back_to_the_public_interface(memory: GuestMemory) -> None:
+    assert not selftest.passes()
+    assert isinstance(core(memory, {}), PublicCore)
+
+
+@pytest.mark.usefixtures("other_library")
+def test_an_unknown_build_and_internals_on_are_refused_in_a_line(memory: GuestMemory) -> None:
+    with pytest.raises(EngineError, match="leave out internals=on") as caught:
+        core(memory, {"internals": "on"})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_host_of_another_architecture_is_refused_by_name(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(EngineError, match="needs an x86_64 or aarch64 host, not riscv64"):
+        core(memory, {})
+
+
+def test_a_cpu_that_is_not_where_it_should_be_is_noticed(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts = {
+        machine: replace(layout, cpu_env=layout.cpu_env + 8) for machine, layout in internals._LAYOUTS.items()
+    }
+    monkeypatch.setattr(internals, "_LAYOUTS", layouts)
+    assert isinstance(core(memory, {}), PublicCore)
+
+
+def test_a_self_test_that_sees_something_else_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = (0xD280_0015, *selftest._PROGRAM[selftest._SYNC][1:])  # mov x21, #0: not the syndrome
+    monkeypatch.setattr(selftest, "_PROGRAM", selftest._PROGRAM | {selftest._SYNC: handler})
+    assert not selftest.passes()
+
+
+def test_a_context_with_the_syndrome_in_no_known_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syndrome, "_search", lambda context: [])
+    syndrome.exception_offset.cache_clear()
+    try:
+        with pytest.raises(EngineError, match=r"in 0 places: install 2\.1\.4"):
+            syndrome.exception_offset()
+    finally:
+        syndrome.exception_offset.cache_clear()
+
+
+@pytest.mark.parametrize("model", CPU_MODELS)
+@pytest.mark.parametrize("way", ["on", "off"])
+def test_every_cpu_model_can_be_made(model: str, way: str, memory: GuestMemory) -> None:
+    assert core(memory, {"internals": way}, model).internals is (way == "on")
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "complaint"),
+    [
+        ({"turbo": "on"}, "max", r"--engine-option turbo: .* internals=auto\|on\|off"),
+        ({"internals": "maybe"}, "max", "internals=maybe: give one of auto, on, off"),
+        ({}, "cortex-m3", "--cpu cortex-m3: the unicorn engine has cortex-a53, "),
+    ],
+)
+def test_what_there_is_not_is_refused_by_name(
+    options: dict[str, str], model: str, complaint: str, memory: GuestMemory
+) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        core(memory, options, model)

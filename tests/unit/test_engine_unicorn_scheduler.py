@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who runs next: fair shares, and a place in front for whoever wakes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.engine.unicorn.scheduler import SLICE_NS, boost, pick, place_woken, turn_ns
+from pvtime.engine.unicorn.vcpu import State, Vcpu
+from pvtime.machine.timer import VcpuTimer
+from pvtime.steal.account import Account
+
+some = st.tuples(st.integers(0, 10**12), st.sampled_from(State))
+
+
+def vcpu(index: int, virtual_ns: int = 0, state: State = State.RUNNABLE) -> Vcpu:
+    """Make a vCPU that has run so long."""
+    return Vcpu(index, Account(None), VcpuTimer(lambda _: None), state=state, virtual_ns=virtual_ns)
+
+
+def test_nobody_runs_where_all_are_idle_or_off() -> None:
+    assert pick([], None) is None
+    assert pick([vcpu(0, state=State.IDLE), vcpu(1, state=State.OFF)], None) is None
+
+
+@given(given=st.lists(some, min_size=1, max_size=8), on_cpu=st.integers(0, 7))
+def test_the_runnable_one_that_has_run_least_is_next_but_for_a_small_difference(
+    given: list[tuple[int, State]], on_cpu: int
+) -> None:
+    vcpus = [vcpu(index, *each) for index, each in enumerate(given)]
+    current = vcpus[on_cpu] if on_cpu < len(vcpus) else None
+    runnable = [each for each in vcpus if each.state is State.RUNNABLE]
+    chosen = pick(vcpus, current)
+    assert (chosen in runnable) if runnable else chosen is None
+    if chosen is not None:
+        least = min(each.virtual_ns for each in runnable)
+        assert chosen.virtual_ns - least < (SLICE_NS if chosen is current else 1)
+
+
+@given(ran=st.lists(st.integers(0, 10**10), min_size=2, max_size=8))
+def test_a_turn_is_over_when_another_ones_begins_and_not_before(ran: list[int]) -> None:
+    vcpus = [vcpu(index, virtual_ns) for index, virtual_ns in enumerate(ran)]
+    current = pick(vcpus, None)
+    assert current is not None
+    turn = turn_ns(vcpus, current)
+    assert turn is not None
+    assert turn > 0
+    current.virtual_ns += turn - 1
+    assert pick(vcpus, current) is current
+    current.virtual_ns += 1
+    assert pick(vcpus, current) is not current
+
+
+def test_a_turn_has_no_end_where_nobody_waits() -> None:
+    current = vcpu(0)
+    assert turn_ns([current, vcpu(1, state=State.IDLE), vcpu(2, state=State.OFF)], current) is None
+
+
+@given(count=st.integers(2, 8), late=st.lists(st.integers(0, SLICE_NS), min_size=50, max_size=200))
+def test_busy_ones_never_differ_by_more_than_a_slice_and_the_longest_delay(
+    count: int, late: list[int]
+) -> None:
+    vcpus = [vcpu(index) for index in range(count)]
+    current = None
+    for delay in late:
+        current = pick(vcpus, current)
+        assert current is not None
+        current.virtual_ns += (turn_ns(vcpus, current) or 0) + delay
+        shares = [each.virtual_ns for each in vcpus]
+        assert max(shares) - min(shares) <= SLICE_NS + max(late)
+
+
+@given(slept=st.integers(0, 10**12), busy=st.integers(10**9, 10**13))
+def test_whoever_wakes_from_a_sleep_has_its_turn_and_is_owed_one_slice_at_most(slept: int, busy: int) -> None:
+    sleeper, other = vcpu(0, min(slept, busy)), vcpu(1, busy)
+    place_woken(sleeper, [sleeper, other])
+    assert busy - SLICE_NS <= sleeper.virtual_ns <= busy
+    if slept < busy - SLICE_NS:
+        assert pick([other, sleeper], other) is sleeper
+
+
+def test_whoever_has_run_more_gains_nothing_by_a_short_sleep() -> None:
+    sleeper, other = vcpu(0, 100 * SLICE_NS), vcpu(1, 50 * SLICE_NS)
+    place_woken(sleeper, [sleeper, other])
+    assert sleeper.virtual_ns == 100 * SLICE_NS
+
+
+def test_whoever_wakes_alone_keeps_its_place() -> None:
+    sleeper = vcpu(0, 5)
+    place_woken(sleeper, [sleeper, vcpu(1, 10**12, State.IDLE)])
+    assert sleeper.virtual_ns == 5
+
+
+@given(target=st.integers(0, 10**10), current=st.integers(0, 10**10), third=st.integers(0, 10**10))
+def test_a_boost_is_at_the_cost_of_whoever_gives_it_and_of_no_third(
+    target: int, current: int, third: int
+) -> None:
+    boosted, giver, other = vcpus = [vcpu(0, target), vcpu(1, current), vcpu(2, third)]
+    boost(boosted, giver, vcpus)
+    assert boosted.virtual_ns <= target
+    assert (giver.virtual_ns, other.virtual_ns) == (current, third)
+    assert boosted.virtual_ns == target or boosted.virtual_ns >= third or third > current - SLICE_NS
+    assert pick(vcpus, giver) is not giver or third > current - SLICE_NS
+
+
+def test_a_boost_of_one_among_two_gives_it_the_turn() -> None:
+    target, giver = vcpu(0, 5 * SLICE_NS), vcpu(1, 5 * SLICE_NS)
+    assert pick([target, giver], giver) is giver
+    boost(target, giver, [target, giver])
+    assert pick([target, giver], giver) is target
+
+
+@given(st.lists(st.booleans(), min_size=20, max_size=100))
+def test_one_that_sleeps_and_wakes_at_each_turn_does_not_starve_a_busy_one(sleeps: list[bool]) -> None:
+    restless, busy = vcpus = [vcpu(0), vcpu(1)]
+    current = None
+    for sleep in sleeps * 4:
+        current = pick(vcpus, current)
+        assert current is not None
+        current.virtual_ns += SLICE_NS
+        current.ran_ns += SLICE_NS
+        if sleep and current is restless:
+            place_woken(restless, vcpus)
+    assert busy.ran_ns >= (busy.ran_ns + restless.ran_ns) // 3
