@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
+from framework.engines import CHOICES
 from pvtime.errors import ImagesError
 from pvtime.images.cache import cache_directory
 from pvtime.images.store import StockImages
@@ -15,6 +16,19 @@ from pvtime.images.store import stock_images as fetch
 
 MUST_RUN = os.environ.get("PVTIME_CI") == "1"
 """A test that did not run has shown nothing: where .ci/run says so, a skip is a failure."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what behavioural tests run on."""
+    parser.addoption(
+        "--engine", choices=sorted(CHOICES), default="unicorn", help="the engine for tests/behaviour"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for ``engine`` each way to run the chosen one."""
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", CHOICES[metafunc.config.getoption("--engine")], ids=str)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
 import pytest
 
 from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
+from framework.engines import Choice
 from pvtime.abi.psci import Psci
-from pvtime.cli.engines import ENGINES
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DEADLINE",
     "RESULTS",
-    "Choice",
     "Finished",
     "Guest",
     "Payload",
@@ -70,8 +69,16 @@ class Payload(Program):
         return self.mov(28, RESULTS + 8 * slot).label(name).load(27, 28).cbz(27, name)
 
     def power_off(self) -> Self:
-        """End the run."""
-        return self.call(Psci.SYSTEM_OFF)
+        """End the run, and have something to execute behind it: the kvm engine's last measurement steps."""
+        return self.call(Psci.SYSTEM_OFF).halt()
+
+    def cpu_off(self) -> Self:
+        """Switch the vCPU off. The same holds."""
+        return self.call(Psci.CPU_OFF).halt()
+
+    def halt(self) -> Self:
+        """Go no further: branch to itself."""
+        return self.word(0x1400_0000)
 
     def cpu_on(self, target: int, entry: str, context: int = 0) -> Self:
         """Start another vCPU at a label."""
@@ -109,22 +116,6 @@ both_cores = pytest.mark.parametrize("internals", ["on", "off"])
 """A test of the embedded engine by either way to drive its CPU."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """An engine, as ``--engine`` names it, with its options: what a test of every engine is given."""
-
-    name: str
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
-
-    def build(self, machine: Machine) -> Engine:
-        """Make the engine of a machine."""
-        (kind,) = (kind for kind in ENGINES if kind.name == self.name)
-        return kind.build(machine, self.options)
-
-
 @dataclass
 class Guest(Generic[E]):
     """A payload's machine with its engine."""
@@ -153,10 +144,8 @@ class Guest(Generic[E]):
 
 
 @contextmanager
-def _boot(
-    payload: Program, build: Callable[[Machine], E], vcpus: int = 1, cpu: str | None = None
-) -> Iterator[Guest[E]]:
-    kernel = KernelImage(payload.assemble(), 0, _SIZE, None)
+def _boot(code: Program, build: Callable[[Machine], E], vcpus: int, cpu: str | None) -> Iterator[Guest[E]]:
+    kernel = KernelImage(code.assemble(), 0, _SIZE, None)
     console = bytearray()
     machine = Machine(MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu), console.extend, lambda _: None)
     engine = build(machine)
@@ -170,7 +159,7 @@ def _boot(
 @contextmanager
 def boot_on(engine: Choice, payload: Program, vcpus: int = 1) -> Iterator[Guest[Engine]]:
     """Make a machine whose kernel is the payload, with that engine; it is stopped at the end."""
-    with _boot(payload, engine.build, vcpus) as guest:
+    with _boot(payload, engine.build, vcpus, None) as guest:
         yield guest
 
 
@@ -179,8 +168,7 @@ def boot(
     payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None
 ) -> Iterator[Guest[UnicornEngine]]:
     """Do so with the embedded engine, and have all that it has."""
-    choice = Choice("unicorn", {"internals": internals})
-    build = cast("Callable[[Machine], UnicornEngine]", choice.build)
+    build = cast("Callable[[Machine], UnicornEngine]", Choice("unicorn", {"internals": internals}).build)
     with _boot(payload, build, vcpus, cpu) as guest:
         yield guest
 

@@ -12,6 +12,7 @@ import pytest
 from framework.payload import DEADLINE, Guest, Payload, boot, both_cores, run
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.engine.base import Outcome, VcpuSample
+from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
 
 COUNT = StolenTime.stolen_time.offset
@@ -34,7 +35,7 @@ def busy(vcpus: int) -> Payload:
     return payload.add_register(11, 11, 10, shift=3).store(0, 11).label("spin").b("spin")
 
 
-def until_all_have_run(guest: Guest) -> list[VcpuSample]:
+def until_all_have_run(guest: Guest[UnicornEngine]) -> list[VcpuSample]:
     """Wait until every vCPU was loaded a few times, and return the figures."""
     while any(sample.loads < 4 for sample in guest.engine.sample()):
         assert guest.engine.wait(0) is None, "the guest has ended"
