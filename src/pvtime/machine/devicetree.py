@@ -22,7 +22,6 @@ from pvtime.machine.layout import (
     Region,
 )
 from pvtime.machine.receiver import FIFO_SIZE
-from pvtime.machine.uart import REG_SHIFT
 
 __all__ = [
     "AGENT_SPI",
@@ -157,7 +156,7 @@ def _serial(region: Region, spi: int) -> fdt.Node:
             "interrupts": [int(InterruptKind.SPI), spi, int(Trigger.LEVEL_HIGH)],
             "clock-frequency": CLOCK_HZ,
             "current-speed": BAUD,
-            "reg-shift": REG_SHIFT,
+            "reg-shift": 0,
             "fifo-size": FIFO_SIZE,
             # A driver loads fifo-size minus tx-threshold bytes at a time (8250_of.c): all of it.
             "tx-threshold": 0,

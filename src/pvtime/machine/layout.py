@@ -10,16 +10,17 @@
     0x080a_0000  +---------------------------+
                  | GICv3 redistrib. 8x128KiB |   (kvm engine)
     0x0900_0000  +---------------------------+
-                 | serial port 0       4 KiB |   the console
+                 | serial port 0      64 KiB |   the console
     0x0901_0000  +---------------------------+
-                 | serial port 1       4 KiB |   the stock userland's agent
+                 | serial port 1      64 KiB |   the stock userland's agent
     0x090a_0000  +---------------------------+
                  | stolen time        64 KiB |   one 64-byte structure per vCPU; not in the memory node
     0x4000_0000  +---------------------------+
                  | RAM            --memory   |
                  +---------------------------+
 
-RAM and stolen time are where QEMU's ``virt`` machine has them, so that dumps read alike.
+RAM and stolen time are where QEMU's ``virt`` machine has them, so that dumps read alike. Every region is
+aligned to 64 KiB, the largest page of an arm64 host: any of them can have a memory slot of its own.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Region:
 GIC_DISTRIBUTOR: Final = Region("GIC distributor", 0x0800_0000, 0x1_0000)
 GIC_CPU_INTERFACE: Final = Region("GIC CPU interface", 0x0801_0000, 0x1_0000)
 GIC_REDISTRIBUTORS: Final = Region("GIC redistributors", 0x080A_0000, MAX_VCPUS * 0x2_0000)
-CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1000)
-AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1000)
+CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1_0000)
+AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1_0000)
 STOLEN_TIME: Final = Region("stolen time", 0x090A_0000, REGION_ALIGN)
 RAM_BASE: Final = 0x4000_0000
 

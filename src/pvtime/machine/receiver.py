@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-__all__ = ["BACKLOG_SIZE", "FIFO_SIZE", "Receiver"]
+__all__ = ["BACKLOG_SIZE", "FIFO_SIZE", "TRIGGERS", "Receiver"]
 
 FIFO_SIZE: Final = 256
 """Characters. The device tree announces it; a driver that does not ask assumes the 16 of a real chip."""
 
 BACKLOG_SIZE: Final = 64 * 1024
 """Bytes taken from the host before the guest reads any."""
+
+TRIGGERS: Final = (1, 4, 8, 14)
+"""Characters in the FIFO that make an interrupt, by bits 7:6 of FCR."""
 
 
 class Receiver:

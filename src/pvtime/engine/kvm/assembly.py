@@ -19,8 +19,12 @@ from pvtime.engine.kvm.system import System
 from pvtime.engine.kvm.truth import Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic
+from pvtime.engine.kvm.window import Window
+from pvtime.machine.device import MmioDevice
 from pvtime.machine.devicetree import KVM_TIMER_PPIS
 from pvtime.machine.layout import (
+    AGENT,
+    CONSOLE,
     GIC_CPU_INTERFACE,
     GIC_DISTRIBUTOR,
     GIC_REDISTRIBUTORS,
@@ -44,10 +48,10 @@ class Assembly:
 
     def __init__(self, machine: Machine, owner: Owner) -> None:
         self._machine = machine
-        devices = [machine.console, machine.agent]
+        devices = [CONSOLE, AGENT]
         fixed = [GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS]
         memories = [machine.memory, machine.stolen_time]
-        regions = [*(memory.region for memory in memories), *(device.region for device in devices)]
+        regions = [*(memory.region for memory in memories), *devices]
         refuse_overlap([*fixed, *regions])
         with contextlib.ExitStack() as stack:
             system = stack.enter_context(System())
@@ -60,7 +64,9 @@ class Assembly:
                 self.vm.set_memory(memory.region, memory.address)
             vcpus = self._make_vcpus(stack)
             truths = self._give_stolen_time(vcpus)
-            self.bus = Bus(devices, self._make_ring(vcpus[0], stack))
+            self.bus = Bus(
+                [self._make_window(system, stack), machine.agent], self._make_ring(vcpus[0], stack)
+            )
             self._runners = [
                 VcpuRunner(vcpu, self.bus, truth, owner) for vcpu, truth in zip(vcpus, truths, strict=True)
             ]
@@ -101,6 +107,14 @@ class Assembly:
         ring = Ring(vcpu.map, vcpu.ring_offset)
         stack.callback(ring.close)
         return ring
+
+    def _make_window(self, system: System, stack: contextlib.ExitStack) -> MmioDevice:
+        """Have the console's registers read without exits, where KVM can."""
+        if not system.check(KvmCap.READONLY_MEM):
+            return self._machine.console
+        window = Window(self.vm, self._machine.console)
+        stack.callback(window.close)
+        return window
 
     def start(self) -> None:
         """Start every vCPU's thread.
