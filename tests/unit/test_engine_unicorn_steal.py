@@ -127,7 +127,7 @@ def test_a_store_to_a_device_is_executed_once_though_it_ends_the_run(internals: 
         def transmit(data: bytes) -> None:
             seen.extend(data)
             guest.engine.timer_changed()
-            guest.engine._core.leave()
+            guest.engine._core.kick()
 
         guest.machine.console._transmit = transmit
         guest.finish()

@@ -12,10 +12,13 @@ __all__ = [
     "CNTP_CTL_EL0",
     "CNTP_CVAL_EL0",
     "CNTP_TVAL_EL0",
+    "CptrEl3",
     "Esr",
     "ExceptionClass",
     "ExceptionLevel",
+    "HcrEl2",
     "Pstate",
+    "ScrEl3",
     "SysReg",
     "SysRegAccess",
     "Vector",
@@ -62,6 +65,36 @@ class Pstate(Register):
     aarch32 = Field(4)
     level = Field(3, 2)
     own_stack = Field(0)
+
+
+class ScrEl3(Register):
+    """SCR_EL3 (D17.2.117), as far as a guest at EL1 depends on it."""
+
+    api_apk = Field(17, 16)
+    """Pointer authentication does not trap."""
+    rw = Field(10)
+    """EL2 is AArch64."""
+    hce = Field(8)
+    """HVC is enabled."""
+    ns = Field(0)
+
+
+class HcrEl2(Register):
+    """HCR_EL2 (D17.2.48), as far as a guest at EL1 depends on it."""
+
+    api_apk = Field(41, 40)
+    """Pointer authentication does not trap."""
+    rw = Field(31)
+    """EL1 is AArch64."""
+    twi = Field(13)
+    """WFI traps."""
+
+
+class CptrEl3(Register):
+    """CPTR_EL3 (D17.2.31)."""
+
+    ez = Field(8)
+    """SVE does not trap."""
 
 
 class Vector(IntEnum):

@@ -7,7 +7,6 @@ internals, the other its public interface alone.
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum, IntEnum
@@ -18,53 +17,20 @@ from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, SysRegAccess
-from pvtime.engine.unicorn.library import (
-    EXCEPTION_CALLBACK,
-    LIBRARY,
-    MMIO_READ_CALLBACK,
-    MMIO_WRITE_CALLBACK,
-    RUN_FOREVER,
-    add_hook,
-)
+from pvtime.engine.unicorn.address_space import fill_gaps, map_device
+from pvtime.engine.unicorn.levels import CPU_MODELS, set_mpidr, set_up_levels
+from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, add_hook
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
-from pvtime.machine.layout import Region
 from pvtime.machine.memory import GuestMemory
 
-__all__ = ["CPU_MODELS", "Context", "Core", "Exit", "Supervisor"]
-
-CPU_MODELS: Final = {
-    "cortex-a53": a64.UC_CPU_ARM64_A53,
-    "cortex-a57": a64.UC_CPU_ARM64_A57,
-    "cortex-a72": a64.UC_CPU_ARM64_A72,
-    "max": a64.UC_CPU_ARM64_MAX,
-}
+__all__ = ["INSTRUCTION", "Context", "Core", "Exit", "Number", "Supervisor"]
 
 INSTRUCTION: Final = 4
 """Bytes."""
 
-PHYSICAL_ADDRESS_BITS: Final = 48
-"""No emulated CPU's physical addresses are longer."""
-
 Context: TypeAlias = Any
 """unicorn.unicorn_py3.unicorn.UcContext: all registers of a vCPU that is not on the CPU."""
-
-_SCR_EL3 = SysReg(3, 6, 1, 1, 0)
-_HCR_EL2 = SysReg(3, 4, 1, 1, 0)
-_CPTR_EL3 = SysReg(3, 6, 1, 1, 2)
-_CNTHCTL_EL2 = SysReg(3, 4, 14, 1, 0)
-_VMPIDR_EL2 = SysReg(3, 4, 0, 0, 5)
-
-_SCR_NS_HCE_RW = 0x501
-_SCR_API_APK = 3 << 16
-_HCR_RW = 1 << 31
-_HCR_TWI = 1 << 13
-"""WFI traps. The public interface does not tell a WFI from the end of a slice."""
-_HCR_API_APK = 3 << 40
-_CPTR_EZ = 1 << 8
-_CNTHCTL_EL1PCTEN = 1
-"""The physical counter may be read at EL1; the physical timer's registers trap, for nothing emulates them."""
-_MPIDR_RES1 = 1 << 31
 
 
 class Number(IntEnum):
@@ -83,7 +49,7 @@ class Exit(Enum):
     IDLE = "idle"
     """WFI with nothing pending."""
     STOPPED = "stopped"
-    """Somebody asked: :meth:`Core.kick` or :meth:`Core.leave`, or the slice's instructions are used up."""
+    """Somebody asked: :meth:`Core.kick`."""
 
 
 class Supervisor(Protocol):
@@ -120,74 +86,26 @@ class Core(ABC):
         self._handle = self._uc._uch
         self._supervisor = supervisor
         self._failure: BaseException | None = None
-        self._leaving = False
+        self._idle = False
         self._callbacks: list[object] = []
         self._start = LIBRARY.uc_emu_start
         self._stop = LIBRARY.uc_emu_stop
         self._uc.ctl_exits_enabled(True)
-        self._set_up_levels(model)
-        self._map(memories, devices)
+        set_up_levels(self._uc, model)
+        for memory in memories:
+            self._uc.mem_map_ptr(memory.base, memory.size, unicorn.UC_PROT_ALL, memory.address)
+        for device in fill_gaps([memory.region for memory in memories], devices):
+            self._callbacks += map_device(self._handle, device, self._fail)
         on_exception = EXCEPTION_CALLBACK(self._on_exception)
         self._callbacks.append(on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, on_exception)
         self._pristine = self._uc.context_save()
 
-    def _set_up_levels(self, model: str) -> None:
-        """Make EL2 and EL3 what firmware and a hypervisor leave behind for a guest at EL1."""
-        scr, hcr = _SCR_NS_HCE_RW, _HCR_RW if self.internals else _HCR_RW | _HCR_TWI
-        if model == "max":
-            scr, hcr = scr | _SCR_API_APK, hcr | _HCR_API_APK
-            self._uc.cpr_write(*_CPTR_EL3, _CPTR_EZ)
-        self._uc.cpr_write(*_SCR_EL3, scr)
-        self._uc.cpr_write(*_HCR_EL2, hcr)
-        self._uc.cpr_write(*_CNTHCTL_EL2, _CNTHCTL_EL1PCTEN)
-
-    def _map(self, memories: Sequence[GuestMemory], devices: Sequence[MmioDevice]) -> None:
-        for memory in memories:
-            self._uc.mem_map_ptr(memory.base, memory.size, unicorn.UC_PROT_ALL, memory.address)
-        for device in devices:
-            self._map_device(device)
-        used = [memory.region for memory in memories] + [device.region for device in devices]
-        address = 0
-        end = Region("end", 1 << PHYSICAL_ADDRESS_BITS, 0)
-        for region in [*sorted(used, key=lambda region: region.base), end]:
-            if region.base > address:
-                self._map_device(_Nothing(Region("nothing", address, region.base - address)))
-            address = region.end
-
-    def _map_device(self, device: MmioDevice) -> None:
-        def read(_uc: int, offset: int, size: int, _data: int) -> int:
-            try:
-                return device.read(offset, size)
-            except BaseException as error:
-                self._fail(error)
-                return 0
-
-        def write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
-            try:
-                device.write(offset, size, value)
-            except BaseException as error:
-                self._fail(error)
-
-        callbacks = MMIO_READ_CALLBACK(read), MMIO_WRITE_CALLBACK(write)
-        self._callbacks.extend(callbacks)
-        status = LIBRARY.uc_mmio_map(
-            self._handle,
-            device.region.base,
-            device.region.size,
-            ctypes.cast(callbacks[0], ctypes.c_void_p),
-            None,
-            ctypes.cast(callbacks[1], ctypes.c_void_p),
-            None,
-        )
-        if status != uc_const.UC_ERR_OK:
-            raise EngineError(f"{device.region} cannot be mapped: {unicorn.UcError(status)}")
-
     def _fail(self, error: BaseException) -> None:
         """Keep what a callback raised; it cannot pass through the library's frames."""
         if self._failure is None:
             self._failure = error
-        self.leave()
+        self.kick()
 
     # What a vCPU is while it is not on the CPU.
 
@@ -195,7 +113,7 @@ class Core(ABC):
         """Return the state of a vCPU after reset that is to start at ``entry`` with ``context`` in X0."""
         saved = self._uc.context_save()
         self._uc.context_restore(self._pristine)
-        self._uc.cpr_write(*_VMPIDR_EL2, _MPIDR_RES1 | mpidr)
+        set_mpidr(self._uc, mpidr)
         self._uc.reg_write(a64.UC_ARM64_REG_PC, entry)
         self._uc.reg_write(a64.UC_ARM64_REG_X0, context)
         new = self._uc.context_save()
@@ -226,13 +144,13 @@ class Core(ABC):
 
         :raises EngineError: the library cannot go on.
         """
-        self._leaving = False
+        self._idle = False
         status = self._execute()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
         if status == uc_const.UC_ERR_OK:
-            return Exit.IDLE if self._idled() else Exit.STOPPED
+            return Exit.IDLE if self._idle else Exit.STOPPED
         if status in (uc_const.UC_ERR_FETCH_UNMAPPED, uc_const.UC_ERR_FETCH_PROT):
             self._abort_fetch()
             return Exit.STOPPED
@@ -242,14 +160,12 @@ class Core(ABC):
         status: int = self._start(self._handle, self.pc(), RUN_FOREVER, 0, count)
         return status
 
-    def kick(self) -> None:
-        """End the run soon; from any thread. A run that is just about to start may miss it: repeat."""
-        self._leaving = True
-        self._stop(self._handle)
-
     @abstractmethod
-    def leave(self) -> None:
-        """End the run after this instruction; from a callback of the run itself."""
+    def kick(self) -> None:
+        """End the run at the next block's start; from any thread, also from a callback of the run itself.
+
+        A run that is just about to start may miss it: repeat.
+        """
 
     @abstractmethod
     def pc(self) -> int:
@@ -262,10 +178,6 @@ class Core(ABC):
     @abstractmethod
     def _execute(self) -> int:
         """Run; return the library's status."""
-
-    def _idled(self) -> bool:
-        """Whether the run that has just ended did so by a WFI: nothing else ends one unasked."""
-        return not self._leaving
 
     @abstractmethod
     def _exception(self) -> tuple[Esr, int, int]:
@@ -319,7 +231,16 @@ class Core(ABC):
 
     def _trapped(self, esr: Esr) -> bool:
         """Carry out an instruction that was trapped to EL2 or above; False where it does not exist."""
+        if esr.ec == ExceptionClass.WFX:
+            if not self._interrupted():
+                self._idle = True
+                self.kick()
+            return True
         return esr.ec == ExceptionClass.SYSTEM_REGISTER and self._emulate(SysRegAccess(esr.iss))
+
+    @abstractmethod
+    def _interrupted(self) -> bool:
+        """Whether the IRQ input is up, so that a WFI does not wait."""
 
     def _emulate(self, access: SysRegAccess) -> bool:
         """Carry out a trapped MRS or MSR; False where there is no such register."""
@@ -330,16 +251,3 @@ class Core(ABC):
         if result is not None and access.rt != 31:
             self.set_registers({access.rt: result})
         return result is not None
-
-
-class _Nothing:
-    """Addresses where no device answers: read as zero, writes ignored."""
-
-    def __init__(self, region: Region) -> None:
-        self.region = region
-
-    def read(self, offset: int, size: int) -> int:
-        return 0
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        return

@@ -157,18 +157,18 @@ class UnicornEngine(Engine):
     def block(self, vcpu: Vcpu, state: State) -> None:
         """Take the vCPU, which is on the CPU, off it: it is idle or switched off."""
         vcpu.state = state
-        self._core.leave()
+        self._core.kick()
 
     def end(self, outcome: Outcome) -> None:
         """End the run."""
         if self._outcome is None:
             self._outcome = outcome
-        self._core.leave()
+        self._core.kick()
 
     def restart(self) -> None:
         """Start the machine anew after this instruction."""
         self._restart = True
-        self._core.leave()
+        self._core.kick()
 
     def _irq_changed(self, index: int, level: bool) -> None:
         vcpu = self.vcpus[index]

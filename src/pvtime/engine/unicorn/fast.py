@@ -46,9 +46,12 @@ class FastCore(Core):
         """See :meth:`Core.set_irq`."""
         self._inside.set_irq(level)
 
-    def leave(self) -> None:
-        """See :meth:`Core.leave`. Also from a device's callback: the block ends first."""
-        self.kick()
+    def kick(self) -> None:
+        """See :meth:`Core.kick`."""
+        self._stop(self._handle)
+
+    def _interrupted(self) -> bool:
+        return False  # the library has looked before it trapped
 
     def _execute(self) -> int:
         self._inside.limit_tlb()
@@ -74,7 +77,7 @@ class FastCore(Core):
         self._inside.pc.value += INSTRUCTION
 
     def _dispatch(self, number: int) -> None:
-        # Nearly all are for the guest itself and described already: 10^5 in a boot.
+        # Nearly all are for the guest itself, and described already.
         if number <= 10 and self._inside.exception.target_el == 1:
             self._inside.take_exception()
         else:

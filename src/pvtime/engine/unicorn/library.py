@@ -2,7 +2,7 @@
 """The parts of the Unicorn library that the engine calls without the binding's wrappers.
 
 The binding wraps each callback in three Python frames and each register access in an object of its own;
-a guest that boots takes some 10^5 exceptions and device accesses.
+a guest that boots takes 2 000 exceptions and 26 000 device accesses.
 """
 
 from __future__ import annotations

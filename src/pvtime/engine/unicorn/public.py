@@ -10,7 +10,7 @@ from typing import Final
 from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
-from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, Vector
+from pvtime.abi.arm64 import Esr, Pstate, SysReg, Vector
 from pvtime.engine.unicorn.core import INSTRUCTION, Core, Number, Supervisor
 from pvtime.engine.unicorn.internals import ExceptionState
 from pvtime.engine.unicorn.library import BLOCK_CALLBACK, LIBRARY, add_hook
@@ -64,7 +64,6 @@ class PublicCore(Core):
     ) -> None:
         super().__init__(model, memories, devices, supervisor)
         self._irq = False
-        self._idle = False
         self._pstate = ctypes.c_uint32()
         self._watch: ctypes.c_size_t | None = None
         self._on_masked_block = BLOCK_CALLBACK(self._look)
@@ -88,12 +87,7 @@ class PublicCore(Core):
 
     def kick(self) -> None:
         """See :meth:`Core.kick`."""
-        self._leaving = True
         self._stopper.stop()
-
-    def leave(self) -> None:
-        """See :meth:`Core.leave`."""
-        self.kick()
 
     def registers(self) -> Sequence[int]:
         """See :meth:`Core.registers`."""
@@ -105,7 +99,6 @@ class PublicCore(Core):
         self._uc.reg_write_batch([(_GENERAL[number], value) for number, value in values.items()])
 
     def _execute(self) -> int:
-        self._idle = False
         self._deliver()
         status = self._resume()
         self._stopper.clear()
@@ -113,7 +106,7 @@ class PublicCore(Core):
 
     def _dispatch(self, number: int) -> None:
         super()._dispatch(number)
-        if self._leaving:
+        if self._stopper.pending:
             # A guest whose exception vector faults goes round here and never starts a block.
             self._stop(self._handle)
 
@@ -143,17 +136,8 @@ class PublicCore(Core):
         state = self._pending
         return Esr(state.syndrome), state.address, state.target_el
 
-    def _trapped(self, esr: Esr) -> bool:
-        if esr.ec != ExceptionClass.WFX:
-            return super()._trapped(esr)
-        if not self._irq:
-            self._idle = True
-            # Not by uc_emu_stop: the write of the program counter that follows would undo it.
-            self._stopper.stop()
-        return True
-
-    def _idled(self) -> bool:
-        return self._idle and not self._leaving
+    def _interrupted(self) -> bool:
+        return self._irq
 
     def _skip_instruction(self) -> None:
         self._uc.reg_write(a64.UC_ARM64_REG_PC, self.pc() + INSTRUCTION)

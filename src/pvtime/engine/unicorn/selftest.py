@@ -59,7 +59,7 @@ class _Host:
         self.calls += 1
         self.core.set_irq(self.calls == 1)
         if self.calls > 1:
-            self.core.leave()
+            self.core.kick()
         return _RESULT
 
     def read_register(self, register: SysReg) -> int | None:

@@ -81,6 +81,11 @@ class Stopper:
         """End the run that goes on, or else the next one at once; from any thread."""
         self._flag.value = 1
 
+    @property
+    def pending(self) -> bool:
+        """A run is to end."""
+        return bool(self._flag.value)
+
     def clear(self) -> None:
         """Let the next run go on."""
         self._flag.value = 0
