@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
-from pvtime.engine.base import Engine, VcpuSample
+from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.images.store import StockImages
 from pvtime.machine.image import load_kernel
@@ -33,7 +33,7 @@ M = TypeVar("M", bound=Message)
 class LinuxGuest:
     """A running Debian kernel with the stock userland."""
 
-    def __init__(self, machine: Machine, engine: Engine) -> None:
+    def __init__(self, machine: Machine, engine: UnicornEngine) -> None:
         self.machine = machine
         self.engine = engine
         self._console = bytearray()

@@ -59,7 +59,7 @@ def anything(chance: random.Random) -> int:
         case 1:
             return chance.randrange(9)
         case 2:
-            return (1 << chance.randrange(65)) - chance.randrange(3) & (1 << 64) - 1
+            return ((1 << chance.randrange(65)) - chance.randrange(3)) % (1 << 64)
         case 3:
             return chance.choice(KNOWN) | chance.getrandbits(32) << 32
         case _:

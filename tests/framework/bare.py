@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM on /dev/kvm without an engine: memory, structures' memory and vCPUs, for what KVM itself answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from framework.a64 import Program
+from pvtime.abi.kvm_reg import PC
+from pvtime.abi.kvm_run import ExitReason
+from pvtime.abi.kvm_types import VcpuFeature
+from pvtime.engine.kvm.system import System
+from pvtime.engine.kvm.vcpu import Vcpu
+from pvtime.engine.kvm.vm import Vm
+from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
+from pvtime.machine.memory import GuestMemory
+
+__all__ = ["RESULTS", "BareVm", "bare_vm"]
+
+SIZE = 1 << 20
+RESULTS = RAM_BASE + SIZE // 2
+"""Where a program leaves 64-bit words."""
+
+
+@dataclass
+class BareVm:
+    """What :func:`bare_vm` makes."""
+
+    vm: Vm
+    memory: GuestMemory
+    structures: GuestMemory
+    vcpus: list[Vcpu]
+
+    def run(self, program: Program) -> None:
+        """Run a program on vCPU 0, on this thread, until it powers off."""
+        vcpu = self.vcpus[0]
+        self.memory.write(RAM_BASE, program.assemble())
+        vcpu.set_reg(PC, RAM_BASE)
+        vcpu.enter()
+        assert vcpu.run_page.exit_reason == ExitReason.SYSTEM_EVENT, vcpu.describe_exit()
+
+    def result(self, slot: int) -> int:
+        """Return what the program has stored there."""
+        return self.memory.load_u64(RESULTS + 8 * slot)
+
+
+@contextlib.contextmanager
+def bare_vm(vcpus: int = 2) -> Iterator[BareVm]:
+    """Make a VM whose vCPUs have no stolen time yet."""
+    with contextlib.ExitStack() as stack:
+        system = stack.enter_context(System())
+        memory = GuestMemory(RAM_BASE, SIZE, "RAM")
+        structures = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name)
+        for each in (memory, structures):
+            stack.callback(each.close)
+        vm = system.create_vm()
+        stack.callback(vm.close)
+        for each in (memory, structures):
+            vm.set_memory(each.region, each.address)
+        made = []
+        for index in range(vcpus):
+            made.append(vm.create_vcpu(index))
+            stack.callback(made[-1].close)
+            made[-1].init(vm.preferred_target(), VcpuFeature.PSCI_0_2)
+        yield BareVm(vm, memory, structures, made)
