@@ -19,7 +19,7 @@ from pvtime.abi.kvm_run import CoalescedMmio, CoalescedRing, KvmRun
 from pvtime.engine.kvm.bus import Bus
 from pvtime.engine.kvm.engine import obstacle
 from pvtime.engine.kvm.ioctl import KvmError, call
-from pvtime.engine.kvm.page import RunPage
+from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
 from pvtime.engine.kvm.ring import Ring
 from pvtime.engine.kvm.truth import Truth
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME, Region
@@ -102,10 +102,10 @@ def test_the_page_is_read_as_the_structure_says() -> None:
     run, page = KvmRun.from_buffer(mapping), RunPage(mapping)
     run.exit_reason, run.mmio.phys_addr, run.mmio.len = 6, 0x0900_0005, 2
     run.mmio.data, run.mmio.is_write = 0xFFFF_1234, 1
-    assert (page.exit_reason(), page.mmio()) == (6, (0x0900_0005, 2, 0x1234))
-    run.mmio.is_write = 0
-    assert page.mmio() == (0x0900_0005, 2, None)
-    page.answer(0x60)
+    assert (page.words[EXIT_REASON], page.bytes[IS_WRITE]) == (6, 1)
+    assert page.written() == (0x0900_0005, 2, 0x1234)
+    assert (page.quads[ADDRESS], page.words[LENGTH]) == (0x0900_0005, 2)
+    page.quads[DATA] = 0x60
     page.set_immediate_exit(True)
     assert (run.mmio.data, run.immediate_exit) == (0x60, 1)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's MMIO accesses, on their way from every vCPU's thread to the devices.
 
-One lock for all devices: their registers are for one thread at a time, and an access takes about a
-microsecond. With the ring of collected writes, the writes in it come first, so that a device sees what each
-vCPU did in its order.
+Devices have locks of their own where they need them. With the ring of collected writes, the writes in it
+come first, so that a device sees what each vCPU did in its order: one lock for the ring, taken only where
+something is in it.
 """
 
 from __future__ import annotations
@@ -27,37 +27,36 @@ class Bus:
         self._lock = threading.Lock()
         self._ring = ring
         self._heads: Sequence[int] = ring.heads if ring is not None else (0, 0)
-        self._pages = {
-            page: (device, device.region.base)
+        spans = {
+            device: range(device.region.base >> _PAGE_SHIFT, device.region.end >> _PAGE_SHIFT)
             for device in devices
-            for page in range(device.region.base >> _PAGE_SHIFT, device.region.end >> _PAGE_SHIFT)
         }
+        self._reads = {page: (dev.read, dev.region.base) for dev, pages in spans.items() for page in pages}
+        self._writes = {page: (dev.write, dev.region.base) for dev, pages in spans.items() for page in pages}
 
     def read(self, address: int, size: int) -> int:
         """Return ``size`` bytes at ``address``."""
-        with self._lock:
-            if self._heads[0] != self._heads[1]:
-                self._drain()
-            found = self._pages.get(address >> _PAGE_SHIFT)
-            return found[0].read(address - found[1], size) if found else 0
+        heads = self._heads
+        if heads[0] != heads[1]:
+            self.flush()
+        page = address >> _PAGE_SHIFT
+        if page in self._reads:
+            read, base = self._reads[page]
+            return read(address - base, size)
+        return 0
 
     def write(self, address: int, size: int, value: int) -> None:
         """Store ``size`` bytes at ``address``."""
-        with self._lock:
-            if self._heads[0] != self._heads[1]:
-                self._drain()
-            self._write(address, size, value)
+        self.flush()
+        self._write(address, size, value)
 
     def flush(self) -> None:
         """Bring the collected writes to their devices."""
-        with self._lock:
-            if self._heads[0] != self._heads[1]:
-                self._drain()
-
-    def _drain(self) -> None:
         if self._ring is not None:
-            self._ring.drain(self._write)
+            with self._lock:
+                self._ring.drain(self._write)
 
     def _write(self, address: int, size: int, value: int) -> None:
-        if found := self._pages.get(address >> _PAGE_SHIFT):
-            found[0].write(address - found[1], size, value)
+        if found := self._writes.get(address >> _PAGE_SHIFT):
+            write, base = found
+            write(address - base, size, value)

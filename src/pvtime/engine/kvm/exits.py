@@ -8,14 +8,14 @@ from typing import Final, Protocol
 from pvtime.abi.kvm_run import ExitReason, SystemEventType
 from pvtime.engine.base import Outcome
 from pvtime.engine.kvm.bus import Bus
-from pvtime.engine.kvm.page import RunPage
+from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError, PvtimeError
 
-__all__ = ["Exits", "Owner"]
+__all__ = ["MMIO", "Exits", "Owner"]
 
 # Plain ints: looking a member up in its enum costs as much as the comparison.
-_MMIO: Final = int(ExitReason.MMIO)
+MMIO: Final = int(ExitReason.MMIO)
 _NOTHING: Final = frozenset({int(ExitReason.DEBUG), int(ExitReason.INTR)})
 
 
@@ -46,13 +46,13 @@ class Exits:
 
         :raises EngineError: nothing handles it; the message names the exit, the vCPU and its PC.
         """
-        reason = self._page.exit_reason()
-        if reason == _MMIO:
-            address, size, value = self._page.mmio()
-            if value is None:
-                self._page.answer(self._bus.read(address, size))
+        page = self._page
+        reason = page.words[EXIT_REASON]
+        if reason == MMIO:
+            if page.bytes[IS_WRITE]:
+                self._bus.write(*page.written())
             else:
-                self._bus.write(address, size, value)
+                page.quads[DATA] = self._bus.read(page.quads[ADDRESS], page.words[LENGTH])
         elif reason == ExitReason.SYSTEM_EVENT:
             self._system_event(self._vcpu.run_page.system_event.type)
         elif reason == ExitReason.ARM_NISV:
