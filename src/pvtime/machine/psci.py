@@ -107,7 +107,8 @@ class PsciCalls:
         return Affinity.ON if any(map(self._power.is_on, matching)) else Affinity.OFF
 
     def _system_reset2(self, reset_type: int) -> int:
-        if 0 < reset_type < _RESET_TYPE_VENDOR:
+        # A type has 32 bits, also where the 64-bit form brings it in a whole register.
+        if 0 < reset_type & _U32 < _RESET_TYPE_VENDOR:
             return PsciReturn.INVALID_PARAMETERS
         self._power.system_reset()
         return PsciReturn.INTERNAL_FAILURE
