@@ -11,6 +11,7 @@ run: $(STAMP)
 	@$(BIN)/pvtime run --vcpus 2 --duration 10
 
 test: lint
+	@tools/need-qemu
 	@$(BIN)/pytest
 
 lint: $(STAMP)
