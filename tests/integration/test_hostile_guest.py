@@ -33,7 +33,7 @@ VCPUS = 4
 SPSR_EL1 = SysReg(3, 0, 4, 0, 0)
 RAM_END = RAM_BASE + (64 << 20)
 
-KNOWN = [*Psci, *PvTime, *Smccc]
+KNOWN: list[int] = [*Psci, *PvTime, *Smccc]
 HARMLESS = [
     function
     for function in KNOWN

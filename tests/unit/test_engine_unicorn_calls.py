@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from framework.payload import DEADLINE, RESULTS, Payload, boot, both_cores, run
 from pvtime.abi.psci import VERSION_1_1, Affinity, Psci, PsciReturn
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.abi.smccc import NOT_SUPPORTED, Smccc
 from pvtime.engine.base import Outcome
+from pvtime.engine.unicorn.core import Context, Exit
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
 
 NONE = (1 << 64) - 1
@@ -80,6 +83,34 @@ def test_a_processor_is_switched_on_runs_with_its_argument_and_switches_itself_o
     assert finished.results[4] == Affinity.OFF
     assert finished.results[10] == 0xC0FFEE
     assert finished.results[12] == 0, "CPU_OFF returned"
+
+
+def test_a_processor_is_made_ready_between_two_runs_and_not_in_the_call(
+    internals: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In the call, the CPU's registers were saved, used to make the new processor's, and restored, during a
+    # run: now and then the caller, a real kernel, had a corrupted stack afterwards.
+    payload = Payload().cpu_on(1, "second").await_result(0).power_off()
+    payload.label("second").mov(1, 1).keep(1, 0).label("rest").wfi().b("rest")
+    with boot(payload, internals, vcpus=2) as guest:
+        core, running, made = guest.engine._core, [False], []
+        run, new_context = core.run, core.new_context
+
+        def watched_run() -> Exit:
+            running[0] = True
+            try:
+                return run()
+            finally:
+                running[0] = False
+
+        def watched_new_context(mpidr: int, entry: int, context: int) -> Context:
+            made.append((mpidr, running[0]))
+            return new_context(mpidr, entry, context)
+
+        monkeypatch.setattr(core, "run", watched_run)
+        monkeypatch.setattr(core, "new_context", watched_new_context)
+        guest.finish()
+        assert made == [(0, False), (1, False)]
 
 
 def test_a_processor_switched_on_again_starts_afresh(internals: str) -> None:

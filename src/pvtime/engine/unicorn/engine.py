@@ -149,7 +149,8 @@ class UnicornEngine(Engine):
 
     def power_on(self, vcpu: Vcpu, entry: int, context: int) -> None:
         """Reset a vCPU that is off, and make it runnable."""
-        vcpu.context = self._core.new_context(self._machine.mpidrs[vcpu.index], entry, context)
+        vcpu.context = None
+        vcpu.start = entry, context
         vcpu.timer.reset()
         vcpu.state = State.IDLE
         self._wake(vcpu, time.monotonic_ns())
@@ -264,6 +265,10 @@ class UnicornEngine(Engine):
             self._core.save(last.context)
             if last.state is State.RUNNABLE:
                 last.clock.wait(self._slice_ended)
+        if vcpu.context is None:
+            # Not in the call that switched it on: to borrow the CPU's registers in the midst of a run now and
+            # then corrupted the caller, seen as Oopses of CPU 0 in one of some 60 onlinings of another CPU.
+            vcpu.context = self._core.new_context(self._machine.mpidrs[vcpu.index], *vcpu.start)
         self._core.load(vcpu.context)
         self._current = vcpu
         self._gic.current = vcpu.index

@@ -35,7 +35,9 @@ class Vcpu:
     clock: RunDelay = field(default_factory=RunDelay)
     state: State = State.OFF
     context: Context = None
-    """Its registers; meaningful while it is not on the CPU."""
+    """Its registers; meaningful while it is not on the CPU. None: it is to begin at :attr:`start`."""
+    start: tuple[int, int] = (0, 0)
+    """Where, and with what in X0."""
     irq: bool = False
     """The level of its IRQ input."""
     ran_ns: int = 0
