@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One emulated arm64 KVM host for all tests of a CPU model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pvtime.images.store import StockImages
+from pvtime.lab.lab import Lab
+from pvtime.lab.qemu import CPUS, PROGRAM, Settings
+from pvtime.lab.userland import Extras
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def qemu() -> str:
+    """Return the emulator's name, where it is installed."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed: nothing runs in the lab (tools/need-qemu installs it)")
+    return PROGRAM
+
+
+@pytest.fixture(scope="session", params=CPUS)
+def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
+    """Return a booted lab with these very tests in it: with VHE and without."""
+    extras = Extras(distributions=("pytest",), trees={"root/tests": TESTS})
+    with Lab(Settings(cpu=request.param), extras=extras) as lab:
+        yield lab

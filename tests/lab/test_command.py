@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime lab`` as a user sees it: exit codes, files, bad input, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pvtime
+
+PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
+LIMIT = 150
+"""Seconds after which the lab is given up; a loaded host needs a tenth."""
+
+
+def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start ``pvtime lab`` as a session of its own."""
+    return subprocess.Popen(
+        [*PVTIME, "lab", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(Path(pvtime.__file__).parents[1])},
+        start_new_session=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process, whichever its thread, has started and not yet waited for."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += map(int, task.read_text().split())
+    return found
+
+
+def emulator(process: subprocess.Popen[str]) -> int:
+    """Wait for the lab's QEMU; return its process."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        for child in children(process.pid):
+            if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
+                return child
+        time.sleep(0.01)
+    raise AssertionError("QEMU was not started")
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether there is no such process any more."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.usefixtures("stock_images", "qemu")
+def test_exit_code_output_and_files_are_the_commands_and_qemu_ends_with_it(tmp_path: Path) -> None:
+    command = "echo out; echo err >&2; echo kept > one; uname -m > two; exit 7"
+    process = start("--out", "one", "--out", "two", "--", "sh", "-c", command, cwd=tmp_path)
+    qemu = emulator(process)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 7
+    assert (out, err.splitlines()[-1]) == ("out\n", "err")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "one": "kept\n",
+        "two": "aarch64\n",
+    }
+    assert is_gone(qemu)
+
+
+@pytest.mark.usefixtures("stock_images", "qemu")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_leaves_no_qemu_and_no_file(number: signal.Signals, tmp_path: Path) -> None:
+    process = start("--out", "never", "--", "sh", "-c", "echo begun; exec sleep 1000", cwd=tmp_path)
+    qemu = emulator(process)
+    assert process.stdout is not None
+    if number is not signal.SIGKILL:  # that one while the lab boots
+        assert process.stdout.readline() == "begun\n"
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode in (-number, 128 + number)
+    assert "Traceback" not in err
+    end = time.monotonic() + LIMIT
+    while not is_gone(qemu):  # Who was killed waits for nobody: the kernel ends QEMU then.
+        assert time.monotonic() < end, "QEMU is left behind"
+        time.sleep(0.01)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("stock_images", "qemu")
+def test_a_wanted_file_that_was_not_written_is_named(tmp_path: Path) -> None:
+    process = start("--out", "missing.json", "--", "true", cwd=tmp_path)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode != 0
+    assert err.splitlines()[-1].endswith("not written in the lab: missing.json")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["--cpu", "max", "--", "true"], "max"),
+        (["--smp", "0", "--", "true"], "0 CPUs"),
+        (["--smp", "many", "--", "true"], "many"),
+        (["--memory", "64", "--", "true"], "64 MiB"),
+    ],
+)
+def test_what_the_lab_cannot_be_is_refused_in_a_line_before_it_starts(
+    arguments: list[str], message: str
+) -> None:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
