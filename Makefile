@@ -22,6 +22,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@tools/need-qemu
 	@$(BIN)/python bench/boot.py
+	@$(BIN)/python bench/kvm.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
