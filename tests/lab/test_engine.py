@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kvm engine in the lab: its behavioural tests, Linux guests, and the embedded engine's answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from framework.differential import SEQUENCES, Answers, answers_of, differs_by_design, generate
+from framework.engines import CHOICES
+from pvtime.engine.base import Outcome
+from pvtime.lab.lab import Lab
+from pvtime.lab.result import CompletedRun
+from pvtime.report import document
+
+TIMEOUT = 180
+"""Seconds after which a command in the lab is given up; a loaded host needs a third of it."""
+
+TICK_NS = 10_000_000
+PYTHON = {"PYTHONPATH": "/root/tests"}
+
+
+def in_lab(lab: Lab, *argv: str, out: dict[str, Path] | None = None) -> CompletedRun:
+    """Run a command in the lab that must succeed."""
+    done = lab.run(argv, timeout=TIMEOUT, env=PYTHON, out_files=out or {})
+    assert done.exit_code == 0, (done.stdout + done.stderr).decode(errors="replace")[-4000:]
+    assert not done.missing
+    return done
+
+
+def test_every_behavioural_test_passes_on_kvm_and_none_is_skipped(lab: Lab) -> None:
+    pytest_there = ("python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--engine", "kvm")
+    done = in_lab(lab, *pytest_there, "tests/behaviour", "tests/kvm")
+    listed = in_lab(lab, *pytest_there, "--collect-only", "tests/behaviour", "tests/kvm")
+    tests = [line for line in listed.stdout.decode().splitlines() if "::" in line]
+    files = {Path(line.partition("::")[0]).name for line in tests}
+    assert files == {path.name for where in ("behaviour", "kvm") for path in here(where).glob("test_*.py")}
+    summary = done.stdout.decode().splitlines()[-1]
+    assert re.match(rf"{len(tests)} passed in ", summary), summary
+
+
+def here(folder: str) -> Path:
+    """Return a folder of tests."""
+    return Path(__file__).parents[1] / folder
+
+
+def test_generated_calls_have_the_embedded_engines_answers(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "answers.json"
+    in_lab(lab, "python3", "-m", "framework.differential", "kvm", "answers.json", out={"answers.json": path})
+    kvm = Answers(**json.loads(path.read_text()))
+    calls = generate()
+    assert sum(call.last for call in calls) == SEQUENCES >= 2000
+    for choice in CHOICES["unicorn"]:
+        ours = answers_of(choice)
+        assert (ours.asked, len(ours.given)) == (kvm.asked, len(kvm.given)), "they were asked other things"
+        different = [
+            f"{[hex(x) for x in call.x]}: kvm {theirs}, {choice} {mine}"
+            for call, theirs, mine in zip(calls, kvm.given, ours.given, strict=True)
+            if theirs != mine and not differs_by_design(call)
+        ]
+        assert not different, "\n".join(different[:20])
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+def test_a_linux_guest_and_its_host_agree_on_every_nanosecond(vcpus: int, lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    run = ("pvtime", "run", "--engine", "kvm", "--vcpus", str(vcpus), "--duration", "2")
+    done = in_lab(lab, *run, "--report", "report.json", out={"report.json": path})
+    console = done.stdout.decode(errors="replace")
+    assert "using stolen time PV" in console
+    assert f"SMP: Total of {vcpus} processors activated" in console
+    report = document.from_json(path.read_text())
+    assert report.outcome is Outcome.POWER_OFF
+    assert len(report.vcpus) == vcpus
+    for row in report.vcpus:
+        assert row.enabled
+        assert row.error_ns == 0, "truth is not structure"
+        assert row.guest_error_ns is not None, "the guest reported nothing"
+        # The guest reads its structure at a tick, so it knows no more than was stolen; how much less depends
+        # on how long it was kept from its last tick.
+        assert -10 * TICK_NS - row.truth_ns // 10 <= row.guest_error_ns <= 2 * TICK_NS
+    if vcpus == 4:
+        assert all(row.truth_ns > 0 for row in report.vcpus), "four busy vCPUs on two CPUs"
+
+
+def test_a_user_who_may_not_use_dev_kvm_reads_why(lab: Lab) -> None:
+    done = lab.run(
+        [
+            "sh",
+            "-c",
+            "mv /dev/kvm /dev/away; pvtime run --engine kvm; code=$?; mv /dev/away /dev/kvm; exit $code",
+        ],
+        timeout=TIMEOUT,
+    )
+    assert done.exit_code != 0
+    message = done.stderr.decode()
+    assert "/dev/kvm" in message
+    assert message.count("\n") == 1, message
+    assert "Traceback" not in message
