@@ -276,10 +276,11 @@ class UnicornEngine(Engine):
 
     def _slice(self, vcpu: Vcpu) -> None:
         """Load the vCPU and run it until it idles or its time is over."""
+        start, thread_delay = self._read_clocks()
         if vcpu.clock.waiting:
             # What the thread itself waited until here is part of the vCPU's wait.
-            self._delay = self._schedstat.run_delay()
-        self._slice_began = start = time.monotonic_ns()
+            self._delay = thread_delay
+        self._slice_began = start
         vcpu.clock.run(start)
         vcpu.account.update(vcpu.clock.read(start))
         vcpu.loads += 1
@@ -288,15 +289,27 @@ class UnicornEngine(Engine):
             self._ticker.hurry()
         left = self._core.run()
         self._ticker.disarm()
-        self._slice_ended = end = time.monotonic_ns()
-        delay, self._delay = self._delay, self._schedstat.run_delay()
-        stolen = self._delay - delay
+        end, thread_delay = self._read_clocks()
+        self._slice_ended = end
+        stolen, self._delay = thread_delay - self._delay, thread_delay
         vcpu.clock.add(stolen)
         ran = max(0, end - start - stolen)
         vcpu.ran_ns += ran
         vcpu.virtual_ns += ran
         if left is Exit.IDLE and vcpu.state is State.RUNNABLE and not vcpu.irq:
             vcpu.state = State.IDLE
+
+    def _read_clocks(self) -> tuple[int, int]:
+        """Return the time and the thread's run_delay, both in ns and of one moment: the thread did not wait
+        between the two readings, or that wait would be in both.
+        """
+        delay = self._schedstat.run_delay()
+        while True:
+            now = time.monotonic_ns()
+            again = self._schedstat.run_delay()
+            if again == delay:
+                return now, delay
+            delay = again
 
     def _slice_end(self) -> int | None:
         """Return when the slice is over: somebody's timer, or the turn of somebody who waits."""
