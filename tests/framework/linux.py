@@ -114,6 +114,11 @@ class LinuxGuest:
             data = data[port.receive(data) :]
             assert self.engine.wait(0.001) is None, "the guest has ended"
 
+    def report(self) -> StatReport:
+        """Have the guest tell its /proc/stat now; :attr:`structures` is of the moment when it came."""
+        self._send(self.machine.agent, encode("stat"))
+        return self.wait_for(StatReport)
+
     def stop(self) -> StatReport:
         """Have the guest settle its accounts and power off; return its last report."""
         self._send(self.machine.agent, encode("stop"))

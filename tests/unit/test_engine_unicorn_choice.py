@@ -13,8 +13,8 @@ from pvtime.abi.arm64 import SysReg
 from pvtime.engine.unicorn import internals, selftest, syndrome
 from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.core import Core
-from pvtime.engine.unicorn.levels import CPU_MODELS
 from pvtime.engine.unicorn.fast import FastCore
+from pvtime.engine.unicorn.levels import CPU_MODELS
 from pvtime.engine.unicorn.public import PublicCore
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.memory import GuestMemory
