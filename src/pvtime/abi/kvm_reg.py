@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pvtime.abi.layout import Field, Register
 
-__all__ = ["MPIDR_EL1", "PC", "PSTATE", "RegId", "core", "sysreg", "x"]
+__all__ = ["MPIDR_EL1", "PC", "PSTATE", "SCTLR_EL1", "RegId", "core", "sysreg", "x"]
 
 _ARM64 = 0x60
 _CORE = 0x0010
@@ -59,3 +59,4 @@ def x(number: int) -> int:
 PC = core(32 * 8)
 PSTATE = core(33 * 8)
 MPIDR_EL1 = sysreg(3, 0, 0, 0, 5)
+SCTLR_EL1 = sysreg(3, 0, 1, 0, 0)

@@ -38,6 +38,9 @@ MARK: Final = 0x656D_6974_7670_2121
 
 _MARK_OFFSET: Final = 56
 
+PARKING: Final = 16 * 0x1400_0000.to_bytes(4, "little")
+"""``b .``, more than once: an access that is still to be completed moves the program counter on."""
+
 
 class Truth:
     """One vCPU's books. Used by the vCPU's thread alone, while the guest is not entered."""
@@ -52,6 +55,9 @@ class Truth:
         self.enabled = False
         """The guest has called PV_TIME_ST."""
         memory.store_u64(self._mark, MARK)
+        self.parking = memory.end - len(PARKING)
+        """IPA of instructions that a vCPU may be stepped through after the guest's end."""
+        memory.write(self.parking, PARKING)
 
     @property
     def in_use(self) -> bool:

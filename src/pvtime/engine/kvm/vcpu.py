@@ -6,9 +6,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+from typing import Final
 
+from pvtime.abi.arm64 import Pstate
 from pvtime.abi.kvm import KvmIoctl
-from pvtime.abi.kvm_reg import PC
+from pvtime.abi.kvm_reg import PC, PSTATE, SCTLR_EL1
 from pvtime.abi.kvm_run import ExitReason, KvmRun
 from pvtime.abi.kvm_types import (
     DebugControl,
@@ -25,6 +27,10 @@ from pvtime.engine.kvm.ioctl import call, close
 from pvtime.errors import EngineError
 
 __all__ = ["Vcpu"]
+
+AT_EL1_MASKED: Final = Pstate.of(daif=0xF, level=1, own_stack=1)
+MMU_OFF: Final = 0
+"""SCTLR_EL1."""
 
 
 class Vcpu(Attributes):
@@ -81,6 +87,13 @@ class Vcpu(Attributes):
     def make_runnable(self) -> None:
         """Switch it on where it is."""
         call(self.fd, KvmIoctl.SET_MP_STATE, MpStates(mp_state=MpState.RUNNABLE), self.name)
+
+    def park(self, ipa: int) -> None:
+        """Have it stand at ``ipa``, MMU off and interrupts masked: nothing of the guest's own code runs."""
+        self.set_reg(SCTLR_EL1, MMU_OFF)
+        self.set_reg(PSTATE, int(AT_EL1_MASKED))
+        self.set_reg(PC, ipa)
+        self.make_runnable()
 
     def inject_external_abort(self) -> None:
         """Have the guest take an external abort for the access that it left for (KVM_EXIT_ARM_NISV)."""
