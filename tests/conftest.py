@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test that asks for ``engine`` each way to run the chosen one."""
     if "engine" in metafunc.fixturenames:
         metafunc.parametrize("engine", CHOICES[metafunc.config.getoption("--engine")], ids=str)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the commands that tests start hear of signals, of which a job in the background ignores some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

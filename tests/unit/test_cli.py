@@ -249,3 +249,19 @@ def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:
     assert code == 0
     assert "pvtime.report.session" in err
     assert "rich" not in err
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "<&- >&-"])
+def test_an_output_that_takes_nothing_is_no_traceback(redirection: str, tmp_path: Path) -> None:
+    # A full disk gave an OSError's traceback, a closed stream an AttributeError's.
+    command = f"'{sys.executable}' -c 'import sys; from pvtime.cli import main; sys.exit(main([\"images\"]))'"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"],
+        env=os.environ | {"PVTIME_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1

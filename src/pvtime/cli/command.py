@@ -59,20 +59,36 @@ def group() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's) and return the exit code."""
+    _open_closed_streams()
     try:
         code = group.main(args=arguments, prog_name="pvtime", standalone_mode=False)
         sys.stdout.flush()
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except PvtimeError as error:
         return _complain(str(error), error.exit_code)
     except BrokenPipeError:
-        # The interpreter flushes standard output once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        _give_up_output()
+        what = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{what}{error.strerror or error}", PvtimeError.exit_code)
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where the process was started with a closed standard stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open like the others)
+
+
+def _give_up_output() -> None:
+    """Send what is left to /dev/null: the interpreter flushes at its end, and would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:

@@ -25,7 +25,7 @@ __all__ = ["lab_command"]
 def lab_command(
     cpu: str, smp: int, memory: int, icount: bool, out: tuple[str, ...], command: tuple[str, ...]
 ) -> int:
-    r"""Run COMMAND on an arm64 KVM host in a box, with this very pvtime in it.
+    """Run COMMAND on an arm64 KVM host in a box, with this very pvtime in it.
 
     For machines without arm64 hardware: boots a Debian kernel in qemu-system-aarch64 and runs COMMAND there.
     Its output and exit code are the command's:
@@ -33,7 +33,7 @@ def lab_command(
     \b
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
-    """
+    """  # noqa: D301 (click wants the character)
     settings = Settings(cpu=cpu, smp=smp, memory=memory, icount=icount)
     with shown(sys.stderr) as progress:
         fetch(progress)

@@ -7,6 +7,7 @@ table (``--quiet --report -``) need not pay it.
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, TextIO
 
 from pvtime.report import units
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report"]
 
 PLAIN_WIDTH = 200
+MIN_WIDTH = 80
+"""Columns; on a narrower terminal lines wrap, which is better than figures cut short."""
+
 """Columns, where the output is no terminal that says its own: lines there are long, not broken."""
 
 COLUMNS = (
@@ -39,7 +43,8 @@ def open_console(file: TextIO) -> Console:
     """Return a console on ``file``: colours only on a terminal, and none with NO_COLOR set."""
     from rich.console import Console
 
-    return Console(file=file, highlight=False, markup=False, width=None if file.isatty() else PLAIN_WIDTH)
+    width = max(shutil.get_terminal_size().columns, MIN_WIDTH) if file.isatty() else PLAIN_WIDTH
+    return Console(file=file, highlight=False, markup=False, width=width)
 
 
 def moment_table(moment: Moment, title: str) -> Table:
