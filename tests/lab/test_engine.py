@@ -20,7 +20,7 @@ TIMEOUT = 180
 """Seconds after which a command in the lab is given up; a loaded host needs a third of it."""
 
 TICK_NS = 10_000_000
-PYTHON = {"PYTHONPATH": "/root/tests"}
+PYTHON = {"PYTHONPATH": "tests"}
 
 
 def in_lab(lab: Lab, *argv: str, out: dict[str, Path] | None = None) -> CompletedRun:
