@@ -7,25 +7,13 @@ from enum import IntEnum
 
 from pvtime.abi.layout import Field, Register
 
-__all__ = ["NOT_SUPPORTED", "SUCCESS", "VERSION_1_1", "FunctionId", "Owner", "Smccc"]
+__all__ = ["NOT_SUPPORTED", "SUCCESS", "VERSION_1_1", "FunctionId", "Smccc"]
 
 SUCCESS = 0
 NOT_SUPPORTED = -1
 
 VERSION_1_1 = 0x1_0001
 """What KVM answers to SMCCC_VERSION (arch/arm64/kvm/hypercalls.c): major in 30:16, minor in 15:0."""
-
-
-class Owner(IntEnum):
-    """Who owns a range of function identifiers (DEN0028 section 6.1)."""
-
-    ARCH = 0
-    CPU = 1
-    SIP = 2
-    OEM = 3
-    STANDARD = 4
-    STANDARD_HYP = 5
-    VENDOR_HYP = 6
 
 
 class FunctionId(Register):

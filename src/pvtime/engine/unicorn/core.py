@@ -156,8 +156,8 @@ class Core(ABC):
             return Exit.STOPPED
         raise EngineError(f"the emulated CPU stopped at {self.pc():#x}: {unicorn.UcError(status)}")
 
-    def _resume(self, count: int = 0) -> int:
-        status: int = self._start(self._handle, self.pc(), RUN_FOREVER, 0, count)
+    def _resume(self) -> int:
+        status: int = self._start(self._handle, self.pc(), RUN_FOREVER, 0, 0)
         return status
 
     @abstractmethod

@@ -36,7 +36,6 @@ class FastCore(Core):
         if inside is None:
             raise EngineError("this build of the Unicorn library is not one whose internals are known")
         self._inside = inside
-        self.set_irq = inside.set_irq  # type: ignore[method-assign]
 
     def pc(self) -> int:
         """See :meth:`Core.pc`."""
