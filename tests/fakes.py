@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.errors import EngineError
+from pvtime.machine.layout import Region
+from pvtime.machine.memory_map import Access
 
 __all__ = ["FakeEngine", "sample"]
 
@@ -66,6 +68,16 @@ class FakeEngine(Engine):
         """Return new figures."""
         self.samples += 1
         return [replace(sample(index), truth_ns=self.samples) for index in range(self.vcpus)]
+
+    def pause(self) -> None:
+        """Do nothing: there is nothing to pause."""
+
+    def resume(self) -> None:
+        """Do nothing either."""
+
+    def limit(self, region: Region, access: Access) -> None:
+        """Refuse: there is no memory."""
+        raise EngineError(f"{region}: no memory")
 
     def set_irq(self, spi: int, level: bool) -> None:
         """Do nothing: there is no interrupt controller."""

@@ -10,7 +10,9 @@ __all__ = [
     "GuestImageError",
     "GuestMemoryError",
     "ImagesError",
+    "PvTimeDeviceError",
     "PvtimeError",
+    "SavedStateError",
     "UsageError",
 ]
 
@@ -39,5 +41,13 @@ class ImagesError(UsageError):
     """The stock guest images cannot be had: no apt, no room in the cache, a broken download."""
 
 
+class SavedStateError(UsageError):
+    """A saved machine cannot be written, or not be used: damaged, truncated, foreign, newer, or in the way."""
+
+
 class EngineError(PvtimeError):
     """The engine cannot run the guest, or stopped doing so."""
+
+
+class PvTimeDeviceError(EngineError):
+    """An attribute of the PV-time device cannot be had or set."""

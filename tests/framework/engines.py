@@ -111,7 +111,7 @@ class TurnHost(Host):
     def run_delay(self, index: int) -> int:
         """See :meth:`Host.run_delay`."""
         clock = self._engine.vcpus[index].clock
-        return self._engine._call(lambda: clock.read(time.monotonic_ns()))
+        return self._engine._mail.call(lambda: clock.read(time.monotonic_ns()))
 
     def asleep(self, index: int) -> bool:
         """See :meth:`Host.asleep`."""

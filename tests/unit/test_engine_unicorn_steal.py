@@ -149,7 +149,7 @@ def test_a_sample_that_must_wait_leaves_the_interrupt_controller_alone(
         )
         guest.engine.start()
         held = threading.Event()
-        guest.engine._post(lambda: held.wait(DEADLINE))
+        guest.engine._mail.post(lambda: held.wait(DEADLINE))
         samples: list[list[VcpuSample]] = []
         asker = threading.Thread(target=lambda: samples.append(guest.engine.sample()))
         asker.start()

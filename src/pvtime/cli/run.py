@@ -11,6 +11,7 @@ from pvtime.cli.engines import AUTO, ENGINES
 from pvtime.cli.params import key_values, seconds, size
 from pvtime.errors import UsageError
 from pvtime.machine.layout import MAX_VCPUS
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["run_command"]
 
@@ -44,6 +45,20 @@ __all__ = ["run_command"]
     help="For the engine, such as internals=off.",
 )
 @click.option(
+    "--placement",
+    type=click.Choice([name.value for name in PlacementName]),
+    default=PlacementName.USERSPACE.value,
+    show_default=True,
+    help="Who provides the memory for stolen time.",
+)
+@click.option(
+    "--without",
+    type=click.IntRange(0, MAX_VCPUS - 1),
+    multiple=True,
+    metavar="VCPU",
+    help="A vCPU that gets no stolen time; may be repeated.",
+)
+@click.option(
     "--duration", callback=seconds, metavar="SECONDS", help="End after this long, counted from userland on."
 )
 @click.option(
@@ -66,6 +81,8 @@ def run_command(
     cpu: str | None,
     engine: str,
     options: dict[str, str],
+    placement: str,
+    without: tuple[int, ...],
     duration: float | None,
     report: Path | None,
     quiet: bool,
@@ -91,6 +108,8 @@ def run_command(
             cpu=cpu,
             engine=engine,
             options=options,
+            placement=PlacementName(placement),
+            without=frozenset(without),
             duration=duration,
             report=report,
             quiet=quiet,

@@ -22,6 +22,7 @@ from pvtime.report.inbox import Inbox
 from pvtime.report.live import LinesView, LiveView, QuietView, is_terminal
 from pvtime.report.plan import Ending, Plan
 from pvtime.report.session import Session
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["STDOUT", "Run", "execute"]
 
@@ -38,6 +39,8 @@ class Run:
     cpu: str | None
     engine: str
     options: Mapping[str, str]
+    placement: PlacementName
+    without: frozenset[int]
     duration: float | None
     report: Path | None
     quiet: bool
@@ -93,12 +96,18 @@ def _assemble(run: Run, terminal: Terminal | None) -> Assembled:
         initrd=chosen.initrd,
         append=chosen.append,
         cpu=run.cpu,
+        placement=run.placement,
+        without=run.without,
     )
     machine = Machine(config, console=inbox.console, agent=inbox.agent)
     engine = kind.build(machine, run.options)
     if not run.quiet:
         print(f"pvtime: engine {kind.name}: {reason}", file=run.output, flush=True)
-    plan = Plan(tell_agent=machine.agent.receive if chosen.agent else None, duration=run.duration)
+    plan = Plan(
+        tell_agent=machine.agent.receive if chosen.agent else None,
+        duration=run.duration,
+        placement=run.placement.value,
+    )
     return Assembled(engine, machine, inbox, plan)
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from pvtime.machine.layout import Region
+from pvtime.machine.memory_map import Access
+
 __all__ = ["Engine", "Outcome", "VcpuSample"]
 
 
@@ -37,6 +40,10 @@ class VcpuSample:
     """The guest has called PV_TIME_ST."""
     loads: int
     """How often the vCPU was loaded."""
+    injected_ns: int = 0
+    """How much of truth was stolen on purpose."""
+    fault: str | None = None
+    """Why the structure cannot be written: its memory was taken away, or was the guest's to give."""
 
 
 class Engine(ABC):
@@ -69,6 +76,24 @@ class Engine(ABC):
     @abstractmethod
     def sample(self) -> list[VcpuSample]:
         """Return every vCPU's figures, each taken while that vCPU is not running. Works after the end too."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Bring every vCPU to rest until :meth:`resume`; nothing is stolen meanwhile.
+
+        Interrupts are taken in, the guest finds them later. Harmless when paused or ended.
+        """
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Go on after :meth:`pause`; harmless when not paused."""
+
+    @abstractmethod
+    def limit(self, region: Region, access: Access) -> None:
+        """Take memory away from the guest, make it read-only, or give it back, while it runs.
+
+        :raises EngineError: the engine cannot do that with this region.
+        """
 
     @abstractmethod
     def set_irq(self, spi: int, level: bool) -> None:

@@ -20,10 +20,13 @@ from pvtime.machine.layout import (
     MAX_VCPUS,
     RAM_BASE,
     STOLEN_TIME,
-    refuse_overlap,
+    Region,
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
+from pvtime.machine.memory_map import Access, MemoryMap, Window
 from pvtime.machine.uart import Ns16550
+from pvtime.steal.donated import Donated
+from pvtime.steal.placement import Placement, PlacementName, Userspace
 
 __all__ = ["Machine", "MachineConfig", "SetIrq"]
 
@@ -44,6 +47,11 @@ class MachineConfig:
     """The kernel's command line."""
     cpu: str | None = None
     """A CPU model's name; None: the engine's usual one."""
+    placement: PlacementName = PlacementName.USERSPACE
+    without: frozenset[int] = frozenset()
+    """vCPUs without a structure of stolen time."""
+    stolen_time: Region = STOLEN_TIME
+    """Where the structures are, unless the guest provides them."""
 
 
 class Machine:
@@ -64,12 +72,37 @@ class Machine:
         self.mpidrs = list(range(config.vcpus))
         """Each vCPU's affinity fields: as KVM numbers them."""
         self._set_irq: SetIrq | None = None
-        self.memory = GuestMemory(RAM_BASE, config.memory, "RAM")
-        refuse_overlap([self.memory.region, STOLEN_TIME, CONSOLE, AGENT, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE])
+        if not config.without <= set(range(config.vcpus)):
+            raise UsageError(f"no stolen time for vCPU {max(config.without)}: there is no such vCPU")
+        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE])
+        self.memory = self.map.add(GuestMemory(RAM_BASE, config.memory, "RAM"))
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))
-        self.stolen_time = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name)
+        if config.placement is PlacementName.USERSPACE:
+            region = config.stolen_time
+            self.map.add(GuestMemory(region.base, region.size, region.name))
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
+
+    @property
+    def stolen_time(self) -> GuestMemory:
+        """The structures' memory.
+
+        :raises GuestMemoryError: it is not the VMM that provides it, nor the hypervisor.
+        """
+        region = self.config.stolen_time
+        return self.map.find(region.base, region.size, Access.NONE)
+
+    def place_stolen_time(self) -> list[Placement | None]:
+        """Return every vCPU's structure, where the VMM or the guest provides the memory."""
+        placements: list[Placement | None]
+        if self.config.placement is PlacementName.GUEST:
+            ram, donated = Window(self.map, self.memory.region), list[Donated]()
+            donated += [Donated(ram, donated) for _ in range(self.config.vcpus)]
+            placements = [*donated]
+        else:
+            window = Window(self.map, self.stolen_time.region)
+            placements = [Userspace(window, index) for index in range(self.config.vcpus)]
+        return [None if i in self.config.without else placement for i, placement in enumerate(placements)]
 
     def connect(self, set_irq: SetIrq) -> None:
         """Connect the devices' interrupt wires to an engine's interrupt controller."""
@@ -80,8 +113,7 @@ class Machine:
 
         :raises UsageError: the device tree is too large.
         """
-        self.memory.clear()
-        self.stolen_time.clear()
+        self.map.clear()
         self.console.reset()
         self.agent.reset()
         tree = build(
@@ -98,8 +130,7 @@ class Machine:
 
     def close(self) -> None:
         """Give the memory back; the engine must have been stopped."""
-        self.memory.close()
-        self.stolen_time.close()
+        self.map.close()
 
     def _wire(self, spi: int, level: bool) -> None:
         if self._set_irq is not None:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The PV-time service calls, answered as KVM does (arch/arm64/kvm/{hypercalls,pvtime}.c)."""
+"""The PV-time service calls, answered as KVM does (arch/arm64/kvm/{hypercalls,pvtime}.c); and our own."""
 
 from __future__ import annotations
 
+from pvtime.abi.donated import Donation, DonationCall
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
 from pvtime.steal.account import Account
 
-__all__ = ["pv_time_features", "pv_time_st"]
+__all__ = ["DONATION_CALLS", "donation_call", "pv_time_features", "pv_time_st"]
+
+DONATION_CALLS = frozenset(DonationCall)
+"""What a guest is offered that provides the memory itself."""
 
 _U32 = (1 << 32) - 1
 
@@ -22,3 +26,13 @@ def pv_time_st(account: Account, run_delay: int) -> int:
     """PV_TIME_ST: the IPA of the calling vCPU's structure. Not a pure query: see :meth:`Account.enable`."""
     ipa = account.enable(run_delay)
     return NOT_SUPPORTED if ipa is None else ipa
+
+
+def donation_call(account: Account, run_delay: int, function: int, argument: int) -> int:
+    """The calls of the placement ``guest`` (:class:`DonationCall`)."""
+    match function:
+        case DonationCall.SET:
+            return account.donate(run_delay, Donation(argument))
+        case DonationCall.GET:
+            return int(account.donated.donation) if account.donated is not None else NOT_SUPPORTED
+    return SUCCESS if argument & _U32 in DONATION_CALLS else NOT_SUPPORTED

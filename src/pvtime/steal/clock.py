@@ -54,8 +54,7 @@ class RunDelay:
 
     def run(self, now: int) -> None:
         """The vCPU starts to execute."""
-        self._total = self.read(now)
-        self._waiting_since = None
+        self.settle(now)
 
     @property
     def waiting(self) -> bool:
@@ -64,6 +63,11 @@ class RunDelay:
 
     def idle(self) -> None:
         """The vCPU has nothing to run."""
+        self._waiting_since = None
+
+    def settle(self, now: int) -> None:
+        """Nothing shall wait from ``now`` on; what was waited for until then stays."""
+        self._total = self.read(now)
         self._waiting_since = None
 
     def add(self, ns: int) -> None:

@@ -4,14 +4,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from enum import Enum
 from typing import ClassVar, Protocol
 
 from pvtime.abi.pvtime import STRUCTURE_ALIGN, STRUCTURE_STRIDE, StolenTime
 from pvtime.errors import UsageError
 
-__all__ = ["Memory", "Placement", "Userspace"]
+__all__ = ["Hypervisor", "Memory", "Placement", "PlacementName", "Userspace"]
 
 _EMPTY = bytes(StolenTime())
+
+
+class PlacementName(Enum):
+    """The three answers to the question who provides the memory."""
+
+    USERSPACE = "userspace"
+    """The VMM: merged into Linux 5.5."""
+    HYPERVISOR = "hypervisor"
+    """The hypervisor, behind a device (:mod:`pvtime.steal.device`): as first posted, in August 2019."""
+    GUEST = "guest"
+    """The guest gives it (:mod:`pvtime.steal.donated`): as on x86."""
 
 
 class Memory(Protocol):
@@ -26,58 +38,79 @@ class Memory(Protocol):
         """Bytes."""
 
     def load_u64(self, ipa: int) -> int:
-        """Return the little-endian word at ``ipa``."""
+        """Return the little-endian word at ``ipa``.
+
+        :raises GuestMemoryError: there is no memory now.
+        """
 
     def store_u64(self, ipa: int, value: int) -> None:
-        """Store a little-endian word at ``ipa`` in one access, so that a guest never sees half of it."""
+        """Store a little-endian word at ``ipa`` in one access, so that a guest never sees half of it.
+
+        :raises GuestMemoryError: there is no memory now, or it is read-only.
+        """
 
     def write(self, ipa: int, data: bytes) -> None:
-        """Copy ``data`` to ``ipa``."""
+        """Copy ``data`` to ``ipa``.
+
+        :raises GuestMemoryError: there is no memory now, or it is read-only.
+        """
 
 
 class Placement(ABC):
     """One vCPU's structure in the guest's memory."""
 
-    name: ClassVar[str]
-    ipa: int
-    """Where the guest finds the structure."""
+    name: ClassVar[PlacementName]
+
+    @property
+    @abstractmethod
+    def ipa(self) -> int | None:
+        """Where the guest finds the structure; None: there is none now."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Write an empty structure: revision, attributes and stolen time are 0."""
+        """Write an empty structure.
+
+        :raises GuestMemoryError: the memory cannot be written now.
+        """
 
     @abstractmethod
     def load(self) -> int:
-        """Return ``stolen_time``, in ns, as the guest would read it."""
+        """Return the count, in ns, as the guest would read it.
+
+        :raises GuestMemoryError: the memory cannot be read now.
+        """
 
     @abstractmethod
     def store(self, stolen: int) -> None:
-        """Write ``stolen_time``, in ns."""
+        """Write the count, in ns.
+
+        :raises GuestMemoryError: the memory cannot be written now.
+        """
 
 
-class Userspace(Placement):
-    """Host user space provides the memory: an array of structures in a region of its own.
-
-    This is the design that was merged into Linux 5.5 (commit 58772e9a3db7). The guest's memory holds the
-    only copy of the count, so it is saved and migrated with the rest.
+class _Element(Placement):
+    """An element of an array of DEN0057A's structures in a region of its own.
 
     :raises UsageError: the region is too small for that vCPU, or not aligned for the structure.
     """
 
-    name = "userspace"
-
     def __init__(self, memory: Memory, index: int) -> None:
         self._memory = memory
-        self.ipa = memory.base + index * STRUCTURE_STRIDE
-        self._count = self.ipa + StolenTime.stolen_time.offset
-        if self.ipa % STRUCTURE_ALIGN:
-            raise UsageError(f"stolen time at {self.ipa:#x}: it must be aligned to {STRUCTURE_ALIGN} bytes")
+        self._ipa = memory.base + index * STRUCTURE_STRIDE
+        self._count = self._ipa + StolenTime.stolen_time.offset
+        if self._ipa % STRUCTURE_ALIGN:
+            raise UsageError(f"stolen time at {self._ipa:#x}: it must be aligned to {STRUCTURE_ALIGN} bytes")
         if (index + 1) * STRUCTURE_STRIDE > memory.size:
             raise UsageError(f"stolen time of vCPU {index} does not fit into {memory.size} bytes")
 
+    @property
+    def ipa(self) -> int:
+        """See :meth:`Placement.ipa`."""
+        return self._ipa
+
     def reset(self) -> None:
         """See :meth:`Placement.reset`."""
-        self._memory.write(self.ipa, _EMPTY)
+        self._memory.write(self._ipa, _EMPTY)
 
     def load(self) -> int:
         """See :meth:`Placement.load`."""
@@ -86,3 +119,19 @@ class Userspace(Placement):
     def store(self, stolen: int) -> None:
         """See :meth:`Placement.store`."""
         self._memory.store_u64(self._count, stolen)
+
+
+class Userspace(_Element):
+    """Host user space provides the memory, and the hypervisor writes through the guest's memory map.
+
+    This is the design that was merged (commit 58772e9a3db7). The guest's memory holds the only copy of the
+    count, so it is saved and migrated with the rest.
+    """
+
+    name = PlacementName.USERSPACE
+
+
+class Hypervisor(_Element):
+    """The hypervisor provides the memory, and stores straight into it: nobody can take it away."""
+
+    name = PlacementName.HYPERVISOR

@@ -50,7 +50,7 @@ class Assembly:
         self._machine = machine
         devices = [CONSOLE, AGENT]
         fixed = [GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS]
-        memories = [machine.memory, machine.stolen_time]
+        memories = machine.map.memories
         regions = [*(memory.region for memory in memories), *devices]
         refuse_overlap([*fixed, *regions])
         with contextlib.ExitStack() as stack:
@@ -95,6 +95,8 @@ class Assembly:
         ipas = StolenTimeIpas()
         truths = [Truth(self._machine.stolen_time, vcpu.index) for vcpu in vcpus]
         for vcpu, truth in zip(vcpus, truths, strict=True):
+            if vcpu.index in self._machine.config.without:
+                continue
             ipas.set(vcpu, truth.ipa)
         return truths
 
@@ -127,6 +129,17 @@ class Assembly:
     def sample(self) -> list[VcpuSample]:
         """Measure every vCPU."""
         return [runner.sample() for runner in self._runners]
+
+    def pause(self) -> None:
+        """Bring every vCPU out of the guest, and keep it out."""
+        for runner in self._runners:
+            runner.pause()
+        self.bus.flush()
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+        for runner in self._runners:
+            runner.resume()
 
     def conclude(self) -> list[VcpuSample]:
         """End every vCPU's thread; return the last measurements."""

@@ -13,7 +13,10 @@ from pvtime.engine.kvm.assembly import Assembly
 from pvtime.engine.kvm.kick import install_kick
 from pvtime.engine.kvm.system import System
 from pvtime.errors import EngineError, PvtimeError, UsageError
+from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
+from pvtime.machine.memory_map import Access
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
 
@@ -48,6 +51,11 @@ class KvmEngine(Engine):
         if machine.config.cpu not in (None, HOST_CPU):
             raise UsageError(
                 f"--cpu {machine.config.cpu}: the kvm engine's CPU is the host's: leave the option out"
+            )
+        if machine.config.placement is not PlacementName.USERSPACE:
+            raise UsageError(
+                f"--placement {machine.config.placement.value}: KVM on arm64 has the placement userspace "
+                "alone; --engine unicorn has all three"
             )
         self._machine = machine
         self._lock = threading.Lock()
@@ -92,6 +100,22 @@ class KvmEngine(Engine):
             if self._assembly is not None:
                 self._last = self._since_start(self._assembly.sample())
             return self._last
+
+    def pause(self) -> None:
+        """See :meth:`Engine.pause`."""
+        with self._lock:
+            if self._assembly is not None:
+                self._assembly.pause()
+
+    def resume(self) -> None:
+        """See :meth:`Engine.resume`."""
+        with self._lock:
+            if self._assembly is not None:
+                self._assembly.resume()
+
+    def limit(self, region: Region, access: Access) -> None:
+        """See :meth:`Engine.limit`: whole memory slots."""
+        raise EngineError(f"the kvm engine cannot take {region} away from a guest that runs")
 
     def set_irq(self, spi: int, level: bool) -> None:
         """See :meth:`Engine.set_irq`."""

@@ -69,6 +69,8 @@ class VcpuRunner:
         self._exits = Exits(vcpu, self._page, bus, owner)
         self._mail: deque[Callable[[], object]] = deque()
         self._sample = VcpuSample(vcpu.index, 0, 0, 0, enabled=False, loads=0)
+        self._paused = False
+        self._woken = threading.Event()
         self._gate = threading.Lock()
         self._there = False
         self._thread = threading.Thread(target=self._main, name=f"pvtime-vcpu{vcpu.index}", daemon=True)
@@ -89,20 +91,35 @@ class VcpuRunner:
 
     def sample(self) -> VcpuSample:
         """Bring the vCPU out of the guest, measure, and return its figures; after its end the last ones."""
+        self._call(self._measure_running)
+        return self._sample
+
+    def pause(self) -> None:
+        """Measure, and keep the vCPU out of the guest until :meth:`resume`."""
+        self._call(self._pause)
+
+    def resume(self) -> None:
+        """Let the vCPU into the guest again."""
+        self._paused = False
+        self._woken.set()
+
+    def _call(self, work: Callable[[], object]) -> None:
+        """Have the thread do something outside of the guest; nothing where it has ended."""
         done = threading.Event()
 
         def deliver() -> None:
-            self._measure(final=False)
+            work()
             done.set()
 
         self._mail.append(deliver)
+        self._woken.set()
         while self.kick() and not done.wait(PATIENCE):
             pass
-        return self._sample
 
     def leave(self) -> None:
         """Have the thread measure for the last time and end; see :meth:`join`."""
         self._mail.append(self._leave)
+        self._woken.set()
         self.kick()
 
     def join(self) -> None:
@@ -170,6 +187,20 @@ class VcpuRunner:
         self._page.set_immediate_exit(False)
         while self._mail:
             self._mail.popleft()()
+        while self._paused:
+            self._woken.wait()
+            self._woken.clear()
+            while self._mail:
+                self._mail.popleft()()
+
+    def _measure_running(self) -> None:
+        if not self._paused:  # a measurement steps the guest; the last one was taken when it was paused
+            self._measure(final=False)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._measure(final=False)
+            self._paused = True
 
     def _measure(self, *, final: bool) -> None:
         self._sample = self._meter.measure(final=final)

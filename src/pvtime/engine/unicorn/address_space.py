@@ -13,14 +13,15 @@ from pvtime.engine.unicorn.library import LIBRARY, MMIO_READ_CALLBACK, MMIO_WRIT
 from pvtime.errors import EngineError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.layout import Region
+from pvtime.machine.memory import GuestMemory
 
-__all__ = ["fill_gaps", "map_device"]
+__all__ = ["Nothing", "ReadOnly", "fill_gaps", "map_device"]
 
 PHYSICAL_ADDRESS_BITS: Final = 48
 """No emulated CPU's physical addresses are longer."""
 
 
-class _Nothing:
+class Nothing:
     """Addresses where no device answers: read as zero, writes ignored."""
 
     def __init__(self, region: Region) -> None:
@@ -28,6 +29,20 @@ class _Nothing:
 
     def read(self, offset: int, size: int) -> int:
         return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        return
+
+
+class ReadOnly:
+    """Memory that the guest may read; what it writes is ignored, and it cannot run code there."""
+
+    def __init__(self, region: Region, memory: GuestMemory) -> None:
+        self.region = region
+        self._memory = memory
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._memory.read(self.region.base + offset, size), "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
         return
@@ -43,7 +58,7 @@ def fill_gaps(memory: Sequence[Region], devices: Sequence[MmioDevice]) -> Iterat
     address = 0
     for region in sorted([*memory, *(device.region for device in devices), end], key=lambda each: each.base):
         if region.base > address:
-            yield _Nothing(Region("nothing", address, region.base - address))
+            yield Nothing(Region("nothing", address, region.base - address))
         address = region.end
 
 

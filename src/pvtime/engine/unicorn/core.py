@@ -17,12 +17,14 @@ from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, SysRegAccess
-from pvtime.engine.unicorn.address_space import fill_gaps, map_device
+from pvtime.engine.unicorn.address_space import Nothing, ReadOnly, fill_gaps, map_device
 from pvtime.engine.unicorn.levels import CPU_MODELS, set_mpidr, set_up_levels
 from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, add_hook
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
+from pvtime.machine.layout import Region
 from pvtime.machine.memory import GuestMemory
+from pvtime.machine.memory_map import Access
 
 __all__ = ["INSTRUCTION", "Context", "Core", "Exit", "Number", "Supervisor"]
 
@@ -132,6 +134,23 @@ class Core(ABC):
         """
         self._uc.context_restore(context)
         self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+    def limit(self, region: Region, memory: GuestMemory, access: Access) -> None:
+        """Take a part of the memory away from the guest, make it read-only, or give it back.
+
+        :raises EngineError: it is not whole pages.
+        """
+        try:
+            self._uc.mem_unmap(region.base, region.size)
+            if access is Access.WRITE:
+                address = memory.address + region.base - memory.base
+                self._uc.mem_map_ptr(region.base, region.size, unicorn.UC_PROT_ALL, address)
+        except unicorn.UcError as error:
+            raise EngineError(f"{region} cannot be mapped anew: {error}") from error
+        if access is not Access.WRITE:
+            device = Nothing(region) if access is Access.NONE else ReadOnly(region, memory)
+            self._callbacks += map_device(self._handle, device, self._fail)
+        self.forget_code()
 
     def forget_code(self) -> None:
         """Drop all translated code: guest memory was written from outside."""

@@ -5,34 +5,37 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
+from pvtime.abi.pvtime_device import PvTimeGroup, PvTimePaddr
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.hypervisor import Hypervisor
+from pvtime.engine.unicorn.mail import Mail
 from pvtime.engine.unicorn.scheduler import boost, pick, place_woken, turn_ns
 from pvtime.engine.unicorn.ticker import Ticker
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
 from pvtime.machine.gicv2 import GicV2
+from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
+from pvtime.machine.memory import GuestMemory
+from pvtime.machine.memory_map import Access
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.clock import Schedstat
-from pvtime.steal.placement import Userspace
+from pvtime.steal.device import PvTimeDevice
+from pvtime.steal.placement import Placement, PlacementName
 
 __all__ = ["DEFAULT_CPU", "UnicornEngine"]
 
 DEFAULT_CPU: Final = "cortex-a72"
 
 _FIRST_PPI = 16
-
-T = TypeVar("T")
 
 
 class UnicornEngine(Engine):
@@ -49,31 +52,46 @@ class UnicornEngine(Engine):
     def __init__(self, machine: Machine, options: Mapping[str, str] | None = None) -> None:
         self._machine = machine
         self._gic = GicV2(machine.config.vcpus, on_change=self._irq_changed)
-        self.vcpus = [self._make_vcpu(index) for index in range(machine.config.vcpus)]
+        self.pv_time: PvTimeDevice | None = None
+        """The hypervisor's device, where it provides the structures."""
+        self.vcpus = [self._make_vcpu(*each) for each in enumerate(self._place_stolen_time())]
         self._current: Vcpu | None = None
         self._hypervisor = Hypervisor(self, machine.mpidrs)
         self._core = make_core(
             options or {},
             machine.config.cpu or DEFAULT_CPU,
-            [machine.memory, machine.stolen_time],
+            machine.map.memories,
             [self._gic.distributor, self._gic.cpu_interface, machine.console, machine.agent],
             self._hypervisor,
         )
         self._ticker = Ticker(self._core.kick)
-        self._mail: deque[Callable[[], object]] = deque()
-        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pvtime-engine", daemon=True)
+        self._mail = Mail(self._thread, self._ticker.hurry)
         self._outcome: Outcome | None = None
         self._error: PvtimeError | None = None
         self._finished = threading.Event()
         self._restart = False
+        self._paused = False
         self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
         self._due: int | None = None
         machine.connect(self.set_irq)
 
-    def _make_vcpu(self, index: int) -> Vcpu:
+    def _place_stolen_time(self) -> list[Placement | None]:
+        """Return every vCPU's structure; create the hypervisor's device where it is to provide them."""
+        config = self._machine.config
+        if config.placement is not PlacementName.HYPERVISOR:
+            return self._machine.place_stolen_time()
+        device = self.pv_time = PvTimeDevice(config.vcpus, self._provide)
+        base = config.stolen_time.base.to_bytes(8, "little")
+        device.set_attr(PvTimeGroup.PADDR, PvTimePaddr.ST, base)
+        return [None if index in config.without else device.placement(index) for index in range(config.vcpus)]
+
+    def _provide(self, base: int, size: int) -> GuestMemory:
+        return self._machine.map.add(GuestMemory(base, size, self._machine.config.stolen_time.name))
+
+    def _make_vcpu(self, index: int, placement: Placement | None) -> Vcpu:
         timer = VcpuTimer(partial(self._gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI))
-        return Vcpu(index, Account(Userspace(self._machine.stolen_time, index)), timer)
+        return Vcpu(index, Account(placement), timer)
 
     @property
     def internals(self) -> bool:
@@ -98,45 +116,60 @@ class UnicornEngine(Engine):
         """See :meth:`Engine.stop`."""
         if self._thread.ident is None:
             return
-        self._post(lambda: self.end(Outcome.STOPPED))
+        self._mail.post(lambda: self.end(Outcome.STOPPED))
         self._thread.join()
 
     def sample(self) -> list[VcpuSample]:
         """See :meth:`Engine.sample`."""
-        return self._call(self._sample)
+        return self._mail.call(self._sample)
+
+    def pause(self) -> None:
+        """See :meth:`Engine.pause`."""
+        self._mail.call(self._pause)
+
+    def resume(self) -> None:
+        """See :meth:`Engine.resume`."""
+        self._mail.call(self._resume)
+
+    def limit(self, region: Region, access: Access) -> None:
+        """See :meth:`Engine.limit`."""
+        self._mail.call(partial(self._limit, region, access))
 
     def set_irq(self, spi: int, level: bool) -> None:
         """See :meth:`Engine.set_irq`."""
         if threading.get_ident() == self._thread.ident:
             self._gic.set_spi(spi, level)
         else:
-            self._post(lambda: self._gic.set_spi(spi, level))
-
-    def _post(self, work: Callable[[], object]) -> None:
-        """Have the engine's thread do something between two slices."""
-        self._mail.append(work)
-        self._woken.set()
-        self._ticker.hurry()
-
-    def _call(self, work: Callable[[], T]) -> T:
-        """Have the engine's thread, or nobody where it has none any more, do something; return the result."""
-        done = threading.Event()
-        results: list[T] = []
-
-        def deliver() -> None:
-            try:
-                results.append(work())
-            finally:
-                done.set()
-
-        self._post(deliver)
-        while self._thread.is_alive() and not done.wait(0.05):
-            pass  # the thread may end without having looked at its mail
-        return results[0] if results else work()
+            self._mail.post(lambda: self._gic.set_spi(spi, level))
 
     def _sample(self) -> list[VcpuSample]:
         now = time.monotonic_ns()
         return [vcpu.sample(now) for vcpu in self.vcpus]
+
+    def _pause(self) -> None:
+        """Take the vCPU that is on the CPU off it, and let nobody wait."""
+        if self._paused:
+            return
+        self._paused = True
+        self._leave_cpu()
+        now = time.monotonic_ns()
+        for vcpu in self.vcpus:
+            vcpu.clock.settle(now)
+            vcpu.account.update(vcpu.clock.read(now))
+
+    def _resume(self) -> None:
+        if not self._paused:
+            return
+        self._paused = False
+        now = time.monotonic_ns()
+        for vcpu in self.vcpus:
+            if vcpu.state is State.RUNNABLE:
+                vcpu.clock.wait(now)
+
+    def _limit(self, region: Region, access: Access) -> None:
+        memory = self._machine.map.find(region.base, region.size, Access.NONE)
+        self._core.limit(region, memory, access)
+        self._machine.map.limit(region, access)
 
     # What the guest's hypervisor, on the engine's thread, has vCPUs do.
 
@@ -158,6 +191,8 @@ class UnicornEngine(Engine):
     def block(self, vcpu: Vcpu, state: State) -> None:
         """Take the vCPU, which is on the CPU, off it: it is idle or switched off."""
         vcpu.state = state
+        if state is State.OFF:
+            vcpu.account.power_off(vcpu.clock.read(time.monotonic_ns()))
         self._core.kick()
 
     def end(self, outcome: Outcome) -> None:
@@ -189,7 +224,8 @@ class UnicornEngine(Engine):
     def _wake(self, vcpu: Vcpu, since: int) -> None:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
         vcpu.state = State.RUNNABLE
-        vcpu.clock.wait(since)
+        if not self._paused:
+            vcpu.clock.wait(since)
         place_woken(vcpu, self.vcpus)
         if self._current is not None and self._current.state is State.RUNNABLE:
             # Whoever woke it may wait for its answer: let the scheduler look.
@@ -216,7 +252,7 @@ class UnicornEngine(Engine):
             self._error.__cause__ = error
         finally:
             self._outcome = self._outcome if self._error is None else Outcome.FAILED
-            self._settle()
+            self._mail.read()
             self._finished.set()
             self._ticker.close()
 
@@ -236,8 +272,11 @@ class UnicornEngine(Engine):
 
     def _turn(self) -> None:
         """Once round: what others asked for, what timers are due, then one slice or a sleep."""
-        while self._mail:
-            self._mail.popleft()()
+        self._mail.read()
+        if self._paused:
+            if self._outcome is None:
+                self._mail.wait(None)
+            return
         self._expire_timers(time.monotonic_ns())
         vcpu = pick(self.vcpus, self._current)
         if self._outcome is not None:
@@ -260,11 +299,7 @@ class UnicornEngine(Engine):
 
     def _switch(self, vcpu: Vcpu) -> None:
         """Put another vCPU on the CPU."""
-        last = self._current
-        if last is not None and last.state is not State.OFF:
-            self._core.save(last.context)
-            if last.state is State.RUNNABLE:
-                last.clock.wait(self._slice_ended)
+        self._leave_cpu()
         if vcpu.context is None:
             # Not in the call that switched it on: to borrow the CPU's registers in the midst of a run now and
             # then corrupted the caller, seen as Oopses of CPU 0 in one of some 60 onlinings of another CPU.
@@ -273,6 +308,15 @@ class UnicornEngine(Engine):
         self._current = vcpu
         self._gic.current = vcpu.index
         self._core.set_irq(vcpu.irq)
+
+    def _leave_cpu(self) -> None:
+        """Take whoever is on the CPU off it, with its registers."""
+        last, self._current = self._current, None
+        if last is not None and last.state is not State.OFF:
+            self._core.save(last.context)
+            if last.state is State.RUNNABLE:
+                last.clock.wait(self._slice_ended)
+                last.account.preempt()
 
     def _slice(self, vcpu: Vcpu) -> None:
         """Load the vCPU and run it until it idles or its time is over."""
@@ -322,15 +366,8 @@ class UnicornEngine(Engine):
     def _sleep(self) -> None:
         """All are idle or off: wait for a timer or for mail."""
         deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
-        self._woken.clear()
-        if not self._mail:
-            timeout = max(0, min(deadlines) - time.monotonic_ns()) / 1e9 if deadlines else None
-            before = self._schedstat.run_delay()
-            self._woken.wait(timeout)
-            # Whoever this wakes was ready when the host's timer fired; the thread waited for a CPU since.
-            self._awake_since = time.monotonic_ns() - (self._schedstat.run_delay() - before)
-
-    def _settle(self) -> None:
-        """The end: do what is still asked for."""
-        while self._mail:
-            self._mail.popleft()()
+        timeout = max(0, min(deadlines) - time.monotonic_ns()) / 1e9 if deadlines else None
+        before = self._schedstat.run_delay()
+        self._mail.wait(timeout)
+        # Whoever this wakes was ready when the host's timer fired; the thread waited for a CPU since.
+        self._awake_since = time.monotonic_ns() - (self._schedstat.run_delay() - before)

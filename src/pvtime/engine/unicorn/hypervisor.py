@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Hypervisor"]
 
+_U32 = (1 << 32) - 1
+
 
 class Hypervisor:
     """Answers the guest on behalf of an engine: the CPU's supervisor, and PSCI's power control."""
@@ -31,8 +33,14 @@ class Hypervisor:
     def hypercall(self, registers: Sequence[int]) -> int:
         """See :meth:`Supervisor.hypercall`."""
         vcpu = self._engine.current
-        run_delay = vcpu.clock.read(time.monotonic_ns())
-        return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
+        now = time.monotonic_ns()
+        run_delay = vcpu.clock.read(now)
+        if vcpu.on_hypercall is None:
+            return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
+        before = vcpu.sample(now)
+        answer = hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
+        vcpu.on_hypercall(registers[0] & _U32, before, vcpu.sample(now))
+        return answer
 
     def read_register(self, register: SysReg) -> int | None:
         """See :meth:`Supervisor.read_register`."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -44,6 +45,8 @@ class Vcpu:
     virtual_ns: int = 0
     """What the scheduler compares: time run, adjusted at each wake-up."""
     loads: int = 0
+    on_hypercall: Callable[[int, VcpuSample, VcpuSample], object] | None = None
+    """Told of each hypervisor call: its function, and the figures before and after it. On the engine's thread."""
 
     def sample(self, now: int) -> VcpuSample:
         """Return the figures at ``now``, with the structure brought up to date as a load would."""
@@ -56,4 +59,6 @@ class Vcpu:
             structure_ns=self.account.structure(),
             enabled=self.account.enabled,
             loads=self.loads,
+            injected_ns=self.account.injected_ns,
+            fault=self.account.fault,
         )

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stolen time in memory that the guest gives: our own calls, and x86's structure.
+
+The calls are in the range of vendor-specific hypervisor services (DEN0028 section 6.1); no other hypervisor
+is known to have these numbers. The structure is ``struct kvm_steal_time`` of the kernel's
+arch/x86/include/uapi/asm/kvm_para.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+from pvtime.abi.layout import Field, Register
+
+__all__ = ["PREEMPTED", "DonateResult", "Donation", "DonationCall", "KvmStealTime"]
+
+PREEMPTED = 1
+"""``preempted``: the vCPU is ready to run and does not (KVM_VCPU_PREEMPTED)."""
+
+
+class DonationCall(IntEnum):
+    """Function identifiers; only the HVC64 forms exist."""
+
+    FEATURES = 0xC600_0020
+    """X1: a function identifier. 0 where it is offered, else NOT_SUPPORTED."""
+    SET = 0xC600_0021
+    """X1: a :class:`Donation`; its answer is a :class:`DonateResult`."""
+    GET = 0xC600_0022
+    """The calling vCPU's :class:`Donation`; 0: it has given none."""
+
+
+class Donation(Register):
+    """What MSR_KVM_STEAL_TIME holds on x86: a 64-byte-aligned address, and a bit that enables."""
+
+    lines = Field(63, 6)
+    """The address in units of 64 bytes."""
+    reserved = Field(5, 1)
+    enable = Field(0)
+
+
+class DonateResult(IntEnum):
+    """Answers to SET."""
+
+    SUCCESS = 0
+    NOT_SUPPORTED = -1
+    INVALID_PARAMETER = -3
+    """Misaligned, not in RAM, not writable, or another vCPU's."""
+    IN_USE = -4
+    """This vCPU's is enabled: whoever wants it elsewhere disables it first."""
+
+
+class KvmStealTime(ctypes.LittleEndianStructure):
+    """The structure. ``version`` is odd while it is being written."""
+
+    _pack_ = 1
+    _fields_ = (
+        ("steal", ctypes.c_uint64),
+        ("version", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("preempted", ctypes.c_uint8),
+        ("u8_pad", ctypes.c_uint8 * 3),
+        ("pad", ctypes.c_uint32 * 11),
+    )
