@@ -189,7 +189,8 @@ class Account:
 
     def _fail(self, error: GuestMemoryError) -> None:
         """The structure cannot be written. What the guest gave it has lost; other memory may come back."""
-        self.fault = str(error)
+        ipa = self._placement.ipa if self._placement is not None else None
+        self.fault = f"the structure at {ipa or 0:#x} cannot be written: {error}"
         if self.donated is not None:
             self._stop(self._last)
 
