@@ -150,6 +150,11 @@ def main() -> None:
         apt_cache(home, words[2:])
     elif program.name == "apt-get":
         apt_get(home, words, mode)
+    elif words[0] == "-x":
+        import tarfile
+
+        with tarfile.open(words[1]) as archive:
+            archive.extractall(words[2], filter="data")
     else:
         data = Path(words[1]).read_bytes()
         sys.stdout.buffer.write(data)
