@@ -3,8 +3,8 @@ r"""What the stock userland's agent and the host say to each other on the second
 
 Both sides write lines of ASCII that end with a newline. Guest to host::
 
-    ready RELEASE                 once: userland is up; `uname -r`
-    stat begin N [final]          report N, the last before power-off if final
+    ready RELEASE                 once a kernel: userland is up; `uname -r`
+    stat begin N [final]          report N, the kernel's last if final
     stat cpuC F1 .. F10 SUM       the cpuC line of /proc/stat, in USER_HZ, and the sum of its ten numbers
     stat end N
     ok COMMAND | failed COMMAND   the answer to a command, which it repeats
@@ -19,6 +19,7 @@ A report comes after ``ready``, then every second, and on request; N is any numb
     size ROWS COLS   the console's size
     stop             stop the busy loops, let what is pending be accounted, send a final report, power off
     poweroff         power off
+    kexec            as stop, but instead of powering off start the kernel that is in /kexec, if there is one
 
 The guest is hostile: :class:`AgentDecoder` takes any bytes, keeps a bounded number of them, and drops what is
 not in the table above. A report counts only as a whole; one that lost a line, or a digit, is dropped.
@@ -45,6 +46,7 @@ MAX_NUMBER: Final = 2**64 - 1
 COMMANDS: Final[Mapping[str, int]] = {
     "busy": 1,
     "idle": 0,
+    "kexec": 0,
     "offline": 1,
     "online": 1,
     "poweroff": 0,
@@ -86,7 +88,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class StatReport:
-    """One whole report: the online CPUs by index. ``final`` if the guest powers off now."""
+    """One whole report: the online CPUs by index. ``final`` if this kernel ends now."""
 
     number: int
     cpus: Mapping[int, CpuTimes]
