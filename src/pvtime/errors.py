@@ -42,7 +42,7 @@ class ImagesError(UsageError):
 
 
 class SavedStateError(UsageError):
-    """A saved machine cannot be written, or not be used: damaged, truncated, foreign, newer, or in the way."""
+    """A saved machine cannot be written, or cannot be used: damaged, truncated, foreign, or newer."""
 
 
 class EngineError(PvtimeError):

@@ -23,7 +23,7 @@ __all__ = ["REQUIRED", "closure", "distribution_entries", "pvtime_entries"]
 SITE: Final = "usr/lib/python3/dist-packages"
 """Debian's Python looks here by itself."""
 
-REQUIRED: Final = ("click", "fdt", "rich")
+REQUIRED: Final = ("cattrs", "click", "fdt", "rich")
 """What pvtime imports there."""
 
 START: Final = b"#!/usr/bin/python3\nimport sys\nfrom pvtime.cli import main\nsys.exit(main())\n"

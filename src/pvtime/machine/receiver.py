@@ -53,3 +53,12 @@ class Receiver:
     def pop(self) -> int:
         """Take the oldest character; 0 where there is none."""
         return self.fifo.popleft() if self.fifo else 0
+
+    def contents(self) -> tuple[bytes, bytes]:
+        """Return the FIFO and what the host gave behind it."""
+        return bytes(self.fifo), bytes(self._backlog)
+
+    def replace(self, fifo: bytes, backlog: bytes) -> None:
+        """Set what :meth:`contents` returns."""
+        self.fifo = deque(fifo)
+        self._backlog = deque(backlog)

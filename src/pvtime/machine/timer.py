@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from pvtime.abi.layout import Field, Register
+from pvtime.errors import SavedStateError
 from pvtime.machine.device import IrqLine
 
-__all__ = ["NS_PER_TICK", "PHYSICAL_TIMER_PPI", "TimerControl", "VcpuTimer"]
+__all__ = ["NS_PER_TICK", "PHYSICAL_TIMER_PPI", "TimerControl", "TimerState", "VcpuTimer", "counter"]
 
 NS_PER_TICK = 16
 """CNTFRQ_EL0 is 62.5 MHz: what the emulated CPU's counter is fixed to."""
@@ -31,6 +33,21 @@ class TimerControl(Register):
     enable = Field(0)
 
 
+@dataclass(frozen=True)
+class TimerState:
+    """A timer that is saved. The line is not: it follows."""
+
+    control: int
+    """CNTP_CTL_EL0 without ISTATUS."""
+    remaining: int
+    """Ticks from the counter at the save to the compare value; negative: it has been met."""
+
+
+def counter() -> int:
+    """CNTPCT_EL0 now, in ticks."""
+    return time.monotonic_ns() // NS_PER_TICK
+
+
 class VcpuTimer:
     """CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0 with the interrupt line that they drive."""
 
@@ -47,10 +64,26 @@ class VcpuTimer:
         self._compare = 0
         self.write_control(0)
 
+    def state(self, now: int) -> TimerState:
+        """Return what is to be saved where the counter stands at ``now``, in ticks."""
+        return TimerState(int(self._control), self._compare - now)
+
+    def restore(self, state: TimerState, now: int) -> None:
+        """Go on from ``state``, with as many ticks left from a counter of ``now`` on.
+
+        A compare value at either end of its range stays there: never is not to become soon.
+
+        :raises SavedStateError: no timer can be in this state.
+        """
+        if state.control & ~TimerControl.of(enable=1, imask=1) or abs(state.remaining) > _U64:
+            raise SavedStateError(f"the saved timer has impossible registers: {state}")
+        self._compare = min(max(now + state.remaining, 0), _U64)
+        self.write_control(state.control)
+
     def read_control(self) -> int:
         """CNTP_CTL_EL0, with ISTATUS as it is now."""
         enabled = self._control.enable
-        met = enabled and time.monotonic_ns() // NS_PER_TICK >= self._compare
+        met = enabled and counter() >= self._compare
         return self._control.with_(istatus=int(bool(met)))
 
     def write_control(self, value: int) -> None:
@@ -70,12 +103,12 @@ class VcpuTimer:
 
     def read_value(self) -> int:
         """CNTP_TVAL_EL0: ticks until the compare value, 32 bits."""
-        return (self._compare - time.monotonic_ns() // NS_PER_TICK) & _U32
+        return (self._compare - counter()) & _U32
 
     def write_value(self, value: int) -> None:
         """CNTP_TVAL_EL0: a signed 32-bit number of ticks from now."""
         ticks = (value & _U32) - ((value & 1 << 31) << 1)
-        self.write_compare(time.monotonic_ns() // NS_PER_TICK + ticks)
+        self.write_compare(counter() + ticks)
 
     def expire(self, now: int) -> None:
         """Raise the line if its time, at ``now`` ns, has come."""

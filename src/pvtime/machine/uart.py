@@ -16,8 +16,9 @@ from typing import Final
 from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Reg
 from pvtime.machine.device import IrqLine
 from pvtime.machine.layout import Region
-from pvtime.machine.modem import CONNECTED, modem_status
+from pvtime.machine.modem import CONNECTED, modem_inputs, modem_status
 from pvtime.machine.receiver import FIFO_SIZE, TRIGGERS, Receiver
+from pvtime.machine.uart_state import FCR_KEPT, IER_KEPT, MCR_KEPT, UartState
 from pvtime.machine.wire import Wire
 
 __all__ = ["Ns16550"]
@@ -61,6 +62,42 @@ class Ns16550:
         """As after power-on. What the host gave and the guest has not got is kept."""
         with self._lock:
             self._power_on()
+            self._settle()
+        self._wire.tell()
+
+    def state(self) -> UartState:
+        """Return what is to be saved. Whatever else the port is, follows from it."""
+        with self._lock:
+            fifo, backlog = self._receiver.contents()
+            return UartState(
+                ier=self._ier,
+                fcr=self._fcr,
+                lcr=self._lcr,
+                mcr=self._mcr,
+                scr=self._scr,
+                divisor=bytes(self._divisor),
+                overrun=bool(self._lsr & _OE),
+                modem_changes=self._msr & 0x0F,
+                transmitted=self._thre,
+                fifo=fifo,
+                backlog=backlog,
+            )
+
+    def restore(self, state: UartState) -> None:
+        """Go on from ``state``, and set the interrupt wire as it follows.
+
+        :raises SavedStateError: no port can be in this state.
+        """
+        state.check()
+        with self._lock:
+            self._ier, self._fcr, self._lcr = state.ier, state.fcr, state.lcr
+            self._mcr, self._scr = state.mcr, state.scr
+            self._divisor = list(state.divisor)
+            self._lsr = IDLE | (_OE if state.overrun else 0)
+            self._msr = modem_inputs(state.mcr) | state.modem_changes
+            self._thre = state.transmitted
+            self._receiver.depth = state.depth
+            self._receiver.replace(state.fifo, state.backlog)
             self._settle()
         self._wire.tell()
 
@@ -157,16 +194,16 @@ class Ns16550:
                 # Enabling the interrupt while the transmitter is empty raises it anew (Linux tests for that).
                 if value & ~self._ier & Ier.THRI:
                     self._thre = True
-                self._ier = value & 0x0F
+                self._ier = value & IER_KEPT
             case Reg.IIR_FCR:
                 if value & Fcr.CLEAR_RECEIVE or (value ^ self._fcr) & Fcr.ENABLE:
                     self._receiver.fifo.clear()
-                self._fcr = value & 0xC1 if value & Fcr.ENABLE else 0
+                self._fcr = value & FCR_KEPT if value & Fcr.ENABLE else 0
                 self._receiver.depth = FIFO_SIZE if self._fcr else 1
             case Reg.LCR:
                 self._lcr = value
             case Reg.MCR:
-                self._mcr = value & 0x1F
+                self._mcr = value & MCR_KEPT
                 self._msr = modem_status(self._mcr, self._msr)
             case Reg.SCR:
                 self._scr = value

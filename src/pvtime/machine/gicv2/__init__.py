@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pvtime.abi.gicv2 import PPI_BASE, SPI_BASE
 from pvtime.machine.gicv2.cpu_interface import CpuInterface
 from pvtime.machine.gicv2.distributor import Distributor
+from pvtime.machine.gicv2.saved import GicV2State, restore, take
 from pvtime.machine.gicv2.state import Bits, GicState
 from pvtime.machine.layout import MAX_VCPUS
 
-__all__ = ["GicV2"]
+__all__ = ["GicV2", "GicV2State"]
 
 
 class GicV2:
@@ -49,6 +50,19 @@ class GicV2:
     def reset(self) -> None:
         """As after power-on. The wires stay as whoever drives them has them."""
         self._state.reset()
+
+    def state(self) -> GicV2State:
+        """Return what is to be saved: all but the wires in, which are their drivers', and what follows."""
+        return take(self._state)
+
+    def restore(self, state: GicV2State) -> None:
+        """Go on from ``state``, and tell each CPU's wire that changes.
+
+        Restore first what drives the wires in: an edge that comes later is a new interrupt.
+
+        :raises SavedStateError: this controller cannot be in this state.
+        """
+        restore(self._state, state)
 
     def level(self, cpu: int) -> bool:
         """Return a CPU's IRQ wire."""

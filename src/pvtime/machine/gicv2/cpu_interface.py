@@ -6,16 +6,13 @@ from __future__ import annotations
 from typing import Final
 
 from pvtime.abi.gicv2 import NON_SECURE_PENDING, SGIS, SPI_BASE, SPURIOUS, CpuIdr, Gicc, GiccCtlr, GiccIar
-from pvtime.machine.gicv2.state import PRIORITY_MASK, CpuState, GicState
+from pvtime.machine.gicv2.state import GICC_CTLR_KEPT, PRIORITY_MASK, CpuState, GicState
 from pvtime.machine.layout import GIC_CPU_INTERFACE
 
 __all__ = ["CpuInterface"]
 
 IIDR: Final = CpuIdr.of(product=0x4B, architecture=2, implementer=0x43B)
 """What KVM's GICv2 says it is (arch/arm64/kvm/vgic/vgic-mmio-v2.c)."""
-
-WRITABLE: Final = GiccCtlr.of(eoi_mode=1, common_bpr=1, ack_control=1, enable_group1=1, enable_group0=1)
-"""FIQEn and the bypass bits read as zero: there is one wire into each CPU, IRQ."""
 
 # The hot path compares with plain ints: looking a member up in its enum costs as much as the comparison.
 _IAR: Final = int(Gicc.IAR)
@@ -78,7 +75,7 @@ class CpuInterface:
                     self._deactivate(cpu, GiccIar(value).intid)
                 return
             case Gicc.CTLR:
-                cpu.ctlr = GiccCtlr(value & WRITABLE)
+                cpu.ctlr = GiccCtlr(value & GICC_CTLR_KEPT)
                 cpu.set_binary_points(cpu.bpr, cpu.abpr)
                 state.set_gates()
             case Gicc.PMR:

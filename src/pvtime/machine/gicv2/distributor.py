@@ -166,16 +166,10 @@ class Distributor:
             priorities = cpu.priorities if intid < SPI_BASE else state.priorities
             priorities[intid] = value & PRIORITY_MASK
         elif intid >= SPI_BASE:
-            self._set_targets(intid, value & self._everyone())
+            self._state.set_targets(intid, value & self._everyone())
 
     def _everyone(self) -> int:
         return (1 << len(self._state.cpus)) - 1
-
-    def _set_targets(self, intid: int, targets: int) -> None:
-        self._state.targets[intid] = targets
-        bit = 1 << intid
-        for cpu in self._state.cpus:
-            cpu.targeted = cpu.targeted | bit if targets >> cpu.index & 1 else cpu.targeted & ~bit
 
     def _set_sources(self, index: int, sgi: int, sources: int) -> None:
         cpu = self._state.cpus[index]

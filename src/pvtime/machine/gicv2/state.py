@@ -13,7 +13,10 @@ from typing import Final
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
 
-__all__ = ["PRIORITY_MASK", "SGI_MASK", "Bits", "CpuState", "GicState"]
+__all__ = ["GICC_CTLR_KEPT", "MIN_BPR", "PRIORITY_MASK", "SGI_MASK", "Bits", "CpuState", "GicState"]
+
+GICC_CTLR_KEPT: Final = GiccCtlr.of(eoi_mode=1, common_bpr=1, ack_control=1, enable_group1=1, enable_group0=1)
+"""FIQEn and the bypass bits read as zero: there is one wire into each CPU, IRQ."""
 
 PRIORITY_MASK: Final = 0xF8
 """Five bits of priority, as KVM has (VGIC_PRI_BITS); the others read as zero."""
@@ -126,6 +129,13 @@ class GicState:
     def bits_of(self, cpu: CpuState, intid: int) -> Bits:
         """Return where an interrupt's state is, seen from ``cpu``."""
         return cpu.bits if intid < SPI_BASE else self.spi
+
+    def set_targets(self, intid: int, targets: int) -> None:
+        """Set which CPUs an SPI goes to."""
+        self.targets[intid] = targets
+        bit = 1 << intid
+        for cpu in self.cpus:
+            cpu.targeted = cpu.targeted | bit if targets >> cpu.index & 1 else cpu.targeted & ~bit
 
     def set_gates(self) -> None:
         """Derive which interrupts may pass from the groups and their enable bits."""
