@@ -18,10 +18,12 @@ BESIDE = {
     "userland": {"abi"},  # what runs in the stock guest, and the protocol that it speaks
     "images": {"abi", "userland"},  # the stock guest's files
     "lab": {"abi", "images", "userland"},  # a KVM host in an emulator, for the tests of the kvm engine
+    # what can happen to stolen time
+    "scenario": {"engine", "machine", "steal", "abi", "images", "userland", "report"},
 }
 """Packages that stand beside the layers, and what they may import."""
 
-ABOVE = {"cli": {"doctor", "images", "lab", "userland"}, "report": {"userland"}}
+ABOVE = {"cli": {"doctor", "images", "lab", "scenario", "userland"}, "report": {"userland"}}
 """Which layers may import those."""
 
 FREE = {"errors", "__init__"}

@@ -46,7 +46,7 @@ class Vcpu:
     """What the scheduler compares: time run, adjusted at each wake-up."""
     loads: int = 0
     on_hypercall: Callable[[int, VcpuSample, VcpuSample], object] | None = None
-    """Told of each hypervisor call: its function, and the figures before and after it. On the engine's thread."""
+    """Told, on the engine's thread, of each hypervisor call: its function, the figures before and after."""
 
     def sample(self, now: int) -> VcpuSample:
         """Return the figures at ``now``, with the structure brought up to date as a load would."""
