@@ -12,6 +12,7 @@ run: $(STAMP)
 
 test: lint
 	@tools/need-qemu
+	@tools/need-cross
 	@$(BIN)/pytest
 
 lint: $(STAMP)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the probe (guests/probe.S) and its host agree on: the mailbox, the commands, and what lies where.
+
+The probe's source has the same numbers, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from typing import Final
+
+from pvtime.machine.layout import MAX_VCPUS
+
+__all__ = [
+    "ALIGN",
+    "ANOTHER",
+    "ARGUMENTS",
+    "BOXES",
+    "CODE",
+    "MAILBOXES",
+    "SIZE",
+    "Command",
+    "Mailbox",
+    "State",
+]
+
+ALIGN: Final = 0x1000
+"""The probe's base is a multiple of this: it has translation tables."""
+
+CODE: Final = 0x1000
+"""Bytes of code."""
+
+ANOTHER: Final = 4
+"""Bytes from the probe's base to where CPU_ON enters it."""
+
+MAILBOXES: Final = 0x5000
+"""Bytes from the probe's base to vCPU 0's mailbox; the others' follow."""
+
+SIZE: Final = 0x7000
+"""Bytes from the probe's base to the end of what it calls its own."""
+
+
+ARGUMENTS: Final = 5
+"""Arguments of a command, in X0 to X4; those that it has not are 0."""
+
+
+class Command(IntEnum):
+    """What a vCPU is told to do. The source says what its arguments and results are."""
+
+    CALL = 0
+    LOAD = 1
+    STORE = 2
+    FILL = 3
+    COPY = 4
+    COMPARE = 5
+    SPIN = 6
+    REST = 7
+    EXECUTE = 8
+    JUMP = 9
+
+
+class State(IntEnum):
+    """What a vCPU does until the next command. The host writes ABSENT where it is to start anew."""
+
+    ABSENT = 0
+    POLLING = 1
+    RESTING = 2
+
+
+class Mailbox(ctypes.LittleEndianStructure):
+    """One vCPU's: the host writes the first 64 bytes, the guest the second."""
+
+    _pack_ = 1
+    _fields_ = (
+        ("asked", ctypes.c_uint64),
+        ("command", ctypes.c_uint64),
+        ("arguments", ctypes.c_uint64 * ARGUMENTS),
+        ("padding", ctypes.c_uint64),
+        ("answered", ctypes.c_uint64),
+        ("fault", ctypes.c_uint64),
+        ("results", ctypes.c_uint64 * 4),
+        ("state", ctypes.c_uint64),
+        ("context", ctypes.c_uint64),
+    )
+
+
+BOXES: Final = [MAILBOXES + index * ctypes.sizeof(Mailbox) for index in range(MAX_VCPUS)]
+"""Bytes from the probe's base to each vCPU's mailbox."""
