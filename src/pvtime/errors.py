@@ -10,6 +10,7 @@ __all__ = [
     "GuestImageError",
     "GuestMemoryError",
     "ImagesError",
+    "MigrationError",
     "PvTimeDeviceError",
     "PvtimeError",
     "SavedStateError",
@@ -43,6 +44,10 @@ class ImagesError(UsageError):
 
 class SavedStateError(UsageError):
     """A saved machine cannot be written, or cannot be used: damaged, truncated, foreign, or newer."""
+
+
+class MigrationError(PvtimeError):
+    """A machine could not be moved to another process: the peer has gone, refuses, or sent what it may not."""
 
 
 class EngineError(PvtimeError):

@@ -21,6 +21,10 @@ class Outcome(Enum):
     """The guest asked for it (PSCI SYSTEM_OFF)."""
     STOPPED = "stopped"
     """We did: :meth:`Engine.stop`."""
+    SAVED = "saved"
+    """The machine is in a directory now, and is not to run here any more."""
+    MIGRATED = "migrated"
+    """It runs in another process."""
     FAILED = "failed"
     """The engine could not go on: :meth:`Engine.wait` raises the reason."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from pvtime.errors import UsageError
+from pvtime.errors import GuestMemoryError, UsageError
 from pvtime.machine import boot
 from pvtime.machine.boot import Entry
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI, GicFlavour, TreeConfig, build
@@ -80,6 +80,8 @@ class Machine:
         if config.placement is PlacementName.USERSPACE:
             region = config.stolen_time
             self.map.add(GuestMemory(region.base, region.size, region.name))
+        self.memories = self.map.memories
+        """What the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
 
@@ -91,6 +93,16 @@ class Machine:
         """
         region = self.config.stolen_time
         return self.map.find(region.base, region.size, Access.NONE)
+
+    def memory_at(self, ipa: int, length: int) -> GuestMemory:
+        """Return which of :attr:`memories` holds these bytes.
+
+        :raises GuestMemoryError: none does.
+        """
+        memory = self.map.find(ipa, length, Access.NONE)
+        if memory not in self.memories:
+            raise GuestMemoryError(f"{length} bytes at {ipa:#x} are not the VMM's")
+        return memory
 
     def place_stolen_time(self) -> list[Placement | None]:
         """Return every vCPU's structure, where the VMM or the guest provides the memory."""
