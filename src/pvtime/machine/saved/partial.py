@@ -2,8 +2,8 @@
 """A directory that is complete or absent, whenever its maker is killed.
 
 It is made under a temporary name beside its place, and renamed once all in it is on the disk. Its maker holds
-a lock (flock) on it, which the kernel gives back when the process ends, however it does: a temporary directory
-that nobody has locked is a dead process's.
+a lock (flock) on it, which the kernel gives back when the process ends, however it does: a temporary
+directory that nobody has locked is a dead process's.
 """
 
 from __future__ import annotations
