@@ -44,6 +44,9 @@ SIZE: Final = 0x7000
 ARGUMENTS: Final = 5
 """Arguments of a command, in X0 to X4; those that it has not are 0."""
 
+RESULTS: Final = 4
+"""Results, from X0 to X3."""
+
 
 class Command(IntEnum):
     """What a vCPU is told to do. The source says what its arguments and results are."""
@@ -61,7 +64,7 @@ class Command(IntEnum):
 
 
 class State(IntEnum):
-    """What a vCPU does until the next command. The host writes ABSENT where it is to start anew."""
+    """What a vCPU does until the next command; ABSENT: it has never started."""
 
     ABSENT = 0
     POLLING = 1
@@ -79,7 +82,7 @@ class Mailbox(ctypes.LittleEndianStructure):
         ("padding", ctypes.c_uint64),
         ("answered", ctypes.c_uint64),
         ("fault", ctypes.c_uint64),
-        ("results", ctypes.c_uint64 * 4),
+        ("results", ctypes.c_uint64 * RESULTS),
         ("state", ctypes.c_uint64),
         ("context", ctypes.c_uint64),
     )

@@ -40,6 +40,8 @@ def enable_wakeup(probe: Probe, vcpu: int) -> None:
         probe.store(vcpu, GIC_CPU_INTERFACE.base + Gicc.PMR, _ANY_PRIORITY, _WORD)
         on = GiccCtlr.of(enable_group0=1, enable_group1=1)
         probe.store(vcpu, GIC_CPU_INTERFACE.base + Gicc.CTLR, on, _WORD)
+    # KVM's are edge-triggered at reset; nobody else has one of these sixteen.
+    probe.store(vcpu, distributor + Gicd.ICFGR + intid // 16 * _WORD, 0, _WORD)
     enabled = Gicd.ISENABLER + intid // 32 * _WORD
     probe.store(vcpu, distributor + enabled, 1 << intid % 32, _WORD)
     probe.store(vcpu, distributor + Gicd.CTLR, GicdCtlr.of(enable_group0=1, enable_group1=1), _WORD)

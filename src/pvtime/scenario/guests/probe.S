@@ -136,12 +136,13 @@ ready:
 	add	x28, x28, x0, lsl #7	// * MAILBOX
 	add	x29, x19, #SCRATCH
 	add	x29, x29, x0, lsl #6
-	ldr	x27, [x28, #ASKED]	// a command of an earlier life is none of this one's
-	str	x27, [x28, #ANSWERED]
 	str	x20, [x28, #CONTEXT]
 	mov	x26, #POLLING
 	add	x0, x28, #STATE
 	stlr	x26, [x0]
+	ldr	x27, [x28, #ASKED]	// what ended an earlier life is no command for this one
+	add	x0, x28, #ANSWERED
+	stlr	x27, [x0]
 	b	next
 
 rest_on:
