@@ -61,6 +61,11 @@ class RunDelay:
         """The vCPU is runnable and does not run."""
         return self._waiting_since is not None
 
+    @property
+    def waiting_since(self) -> int | None:
+        """When that began, in ns."""
+        return self._waiting_since
+
     def idle(self) -> None:
         """The vCPU has nothing to run."""
         self._waiting_since = None

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When time is to be stolen on purpose (docs/steal.md has the grammar), and what a vCPU owes by it.
+
+All times are in ns since the engine's start, without those at which the machine was paused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from pvtime.errors import UsageError
+
+__all__ = ["MIN_PERIOD_NS", "Debts", "Item", "Schedule"]
+
+DEFAULT_PERIOD_NS: Final = 100_000_000
+MIN_PERIOD_NS: Final = 1_000_000
+"""Nobody is brought off a CPU and put back at a microsecond's notice."""
+
+UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, None: 10**9}
+
+_NUMBER: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_TIME: Final = re.compile(rf"({_NUMBER})(s|ms|us)?")
+_ITEM: Final = re.compile(
+    rf"(?:(?P<vcpus>[0-9,-]+):)?"
+    rf"(?:(?P<percent>{_NUMBER})%|(?P<amount>[0-9.]+[mu]?s?))"
+    rf"(?:/(?P<period>[0-9.]+[mu]?s?))?"
+    rf"(?:@(?P<start>[0-9.]+[mu]?s?)(?:-(?P<end>[0-9.]+[mu]?s?))?)?"
+)
+_VCPUS: Final = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")
+
+
+@dataclass(frozen=True)
+class Item:
+    """``amount_ns`` of each period from ``start_ns`` to ``end_ns``, or once.
+
+    :raises UsageError: a period owes nothing or more than it has, or the window has no room for one.
+    """
+
+    amount_ns: int
+    period_ns: int | None = None
+    """None: once."""
+    start_ns: int = 0
+    end_ns: int | None = None
+    """None: for ever."""
+    vcpus: frozenset[int] | None = None
+    """None: all."""
+
+    def __post_init__(self) -> None:
+        window = None if self.end_ns is None else self.end_ns - self.start_ns
+        if self.amount_ns <= 0:
+            raise UsageError("it steals nothing")
+        if self.period_ns is not None and self.period_ns < MIN_PERIOD_NS:
+            raise UsageError("a period is 1 ms at least")
+        if window is not None and window < (self.period_ns or 1):
+            raise UsageError("its window does not hold a period")
+        room = self.period_ns or window
+        if room is not None and self.amount_ns > room:
+            raise UsageError("it steals more time than there is")
+
+    @classmethod
+    def parse(cls, text: str) -> Item:
+        """Return the item that ``text`` says.
+
+        >>> Item.parse("1:4s@10").start_ns
+        10000000000
+
+        :raises UsageError: it is none, and names it.
+        """
+        try:
+            return cls._parse(text)
+        except UsageError as error:
+            raise UsageError(f"--steal {text}: {error}") from error
+
+    @classmethod
+    def _parse(cls, text: str) -> Item:
+        if (match := _ITEM.fullmatch(text)) is None:
+            raise UsageError("write [VCPUS:]AMOUNT[/PERIOD][@FROM[-TO]], such as 0-1:30%@5-10 or 4s@10")
+        period = _time(match["period"]) if match["period"] else None
+        if match["percent"]:
+            period = period or DEFAULT_PERIOD_NS
+            amount = int(Decimal(match["percent"]) * period / 100)
+        else:
+            amount = _time(match["amount"])
+        return cls(
+            amount,
+            period,
+            _time(match["start"]) if match["start"] else 0,
+            _time(match["end"]) if match["end"] else None,
+            _vcpus(match["vcpus"]) if match["vcpus"] else None,
+        )
+
+    @property
+    def periods(self) -> int | None:
+        """How many periods there are; None: no end. One that does not fit whole into the window is none."""
+        if self.period_ns is None:
+            return 1
+        return None if self.end_ns is None else (self.end_ns - self.start_ns) // self.period_ns
+
+    def begin(self, period: int) -> int | None:
+        """Return when a period begins; None where it does not exist."""
+        if self.periods is not None and period >= self.periods:
+            return None
+        return self.start_ns + period * (self.period_ns or 0)
+
+    def begun(self, now: int) -> int:
+        """Return how many periods have begun."""
+        if now < self.start_ns:
+            return 0
+        count = 1 if self.period_ns is None else (now - self.start_ns) // self.period_ns + 1
+        return count if self.periods is None else min(count, self.periods)
+
+    def ended(self, now: int) -> int:
+        """Return how many periods are over."""
+        if self.period_ns is None:
+            return int(self.end_ns is not None and now >= self.end_ns)
+        count = max(0, now - self.start_ns) // self.period_ns
+        return count if self.periods is None else min(count, self.periods)
+
+
+def _time(text: str) -> int:
+    """Return a time in ns; a number without a unit is in s."""
+    if (match := _TIME.fullmatch(text)) is None:
+        raise UsageError(f"{text} is not a time: give a number with s, ms or us")
+    return int(Decimal(match[1]) * UNITS[match[2]])
+
+
+def _vcpus(text: str) -> frozenset[int]:
+    """Return the vCPUs of a list such as ``0,2-3``."""
+    chosen: set[int] = set()
+    for part in text.split(","):
+        match = _VCPUS.fullmatch(part)
+        first = int(match[1]) if match else 1
+        last = int(match[2] or first) if match else 0
+        if first > last:
+            raise UsageError(f"{text} is no list of vCPUs: write 0, 0-3 or 0,2")
+        chosen.update(range(first, last + 1))
+    return frozenset(chosen)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is to be stolen. An empty one steals nothing."""
+
+    items: tuple[Item, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Schedule:
+        """Return the schedule of some items.
+
+        :raises UsageError: one of them is none, and is named.
+        """
+        return cls(tuple(map(Item.parse, texts)))
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    def refuse_strangers(self, vcpus: int) -> None:
+        """Check that there are the vCPUs it speaks of.
+
+        :raises UsageError: there is one that a machine with so many has not.
+        """
+        strangers = {vcpu for item in self.items for vcpu in item.vcpus or () if vcpu >= vcpus}
+        if strangers:
+            raise UsageError(
+                f"--steal: there is no vCPU {min(strangers)} to steal from; the last is {vcpus - 1}"
+            )
+
+    def debts(self, vcpu: int) -> Debts:
+        """Return what one vCPU owes."""
+        return Debts([item for item in self.items if item.vcpus is None or vcpu in item.vcpus])
+
+
+class Debts:
+    """What one vCPU owes. Each period's debt is paid whole, or lapses whole where it had no use for a CPU."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = list(items)
+        self._next = [0 for _ in self._items]
+        """Of each item the first period that was neither paid nor has lapsed."""
+
+    def due(self) -> int | None:
+        """Return since when, or from when on, there is something to pay; None: never again."""
+        begins = [item.begin(at) for item, at in zip(self._items, self._next, strict=True)]
+        return min((begin for begin in begins if begin is not None), default=None)
+
+    def take(self, now: int) -> int:
+        """Return what is owed at ``now``; it counts as paid from here on."""
+        owed = 0
+        for at, item in enumerate(self._items):
+            begun = max(item.begun(now), self._next[at])
+            owed += (begun - self._next[at]) * item.amount_ns
+            self._next[at] = begun
+        return owed
+
+    def lapse(self, now: int) -> None:
+        """The vCPU wakes at ``now``: periods that are over owe nothing any more."""
+        self._next = [max(at, item.ended(now)) for item, at in zip(self._items, self._next, strict=True)]
