@@ -64,16 +64,21 @@ class Account:
         return self._placement if isinstance(self._placement, Donated) else None
 
     @property
+    def ipa(self) -> int | None:
+        """Where the guest finds the structure; None: there is none now."""
+        return None if self._placement is None else self._placement.ipa
+
+    @property
     def counting(self) -> bool:
         """There is a structure to count in."""
-        return self._placement is not None and self._placement.ipa is not None
+        return self.ipa is not None
 
     def enable(self, run_delay: int) -> int | None:
         """PV_TIME_ST: start counting from zero and return the structure's IPA; None without a structure.
 
         Each call starts again (kvm_init_stolen_time): CPU hotplug and kexec come through here.
         """
-        if self._placement is None or self._placement.ipa is None:
+        if self._placement is None or self.ipa is None:
             return None
         self._last = self._baseline = run_delay
         self.injected_ns = 0
@@ -83,7 +88,7 @@ class Account:
             self._placement.reset()
         except GuestMemoryError as error:
             self._fail(error)
-        return self._placement.ipa
+        return self.ipa
 
     def donate(self, run_delay: int, donation: Donation) -> DonateResult:
         """Take the address that the guest gives, or with a clear enable bit leave its memory alone."""
@@ -113,7 +118,7 @@ class Account:
         because the VMM has taken the memory away, is made up for when it is back.
         """
         delta = run_delay - self._last
-        if self._placement is None or self._placement.ipa is None or not delta:
+        if self._placement is None or self.ipa is None or not delta:
             return
         try:
             self._placement.store((self._placement.load() + delta) & _U64)
@@ -142,7 +147,7 @@ class Account:
 
     def structure(self) -> int:
         """Return the count, in ns, as the guest would read it; 0 without a structure."""
-        if self._placement is None or self._placement.ipa is None:
+        if self._placement is None or self.ipa is None:
             return self._kept[1]
         try:
             return self._placement.load()
@@ -189,8 +194,7 @@ class Account:
 
     def _fail(self, error: GuestMemoryError) -> None:
         """The structure cannot be written. What the guest gave it has lost; other memory may come back."""
-        ipa = self._placement.ipa if self._placement is not None else None
-        self.fault = f"the structure at {ipa or 0:#x} cannot be written: {error}"
+        self.fault = f"the structure at {self.ipa or 0:#x} cannot be written: {error}"
         if self.donated is not None:
             self._stop(self._last)
 
