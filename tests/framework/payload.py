@@ -17,6 +17,7 @@ from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.steal.schedule import Schedule
 
 if TYPE_CHECKING:
     from pvtime.engine.unicorn.engine import UnicornEngine
@@ -144,10 +145,13 @@ class Guest(Generic[E]):
 
 
 @contextmanager
-def _boot(code: Program, build: Callable[[Machine], E], vcpus: int, cpu: str | None) -> Iterator[Guest[E]]:
+def _boot(
+    code: Program, build: Callable[[Machine], E], vcpus: int, cpu: str | None, steal: tuple[str, ...] = ()
+) -> Iterator[Guest[E]]:
     kernel = KernelImage(code.assemble(), 0, _SIZE, None)
     console = bytearray()
-    machine = Machine(MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu), console.extend, lambda _: None)
+    config = MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu, steal=Schedule.parse(steal))
+    machine = Machine(config, console.extend, lambda _: None)
     engine = build(machine)
     try:
         yield Guest(machine, engine, console)
@@ -157,9 +161,11 @@ def _boot(code: Program, build: Callable[[Machine], E], vcpus: int, cpu: str | N
 
 
 @contextmanager
-def boot_on(engine: Choice, payload: Program, vcpus: int = 1) -> Iterator[Guest[Engine]]:
+def boot_on(
+    engine: Choice, payload: Program, vcpus: int = 1, steal: tuple[str, ...] = ()
+) -> Iterator[Guest[Engine]]:
     """Make a machine whose kernel is the payload, with that engine; it is stopped at the end."""
-    with _boot(payload, engine.build, vcpus, None) as guest:
+    with _boot(payload, engine.build, vcpus, None, steal) as guest:
         yield guest
 
 

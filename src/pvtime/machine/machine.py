@@ -27,6 +27,7 @@ from pvtime.machine.memory_map import Access, MemoryMap, Window
 from pvtime.machine.uart import Ns16550
 from pvtime.steal.donated import Donated
 from pvtime.steal.placement import Placement, PlacementName, Userspace
+from pvtime.steal.schedule import Schedule
 
 __all__ = ["Machine", "MachineConfig", "SetIrq"]
 
@@ -50,6 +51,8 @@ class MachineConfig:
     placement: PlacementName = PlacementName.USERSPACE
     without: frozenset[int] = frozenset()
     """vCPUs without a structure of stolen time."""
+    steal: Schedule = field(default_factory=Schedule)
+    """What is stolen on purpose."""
     stolen_time: Region = STOLEN_TIME
     """Where the structures are, unless the guest provides them."""
 
@@ -74,6 +77,7 @@ class Machine:
         self._set_irq: SetIrq | None = None
         if not config.without <= set(range(config.vcpus)):
             raise UsageError(f"no stolen time for vCPU {max(config.without)}: there is no such vCPU")
+        config.steal.refuse_strangers(config.vcpus)
         self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE])
         self.memory = self.map.add(GuestMemory(RAM_BASE, config.memory, "RAM"))
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))

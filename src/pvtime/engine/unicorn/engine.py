@@ -73,6 +73,7 @@ class UnicornEngine(Engine):
         self._restart = False
         self._paused = False
         self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
+        self._paused_since = 0
         self._due: int | None = None
         machine.connect(self.set_irq)
 
@@ -91,7 +92,7 @@ class UnicornEngine(Engine):
 
     def _make_vcpu(self, index: int, placement: Placement | None) -> Vcpu:
         timer = VcpuTimer(partial(self._gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI))
-        return Vcpu(index, Account(placement), timer)
+        return Vcpu(index, Account(placement), timer, debts=self._machine.config.steal.debts(index))
 
     @property
     def internals(self) -> bool:
@@ -154,15 +155,19 @@ class UnicornEngine(Engine):
         self._leave_cpu()
         now = time.monotonic_ns()
         for vcpu in self.vcpus:
+            vcpu.hold.advance(vcpu.clock.waiting_since, now)
             vcpu.clock.settle(now)
             vcpu.account.update(vcpu.clock.read(now))
+        self._paused_since = now
 
     def _resume(self) -> None:
         if not self._paused:
             return
         self._paused = False
-        now = time.monotonic_ns()
+        # Whom a timer wakes that was due meanwhile waits from here on.
+        now = self._awake_since = time.monotonic_ns()
         for vcpu in self.vcpus:
+            vcpu.hold.resume(now - self._paused_since)
             if vcpu.state is State.RUNNABLE:
                 vcpu.clock.wait(now)
 
@@ -215,7 +220,9 @@ class UnicornEngine(Engine):
             return
         if vcpu.state is State.IDLE:
             self._wake(vcpu, time.monotonic_ns() if self._due is None else max(self._due, self._awake_since))
-        elif vcpu.state is State.RUNNABLE and vcpu is not self._current and self._due is None:
+        elif (
+            vcpu.state is State.RUNNABLE and not vcpu.held and vcpu is not self._current and self._due is None
+        ):
             # An interrupt from the vCPU that runs, which may spin until it is answered.
             if self._current is not None:
                 boost(vcpu, self._current, self.vcpus)
@@ -224,6 +231,7 @@ class UnicornEngine(Engine):
     def _wake(self, vcpu: Vcpu, since: int) -> None:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
         vcpu.state = State.RUNNABLE
+        vcpu.hold.wake(self._paused_since if self._paused else since)
         if not self._paused:
             vcpu.clock.wait(since)
         place_woken(vcpu, self.vcpus)
@@ -241,6 +249,9 @@ class UnicornEngine(Engine):
         try:
             self._ticker.start()
             self._schedstat = Schedstat(threading.get_native_id())
+            now = self._paused_since = time.monotonic_ns()
+            for vcpu in self.vcpus:
+                vcpu.hold.start(now)
             self._boot()
             while self._outcome is None:
                 self._turn()
@@ -260,6 +271,8 @@ class UnicornEngine(Engine):
         for vcpu in self.vcpus:
             vcpu.state = State.OFF
             vcpu.timer.reset()
+            vcpu.hold.reset()
+            vcpu.held = False
         self._gic.reset()
         entry = self._machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
         self._core.forget_code()
@@ -277,7 +290,10 @@ class UnicornEngine(Engine):
             if self._outcome is None:
                 self._mail.wait(None)
             return
-        self._expire_timers(time.monotonic_ns())
+        now = time.monotonic_ns()
+        self._expire_timers(now)
+        if self._machine.config.steal:
+            self._steal(now)
         vcpu = pick(self.vcpus, self._current)
         if self._outcome is not None:
             return
@@ -296,6 +312,19 @@ class UnicornEngine(Engine):
             self._due = vcpu.timer.deadline
             vcpu.timer.expire(now)
         self._due = None
+
+    def _steal(self, now: int) -> None:
+        """Hold who owes something by the schedule, and let go of who has paid."""
+        current = self._current
+        if current is not None and current.state is State.RUNNABLE:
+            due = current.hold.due()
+            if due is not None and due <= now:
+                self._leave_cpu()
+        for vcpu in self.vcpus:
+            held = vcpu.hold.advance(vcpu.clock.waiting_since, now)
+            if vcpu.held and not held:
+                place_woken(vcpu, self.vcpus)  # it is owed no more than one that slept
+            vcpu.held = held
 
     def _switch(self, vcpu: Vcpu) -> None:
         """Put another vCPU on the CPU."""
@@ -356,16 +385,24 @@ class UnicornEngine(Engine):
             delay = again
 
     def _slice_end(self) -> int | None:
-        """Return when the slice is over: somebody's timer, or the turn of somebody who waits."""
-        deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
+        """Return when the slice is over: a timer, the turn of somebody who waits, or a debt to pay."""
+        deadlines = self._deadlines()
+        due = self.current.hold.due()
+        if due is not None:
+            deadlines.append(due)
         turn = turn_ns(self.vcpus, self.current)
         if turn is not None:
             deadlines.append(self._slice_began + turn)
         return min(deadlines, default=None)
 
+    def _deadlines(self) -> list[int]:
+        """Return when timers are due, and when who is held is let go."""
+        timers = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
+        return timers + [v.hold.until for v in self.vcpus if v.held]
+
     def _sleep(self) -> None:
-        """All are idle or off: wait for a timer or for mail."""
-        deadlines = [v.timer.deadline for v in self.vcpus if v.timer.deadline is not None]
+        """All are idle, off or held: wait for a timer or for mail."""
+        deadlines = self._deadlines()
         timeout = max(0, min(deadlines) - time.monotonic_ns()) / 1e9 if deadlines else None
         before = self._schedstat.run_delay()
         self._mail.wait(timeout)

@@ -23,7 +23,7 @@ _LEAD_NS: Final = SLICE_NS // 2
 
 
 def _runnable(vcpus: Iterable[Vcpu], *but: Vcpu | None) -> list[Vcpu]:
-    return [vcpu for vcpu in vcpus if vcpu.state is State.RUNNABLE and vcpu not in but]
+    return [vcpu for vcpu in vcpus if vcpu.state is State.RUNNABLE and not vcpu.held and vcpu not in but]
 
 
 def pick(vcpus: Iterable[Vcpu], current: Vcpu | None) -> Vcpu | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
 from pvtime.engine.base import VcpuSample
@@ -12,6 +12,8 @@ from pvtime.engine.unicorn.core import Context
 from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.clock import RunDelay
+from pvtime.steal.hold import Hold
+from pvtime.steal.schedule import Debts
 
 __all__ = ["State", "Vcpu"]
 
@@ -45,12 +47,21 @@ class Vcpu:
     virtual_ns: int = 0
     """What the scheduler compares: time run, adjusted at each wake-up."""
     loads: int = 0
+    debts: InitVar[Debts | None] = None
+    hold: Hold = field(init=False)
+    """What is stolen from it on purpose."""
+    held: bool = False
+    """It is not to be picked now, on purpose."""
     on_hypercall: Callable[[int, VcpuSample, VcpuSample], object] | None = None
     """Told, on the engine's thread, of each hypervisor call: its function, the figures before and after."""
+
+    def __post_init__(self, debts: Debts | None) -> None:
+        self.hold = Hold(debts or Debts([]), self.account.inject)
 
     def sample(self, now: int) -> VcpuSample:
         """Return the figures at ``now``, with the structure brought up to date as a load would."""
         run_delay = self.clock.read(now)
+        self.hold.advance(self.clock.waiting_since, now)
         self.account.update(run_delay)
         return VcpuSample(
             index=self.index,

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stealing on purpose: a vCPU is kept off the CPU for exactly what the schedule says, and is told so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from framework.engines import Choice, host_of
+from framework.payload import DEADLINE, Guest, Payload, boot_on
+from pvtime.abi.psci import Psci
+from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
+from pvtime.engine.base import Engine, VcpuSample
+from pvtime.machine.layout import STOLEN_TIME
+
+MS = 10**6
+
+UP = 0
+"""From this result on: the vCPU runs. It grows as long as it does."""
+OVER = 32
+AGAIN = 33
+
+
+def busy(vcpus: int) -> Payload:
+    """Return a payload whose vCPUs count for ever, each in a result of its own.
+
+    They do not ask for stolen time, so what is stolen counts from the start.
+    """
+    payload = Payload()
+    for index in range(1, vcpus):
+        payload.cpu_on(index, "count")
+    payload.label("count").own_index(10).mov(11, 0x4010_0000).add_register(11, 11, 10, shift=3)
+    payload.mov(12, 0x4010_0000 + 8 * OVER).mov(13, 0).label("again")
+    payload.add(13, 13, 1).store(13, 11).load(15, 12, 8).cbnz(15, "reset").load(15, 12).cbz(15, "again")
+    return payload.power_off().label("reset").call(Psci.SYSTEM_RESET).halt()
+
+
+def until(guest: Guest[Engine], happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:
+    """Sample until it has happened: no figure is at odds with another, and none runs backwards."""
+    end = time.monotonic() + DEADLINE
+    last: list[VcpuSample] = []
+    while True:
+        now = guest.engine.sample()
+        for sample in now:
+            assert sample.structure_ns == sample.truth_ns
+            assert 0 <= sample.injected_ns <= sample.truth_ns
+        for before, after in zip(last, now, strict=False):
+            assert after.injected_ns >= before.injected_ns
+            assert after.truth_ns - after.injected_ns >= before.truth_ns - before.injected_ns, "natural"
+        if happened(now):
+            return now
+        assert time.monotonic() < end, f"it did not happen: {now}"
+        assert guest.engine.wait(0.005) is None, "the guest has ended"
+        last = now
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+def test_who_is_always_busy_pays_exactly_what_the_schedule_says(vcpus: int, engine: Choice) -> None:
+    steal = ("30%@0-0.5", "0:100ms@0.1", "0:7ms/20ms@0.2-0.3")
+    with boot_on(engine, busy(vcpus), vcpus, steal) as guest:
+        guest.engine.start()
+        all_ = [150 * MS + (100 * MS + 35 * MS if index == 0 else 0) for index in range(vcpus)]
+        if vcpus > 1:
+            # The others are off when the schedule begins, and may miss periods before they are on.
+            until(guest, lambda samples: samples[0].injected_ns >= all_[0])
+            samples = until(guest, lambda _: all(guest.result(UP + index) for index in range(vcpus)))
+            assert all(sample.injected_ns % (30 * MS) == 0 for sample in samples[1:])
+        samples = until(guest, lambda samples: samples[0].injected_ns >= all_[0])
+        counted = guest.result(UP)
+        samples = until(guest, lambda _: guest.result(UP) > counted + 1000)
+        assert samples[0].injected_ns == all_[0]
+        guest.tell(OVER)
+        guest.end()
+        assert guest.engine.sample()[0].injected_ns == all_[0], "the end has changed it"
+
+
+def test_who_is_held_does_not_run(engine: Choice) -> None:
+    with boot_on(engine, busy(2), 2, ("1:20s@0.3",)) as guest:
+        guest.engine.start()
+        until(guest, lambda samples: samples[1].injected_ns > 0)
+        counted = guest.result(UP + 1)
+        other = guest.result(UP)
+        began = guest.engine.sample()[1].injected_ns
+        until(guest, lambda samples: samples[1].injected_ns > began + 100 * MS)
+        assert guest.result(UP + 1) == counted
+        assert guest.result(UP) > other, "nobody holds the other one"
+        guest.tell(OVER)
+        guest.end()
+
+
+def test_an_idle_vcpu_is_not_stolen_from(engine: Choice) -> None:
+    payload = Payload().cpu_on(1, "idle").await_result(OVER).power_off()
+    payload.label("idle").mov(1, 1).keep(1, UP + 1).label("rest").wfi().b("rest")
+    with boot_on(engine, payload, 2, ("30%",)) as guest:
+        guest.engine.start()
+        host = host_of(guest.engine)
+        until(guest, lambda _: guest.result(UP + 1) != 0 and host.asleep(1))
+        end = time.monotonic() + DEADLINE
+
+        # From memory: a sample would bring it out of its idle loop.
+        def structures() -> list[int]:
+            offset = STOLEN_TIME.base + StolenTime.stolen_time.offset
+            return [guest.machine.stolen_time.load_u64(offset + STRUCTURE_STRIDE * i) for i in range(2)]
+
+        while not host.asleep(1):  # the sample before has
+            assert time.monotonic() < end
+        before = structures()
+        while structures()[0] - before[0] < 300 * MS:
+            assert time.monotonic() < end, "nothing is stolen from the busy one"
+            assert guest.engine.wait(0.01) is None
+        assert structures()[1] == before[1]
+        guest.tell(OVER)
+        guest.end()
+
+
+def test_a_pause_does_not_count_and_a_hold_goes_on_behind_it(engine: Choice) -> None:
+    with boot_on(engine, busy(1), 1, ("1s",)) as guest:
+        guest.engine.start()
+        until(guest, lambda samples: samples[0].injected_ns > 0)
+        guest.engine.pause()
+        before = guest.engine.sample()
+        assert guest.engine.wait(0.5) is None
+        assert guest.engine.sample() == before
+        assert 0 < before[0].injected_ns < 1000 * MS, "the hold was over before"
+        guest.engine.resume()
+        assert until(guest, lambda samples: guest.result(UP) > 0)[0].injected_ns == 1000 * MS
+        guest.tell(OVER)
+        guest.end()
+
+
+def test_a_reset_clears_the_figures_and_not_the_schedule(engine: Choice) -> None:
+    with boot_on(engine, busy(1), 1, ("50ms@0",)) as guest:
+        guest.engine.start()
+        assert until(guest, lambda _: guest.result(UP) > 0)[0].injected_ns == 50 * MS
+        guest.tell(AGAIN)
+        end = time.monotonic() + DEADLINE
+        while guest.result(AGAIN):
+            assert time.monotonic() < end, "it was not reset"
+        samples = until(guest, lambda _: guest.result(UP) > 1000)
+        assert samples[0].injected_ns == 0, "what was paid before the reset is not owed again"
+        guest.tell(OVER)
+        guest.end()
+
+
+def test_without_a_schedule_nothing_is_injected(engine: Choice) -> None:
+    with boot_on(engine, busy(2), 2) as guest:
+        guest.engine.start()
+        samples = until(guest, lambda _: all(guest.result(UP + index) > 1000 for index in range(2)))
+        assert [sample.injected_ns for sample in samples] == [0, 0]
+        guest.tell(OVER)
+        guest.end()
