@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ rows = st.builds(
     guest_steal_ns=st.none() | ns,
     enabled=st.booleans(),
     loads=ns,
+    injected_ns=ns,
+    fault=st.none() | st.text(),
 )
 reports = st.builds(
     RunReport,
@@ -50,6 +53,8 @@ REPORT = RunReport(
     outcome=Outcome.POWER_OFF,
     vcpus=(VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, 4_990_000_000, True, 312),),
 )
+
+ROW = asdict(REPORT.vcpus[0])
 
 
 @given(reports)
@@ -77,6 +82,8 @@ def test_unknown_fields_are_ignored_since_later_releases_may_add_some() -> None:
         ({"elapsed_seconds": "1"}, "'elapsed_seconds' cannot be '1'"),
         ({"outcome": "lost"}, "'lost'"),
         ({"vcpus": [1]}, "vcpus[0] is not"),
+        ({"vcpus": [ROW | {"injected_ns": None}]}, "vcpus[0]: 'injected_ns' cannot be None"),
+        ({"vcpus": [ROW | {"fault": 1}]}, "vcpus[0]: 'fault' cannot be 1"),
         ({"vcpus": [{}]}, "vcpus[0] has no field 'index'"),
     ],
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TextIO
 
 import pytest
@@ -27,10 +28,10 @@ MOMENT = Moment(10.0, ROWS)
 REPORT = RunReport("unicorn", "userspace", "6.1.0", 1.5, 11.0, Outcome.POWER_OFF, ROWS)
 
 
-def last_table() -> str:
+def last_table(moment: Moment = MOMENT) -> str:
     """Return the last table as a file gets it."""
     file = io.StringIO()
-    print_report(REPORT, MOMENT, file)
+    print_report(REPORT, moment, file)
     return file.getvalue()
 
 
@@ -46,6 +47,27 @@ def test_an_error_of_some_ns_is_not_rounded_away() -> None:
 def test_a_vcpu_whose_guest_asked_for_nothing_is_off() -> None:
     line = next(line for line in last_table().splitlines() if line.split()[:1] == ["2"])
     assert "off" in line
+
+
+STOLEN_FROM = replace(ROWS[0], injected_ns=3_000_000_000, fault="the structure at 0x40000000 is away")
+INJECTED = Moment(10.0, (STOLEN_FROM, *ROWS[1:]), stealing=True)
+
+
+def test_what_was_injected_has_a_column_where_there_was_a_schedule() -> None:
+    assert "injected" not in last_table()
+    table = last_table(INJECTED)
+    assert "injected" in table
+    line = next(line for line in table.splitlines() if line.split()[:1] == ["0"])
+    assert " ".join(line.split()) == "0 5.000 s 4.999 s 3.000 s 4.999 s 4.990 s 0 ns -8.9 ms 312"
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+    assert STOLEN_FROM.natural_ns == 1_998_878_240
+
+
+def test_a_fault_is_told_under_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = "vCPU 0: the structure at 0x40000000 is away"
+    assert note in last_table(INJECTED).splitlines()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert note in written(lambda file: draw_live(file, INJECTED))
 
 
 def test_the_last_table_names_the_run() -> None:
@@ -79,10 +101,10 @@ def test_lines_view_prints_the_console_and_a_line_of_figures_now_and_then() -> N
     ]
 
 
-def draw_live(file: TextIO) -> None:
+def draw_live(file: TextIO, moment: Moment = MOMENT) -> None:
     with LiveView(file) as view:
         view.console(b"hello from the guest\n")
-        view.moment(MOMENT)
+        view.moment(moment)
 
 
 def test_live_view_draws_over_itself_and_leaves_the_guests_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "guest_steal_ns": (int, type(None)),
     "enabled": (bool,),
     "loads": (int,),
+    "injected_ns": (int,),
+    "fault": (str, type(None)),
 }
 """What each field may be. A bool is an int to Python, so it is told apart by hand."""
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self, TextIO
 from pvtime.report import units
 from pvtime.report.lines import LineBuffer
 from pvtime.report.model import Moment
-from pvtime.report.table import moment_table, open_console
+from pvtime.report.table import fault_notes, moment_table, open_console
 
 __all__ = ["LinesView", "LiveView", "QuietView", "is_terminal"]
 
@@ -104,8 +104,11 @@ class LiveView(AbstractContextManager["LiveView"]):
 
     def moment(self, moment: Moment) -> None:
         """Draw the table anew, from the first vCPU on that asked for stolen time."""
+        from rich.console import Group
+
         if any(row.enabled for row in moment.vcpus):
-            self._live.update(moment_table(moment, TITLE.format(moment.elapsed_seconds)), refresh=True)
+            table = moment_table(moment, TITLE.format(moment.elapsed_seconds))
+            self._live.update(Group(table, *fault_notes(moment)), refresh=True)
 
     def _print(self, lines: list[str]) -> None:
         if lines:

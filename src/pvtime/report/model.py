@@ -25,6 +25,10 @@ class VcpuRow:
     """The guest's /proc/stat, in steps of its tick; None where no agent reports it."""
     enabled: bool
     loads: int
+    injected_ns: int = 0
+    """How much of truth was stolen on purpose."""
+    fault: str | None = None
+    """Why the structure cannot be written."""
 
     @classmethod
     def join(cls, sample: VcpuSample, guest_steal_ns: int | None) -> VcpuRow:
@@ -37,7 +41,14 @@ class VcpuRow:
             guest_steal_ns=guest_steal_ns,
             enabled=sample.enabled,
             loads=sample.loads,
+            injected_ns=sample.injected_ns,
+            fault=sample.fault,
         )
+
+    @property
+    def natural_ns(self) -> int:
+        """What the host took of itself."""
+        return self.truth_ns - self.injected_ns
 
     @property
     def error_ns(self) -> int:
@@ -56,6 +67,8 @@ class Moment:
 
     elapsed_seconds: float
     vcpus: tuple[VcpuRow, ...]
+    stealing: bool = False
+    """Something may be stolen on purpose."""
 
     @property
     def from_guest(self) -> bool:

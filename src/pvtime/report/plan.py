@@ -68,6 +68,8 @@ class Plan:
     duration: float | None
     """Seconds, from userland on where there is an agent, else from the start; None: until it ends itself."""
     placement: str = "userspace"
+    stealing: bool = False
+    """Something may be stolen on purpose."""
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ class Session:
         rows = tuple(
             VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None) for sample in samples
         )
-        return Moment(self._times.elapsed(), rows)
+        return Moment(self._times.elapsed(), rows, self._plan.stealing)
 
     def _ending(self, elapsed: float) -> Ending:
         last = self._final or self._sample(None)

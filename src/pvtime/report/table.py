@@ -8,6 +8,7 @@ table (``--quiet --report -``) need not pay it.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from pvtime.report import units
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
 
     from pvtime.report.model import Moment, RunReport, VcpuRow
 
-__all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report"]
+__all__ = ["PLAIN_WIDTH", "fault_notes", "moment_table", "open_console", "print_report"]
 
 PLAIN_WIDTH = 200
+"""Columns, where the output is no terminal that says its own: lines there are long, not broken."""
 MIN_WIDTH = 80
 """Columns; on a narrower terminal lines wrap, which is better than figures cut short."""
-
-"""Columns, where the output is no terminal that says its own: lines there are long, not broken."""
 
 COLUMNS = (
     "vCPU",
     "ran",
     "stolen:\ntruth",
+    "of it\ninjected",
     "stolen:\nstructure",
     "stolen:\nguest",
     "structure\n- truth",
@@ -37,6 +38,7 @@ COLUMNS = (
     "stolen\nof wall",
     "loads",
 )
+INJECTED, OF_WALL = COLUMNS.index("of it\ninjected"), COLUMNS.index("stolen\nof wall")
 
 
 def open_console(file: TextIO) -> Console:
@@ -61,11 +63,23 @@ def moment_table(moment: Moment, title: str) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    for heading in COLUMNS:
+    for heading in _chosen(COLUMNS, moment):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in moment.vcpus:
-        table.add_row(*_cells(row, moment.elapsed_seconds), style=None if row.enabled else "dim")
+        cells = _chosen(_cells(row, moment.elapsed_seconds), moment)
+        table.add_row(*cells, style=None if row.enabled else "dim")
     return table
+
+
+def _chosen(cells: Sequence[str], moment: Moment) -> list[str]:
+    """Show what was injected only where something can be, and for it no share: 80 columns are not more."""
+    left_out = OF_WALL if moment.stealing else INJECTED
+    return [cell for at, cell in enumerate(cells) if at != left_out]
+
+
+def fault_notes(moment: Moment) -> list[str]:
+    """Return a line for each vCPU whose structure cannot be written."""
+    return [f"vCPU {row.index}: {row.fault}" for row in moment.vcpus if row.fault is not None]
 
 
 def _cells(row: VcpuRow, elapsed_seconds: float) -> list[str]:
@@ -74,6 +88,7 @@ def _cells(row: VcpuRow, elapsed_seconds: float) -> list[str]:
     stolen = (
         [
             units.time(row.truth_ns),
+            units.time(row.injected_ns),
             units.time(row.structure_ns),
             "-" if guest is None else units.time(guest),
             units.difference(row.error_ns),
@@ -81,7 +96,7 @@ def _cells(row: VcpuRow, elapsed_seconds: float) -> list[str]:
             units.percent(row.truth_ns, elapsed_seconds),
         ]
         if row.enabled
-        else ["off", "-", "-", "-", "-", "-"]
+        else ["off", "-", "-", "-", "-", "-", "-"]
     )
     return [str(row.index), units.time(row.ran_ns), *stolen, str(row.loads)]
 
@@ -91,6 +106,8 @@ def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     console = open_console(file)
     console.print()
     console.print(moment_table(last, "stolen time per vCPU"))
+    for note in fault_notes(last):
+        console.print(note, soft_wrap=True)
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
     console.print(
         f"\nkernel {report.kernel or 'unknown'}{boot}\n"
