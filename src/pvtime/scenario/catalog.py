@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every scenario, in the order in which the table has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from pvtime.scenario import (
+    entries,
+    faults,
+    hostile,
+    hotplug,
+    kexec,
+    memory,
+    overlap,
+    partial,
+    reset,
+    two_consumers,
+)
+from pvtime.scenario.story import Scenario
+
+__all__ = ["SCENARIOS"]
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {
+    module.SCENARIO.name: module.SCENARIO
+    for module in (
+        kexec,
+        two_consumers,
+        memory,
+        overlap,
+        faults,
+        hotplug,
+        reset,
+        partial,
+        hostile,
+        entries,
+    )
+}

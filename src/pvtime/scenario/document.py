@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What scenarios have shown, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pvtime.scenario.perform import Performance
+from pvtime.scenario.story import Finding, Scenario, Step
+
+__all__ = ["SCHEMA", "to_json"]
+
+SCHEMA: Final = 1
+
+
+def to_json(engine: str, performances: Sequence[Performance], *, real: bool) -> str:
+    """Return the document; docs/placements.md describes it.
+
+    :param real: it was Debian's kernel that ran, and not the probe.
+    """
+    scenarios: dict[str, dict[str, Any]] = {}
+    for one in performances:
+        scenarios.setdefault(one.scenario.name, _scenario(one.scenario))["runs"].append(_run(one))
+    document = {"schema": SCHEMA, "engine": engine, "real": real, "scenarios": list(scenarios.values())}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _scenario(scenario: Scenario) -> dict[str, Any]:
+    return {
+        "name": scenario.name,
+        "shows": scenario.shows,
+        "claims": [{"author": claim.author, "words": claim.words} for claim in scenario.claims],
+        "runs": [],
+    }
+
+
+def _run(one: Performance) -> Mapping[str, Any]:
+    return {
+        "placement": one.placement.value,
+        "holds": one.holds,
+        "refusal": one.refusal,
+        "failure": one.failure,
+        "duration_ns": one.duration_ns,
+        "steps": [
+            {"text": event.text, "lines": list(event.lines)}
+            for event in one.events
+            if isinstance(event, Step)
+        ],
+        "findings": [
+            {"topic": event.topic, "seen": event.seen, "expected": event.expected, "holds": event.holds}
+            for event in one.events
+            if isinstance(event, Finding)
+        ],
+    }

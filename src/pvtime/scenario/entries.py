@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""entries: how often the structure is updated, at each entry to the guest or at each load of the vCPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pvtime.abi.donated import KvmStealTime
+from pvtime.abi.psci import Psci
+from pvtime.machine.layout import RAM_BASE
+from pvtime.scenario import claims
+from pvtime.scenario.stage import Stage, await_theft
+from pvtime.scenario.story import Event, Scenario, Step
+
+__all__ = ["SCENARIO"]
+
+MEMORY: Final = RAM_BASE + (16 << 20)
+CALLS: Final = 500
+PER_UPDATE: Final = 2
+"""The version goes up by this with each."""
+
+
+def tell(stage: Stage) -> Iterator[Event]:
+    """Have a vCPU make calls that nothing but an exit and an entry comes of, while nobody steals from it."""
+    kernel = stage.software(MEMORY)
+    with stage.boot() as probe:
+        at = kernel.enable(probe, 0)
+        await_theft(probe, 0)
+        probe.rest(1)
+        before = probe.engine.sample()[0]
+        version = probe.load(0, at + KvmStealTime.version.offset, 4)
+        for _ in range(CALLS):
+            probe.call(0, Psci.VERSION)
+        updates = (probe.load(0, at + KvmStealTime.version.offset, 4) - version) // PER_UPDATE
+        after = probe.engine.sample()[0]
+        loads = after.loads - before.loads
+        yield Step(
+            f"vCPU 0 leaves the guest {CALLS} times by a hypercall, and enters it again. Loads: {loads}."
+        )
+        if kernel.gives:
+            yield Step(f"By the structure's version it was written {updates} times.")
+            loads = max(loads, updates)
+        yield stage.found(
+            "the structure is updated", "at loads" if loads < CALLS // 2 else "at entries", "at loads"
+        )
+
+
+SCENARIO: Final = Scenario(
+    "entries",
+    "is the structure updated at each entry to the guest, or at each load of the vCPU?",
+    tell,
+    (claims.RETURN, claims.LOAD, claims.PUT_USER),
+)

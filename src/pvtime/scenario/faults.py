@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""faults: the memory is taken away from under the structures, or made read-only, and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pvtime.errors import EngineError, UsageError
+from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
+from pvtime.machine.memory_map import Access
+from pvtime.scenario import claims
+from pvtime.scenario.probe import Probe
+from pvtime.scenario.stage import Stage, await_loads, await_theft
+from pvtime.scenario.story import Event, Scenario, Step
+
+__all__ = ["SCENARIO"]
+
+MEMORY: Final = RAM_BASE + (16 << 20)
+LOADS: Final = 10
+
+
+def tell(stage: Stage) -> Iterator[Event]:
+    """Take it away, then make it read-only."""
+    yield from _fault(stage, "gone", Access.NONE)
+    yield from _fault(stage, "read-only", Access.READ)
+
+
+def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
+    kernel = stage.software(MEMORY)
+    region = Region("page", MEMORY, 0x1000) if kernel.gives else STOLEN_TIME
+    with stage.boot() as probe:
+        for index in range(2):
+            kernel.enable(probe, index)
+        before = await_theft(probe, 0, 1)[0]
+        _limit(probe, region, access)
+        during = await_loads(probe, 0, LOADS)[0]
+        yield Step(
+            f"{before.structure_ns} ns are in vCPU 0's structure. The memory at {region.base:#x} is {what}; "
+            f"{LOADS} loads later: {during.truth_ns} ns by the host's count, {during.structure_ns} ns by the "
+            f"structure's. The report says: {during.fault or 'nothing'}."
+        )
+        if during.fault is None:
+            seen = "counts on" if during.truth_ns == during.structure_ns else "is wrong, and nobody says it"
+        else:
+            seen = "stands still until it is back" if during.enabled else "stops for good"
+            seen += ", said in the report"
+        yield stage.found(
+            f"memory {what}: the count",
+            seen,
+            "stands still until it is back, said in the report",
+            hypervisor="counts on",
+            guest="stops for good, said in the report",
+        )
+        _limit(probe, region, Access.WRITE)
+        after = await_loads(probe, 0, LOADS)[0]
+        yield Step(
+            f"It is given back; {LOADS} loads later: {after.truth_ns} ns by the host's count, "
+            f"{after.structure_ns} ns by the structure's."
+        )
+        if after.truth_ns != after.structure_ns:
+            seen = "is wrong"
+        elif after.truth_ns > during.truth_ns:
+            seen = "is the truth to the ns"
+        else:
+            seen = "is what it was when it stopped"
+        yield stage.found(
+            f"memory {what}, then back: the count",
+            seen,
+            "is the truth to the ns",
+            guest="is what it was when it stopped",
+        )
+
+
+def _limit(probe: Probe, region: Region, access: Access) -> None:
+    try:
+        probe.engine.limit(region, access)
+    except EngineError as error:
+        raise UsageError(str(error)) from error
+
+
+SCENARIO: Final = Scenario(
+    "faults",
+    "the memory is taken away from under the structures, or made read-only",
+    tell,
+    (claims.REAL_MEMORY, claims.X86),
+)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""hotplug: a vCPU goes off and comes back, and asks for stolen time again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pvtime.abi.pvtime import STRUCTURE_STRIDE
+from pvtime.machine.layout import RAM_BASE
+from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
+from pvtime.scenario.story import Event, Scenario, Step
+
+__all__ = ["SCENARIO"]
+
+MEMORY: Final = RAM_BASE + (16 << 20)
+LOADS: Final = 10
+U64: Final = 1 << 64
+YEAR_NS: Final = 365.25 * 86400 * 1e9
+
+
+def tell(stage: Stage) -> Iterator[Event]:
+    """Switch vCPU 1 off and on; vCPU 0 and vCPU 2 go on."""
+    kernel = stage.software(MEMORY)
+    with stage.boot(3) as probe:
+        at = [kernel.enable(probe, index) for index in range(3)]
+        await_theft(probe, 0, 1)
+        previous = kernel.count(probe, 1, at[1])
+        yield Step(f"vCPU 1's structure is at {at[1]:#x}; the guest reads {previous} ns and keeps that.")
+        probe.stop_vcpu(1)
+        gone = probe.engine.sample()[1]
+        ram_was = probe.machine.memory.read(kernel.own(1), STRUCTURE_STRIDE)
+        probe.start_vcpu(1)
+        back = await_loads(probe, 1, LOADS)[1]
+        yield Step(
+            f"CPU_OFF: {gone.structure_ns} ns. CPU_ON: after {LOADS} loads, without a call, "
+            f"{back.structure_ns} ns."
+        )
+        if not back.enabled:
+            alone = probe.machine.memory.read(kernel.own(1), STRUCTURE_STRIDE) == ram_was
+            meanwhile = "disabled, its memory left alone" if alone else "disabled, and written"
+        else:
+            meanwhile = "goes on" if back.structure_ns >= gone.structure_ns else "runs backwards"
+        yield stage.found(
+            "the count once it is on", meanwhile, "goes on", guest="disabled, its memory left alone"
+        )
+        for index in (0, 2):
+            probe.rest(index)
+        _, after, seen = ask_anew(probe, 1, lambda: kernel.enable(probe, 1))
+        yield stage.found("the count once it asks again", seen, "starts from zero")
+        clock = kernel.count(probe, 1, at[1])
+        elapsed = (clock - previous) % U64
+        yield Step(
+            f"{kernel.call} again: {after.structure_ns} ns. A guest that kept its previous reading computes "
+            f"{clock} - {previous}, which in 64 bits is {elapsed} ns, or {elapsed / YEAR_NS:.0f} years."
+        )
+        seen = "underflows" if elapsed > clock else "does not underflow"
+        yield stage.found("clock - previous of a guest that keeps it", seen, "underflows")
+        others = [sample for sample in probe.engine.sample() if sample.index != 1]
+        same = all(sample.truth_ns == sample.structure_ns and sample.enabled for sample in others)
+        yield stage.found("the other vCPUs", "exact to the ns" if same else "disturbed", "exact to the ns")
+
+
+SCENARIO: Final = Scenario("hotplug", "a vCPU goes off, comes back and asks for stolen time again", tell)

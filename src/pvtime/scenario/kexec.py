@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kexec: a second kernel takes over the memory that the first one had stolen time in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pvtime.abi.donated import DonateResult, KvmStealTime
+from pvtime.machine.layout import RAM_BASE, Region
+from pvtime.scenario import claims
+from pvtime.scenario.changes import Snapshot, dump, fields_of
+from pvtime.scenario.mailbox import MAILBOXES, SIZE
+from pvtime.scenario.probe import Probe
+from pvtime.scenario.software import Software
+from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
+from pvtime.scenario.story import Event, Scenario, Step
+
+__all__ = ["SCENARIO"]
+
+SECOND: Final = RAM_BASE + (32 << 20)
+"""Where the second kernel is."""
+
+DATA: Final = Region("data", RAM_BASE + (16 << 20), 1 << 20)
+"""What the second kernel uses of the memory, in which the first one had structures if it had to give any."""
+
+OLD: Final = DATA.base + 0x4_0000
+NEW: Final = SECOND + (1 << 20)
+PATTERN: Final = 0x5A5A_5A5A_5A5A_5A5A
+LOADS: Final = 20
+
+
+def tell(stage: Stage) -> Iterator[Event]:
+    """Let the first kernel disable nothing, then let it disable what it can."""
+    yield from _hand_over(stage, disable=False)
+    yield from _hand_over(stage, disable=True)
+
+
+def _hand_over(stage: Stage, *, disable: bool) -> Iterator[Event]:
+    old, new = stage.software(OLD), stage.software(NEW)
+    with stage.boot() as first:
+        at = [old.enable(first, index) for index in range(2)]
+        where = " and ".join(f"{ipa:#x}" for ipa in at)
+        before = await_theft(first, 0, 1)[0]
+        yield Step(f"The first kernel asks for stolen time ({old.call}): structures at {where}. They count.")
+        how = ""
+        if disable:
+            answer = old.disable(first, 0)
+            how = "there is none; " if answer == DonateResult.NOT_SUPPORTED else ""
+            yield Step(f"It asks the hypervisor to leave vCPU 0's alone: the answer is {answer}.")
+        first.stop_vcpu(1)
+        second = first.take_over(SECOND)
+        second.fill(0, DATA.base, DATA.size, PATTERN)
+        yield Step(
+            f"It switches vCPU 1 off and jumps into a second kernel at {SECOND:#x}, which fills its data at "
+            f"{DATA.base:#x}..{DATA.end - 1:#x} with 5a."
+        )
+        mailboxes = Region("mailboxes", SECOND + MAILBOXES, SIZE - MAILBOXES)
+        snapshot = Snapshot(second.machine.memory, mailboxes)
+        second.start_vcpu(1)
+        await_loads(second, 0, LOADS)
+        second.rest(1)
+        changes = snapshot.changes()
+        yield Step(
+            f"After {LOADS} loads of vCPU 0, of {snapshot.bytes_compared} bytes of RAM that are not its "
+            f"mailboxes, {8 * len(changes)} are in words that somebody else has changed.",
+            dump(changes),
+        )
+        fields = fields_of(KvmStealTime, at[0], changes)
+        seen = how + (f"overwritten: {', '.join(fields)}" if fields else "no byte of RAM changed")
+        if not disable:
+            corrupted = "overwritten: steal, version, preempted"
+            yield stage.found("nothing is disabled", seen, "no byte of RAM changed", guest=corrupted)
+            yield from _second_request(stage, second, new)
+            return
+        unchanged = "no byte of RAM changed"
+        yield stage.found("it is disabled before", seen, f"there is none; {unchanged}", guest=unchanged)
+        _, after, seen = ask_anew(second, 0, lambda: new.enable(second, 0))
+        yield Step(
+            f"The second kernel asks for stolen time: {before.truth_ns} ns or more were stolen by then, and "
+            f"its count is {after.structure_ns} ns."
+        )
+        yield stage.found("the second kernel's count", seen, "starts from zero")
+
+
+def _second_request(stage: Stage, second: Probe, new: Software) -> Iterator[Event]:
+    """Show what a second kernel is answered that knows nothing of the first one."""
+    answer = new.ask(second, 0)
+    said = "granted" if answer >= 0 else f"refused: {DonateResult(answer).name}"
+    shown = f"{answer:#x}" if answer >= 0 else str(answer)
+    yield Step(f"The second kernel's own {new.call} is answered {shown}.")
+    yield stage.found("the second kernel's request then", said, "granted", guest="refused: IN_USE")
+
+
+SCENARIO: Final = Scenario(
+    "kexec",
+    "a second kernel takes over the memory: does the hypervisor write into its data?",
+    tell,
+    (claims.KEXEC,),
+)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""partial: one vCPU of two has no structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pvtime.abi.pvtime import PvTime
+from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, Smccc
+from pvtime.machine.layout import RAM_BASE
+from pvtime.scenario.software import signed
+from pvtime.scenario.stage import Stage, await_theft
+from pvtime.scenario.story import Event, Scenario, Step
+
+__all__ = ["SCENARIO"]
+
+MEMORY: Final = RAM_BASE + (16 << 20)
+WITHOUT: Final = 1
+
+
+def tell(stage: Stage) -> Iterator[Event]:
+    """Give vCPU 1 no structure."""
+    kernel = stage.software(MEMORY)
+    with stage.boot(without=frozenset({WITHOUT})) as probe:
+        for index in range(2):
+            general = signed(probe.call(index, Smccc.ARCH_FEATURES, PvTime.FEATURES)[0])
+            own = signed(probe.call(index, PvTime.FEATURES, PvTime.ST)[0])
+            yield Step(
+                f"vCPU {index}: ARCH_FEATURES(PV_TIME_FEATURES) answers {general}, "
+                f"PV_TIME_FEATURES(PV_TIME_ST) {own}."
+            )
+            yield stage.found(
+                f"PV_TIME_FEATURES on the vCPU with{'out' if index == WITHOUT else ''}",
+                {SUCCESS: "yes", NOT_SUPPORTED: "no"}.get(own, str(own)),
+                "no" if index == WITHOUT else "yes",
+                guest="no",
+            )
+        kernel.enable(probe, 0)
+        answer = kernel.ask(probe, WITHOUT)
+        yield Step(f"vCPU {WITHOUT} asks all the same: {kernel.call} answers {answer}.")
+        seen = "NOT_SUPPORTED" if answer == NOT_SUPPORTED else f"{answer:#x}"
+        yield stage.found("the vCPU without asks", seen, "NOT_SUPPORTED")
+        one, other = await_theft(probe, 0)
+        yield Step(
+            f"Of vCPU 0 {one.truth_ns} ns are stolen and {one.structure_ns} ns are in its structure; of "
+            f"vCPU {WITHOUT} nobody counts ({other.structure_ns} ns)."
+        )
+        seen = "counts" if one.truth_ns == one.structure_ns else "is disturbed"
+        yield stage.found("the other vCPU", seen, "counts")
+
+
+SCENARIO: Final = Scenario("partial", "one vCPU has no structure", tell)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a scenario plays: an engine, a placement, and guests that run the probe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from pvtime.engine.base import Engine, VcpuSample
+from pvtime.machine.machine import Machine
+from pvtime.scenario.guest import boot, guest
+from pvtime.scenario.post import ProbeError
+from pvtime.scenario.probe import Probe
+from pvtime.scenario.software import Software
+from pvtime.scenario.story import Finding
+from pvtime.steal.placement import PlacementName
+
+__all__ = ["ENOUGH_NS", "Stage", "ask_anew", "await_loads", "await_theft", "await_truth"]
+
+ENOUGH_NS: Final = 20_000_000
+"""Stolen time that nobody takes for what is stolen between two calls."""
+
+PATIENCE: Final = 60
+"""Seconds after which what must happen is given up; it takes milliseconds."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One placement on one engine."""
+
+    build: Callable[[Machine], Engine]
+    """Makes the engine.
+
+    :raises UsageError: the engine lacks the placement.
+    """
+    placement: PlacementName
+
+    @contextlib.contextmanager
+    def boot(self, vcpus: int = 2, **changes: Any) -> Iterator[Probe]:
+        """Start a guest; all vCPUs poll, and steal from each other, for the host gives them one CPU.
+
+        :param changes: what of :class:`MachineConfig` is to be otherwise.
+        :raises UsageError: the configuration cannot be, or not here.
+        """
+        config = replace(guest(vcpus), placement=self.placement, **changes)
+        with contextlib.ExitStack() as stack:
+            with _one_cpu():
+                probe = stack.enter_context(boot(self.build, config))
+            for index in range(1, vcpus):
+                probe.start_vcpu(index)
+            yield probe
+
+    def software(self, base: int) -> Software:
+        """Return software in the guest that wants stolen time.
+
+        :param base: memory of its own for the structures, where the guest provides it.
+        """
+        return Software(self.placement, base)
+
+    def found(self, topic: str, seen: str, expected: str, **otherwise: str) -> Finding:
+        """Return a finding.
+
+        :param otherwise: what is expected of the placements that are not like the others.
+        """
+        return Finding(topic, seen, otherwise.get(self.placement.value, expected))
+
+
+@contextlib.contextmanager
+def _one_cpu() -> Iterator[None]:
+    """Have threads that start meanwhile, as vCPUs' do, share one CPU of the host's."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def await_truth(probe: Probe, what: str, happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:
+    """Wait until the host sees ``what``; return each vCPU's figures then.
+
+    :raises ProbeError: it does not come.
+    """
+    end = time.monotonic() + PATIENCE
+    while not happened(samples := probe.engine.sample()):
+        if time.monotonic() > end:
+            raise ProbeError(f"not within {PATIENCE} s: {what}")
+        probe.engine.wait(0.001)
+    return samples
+
+
+def await_theft(probe: Probe, *vcpus: int, ns: int = ENOUGH_NS) -> list[VcpuSample]:
+    """Wait until so much was stolen from vCPUs since they asked; return each one's figures."""
+    return await_truth(probe, "stolen time", lambda now: all(now[index].truth_ns >= ns for index in vcpus))
+
+
+def await_loads(probe: Probe, vcpu: int, loads: int) -> list[VcpuSample]:
+    """Wait until a vCPU was loaded so often; return each one's figures."""
+    enough = probe.engine.sample()[vcpu].loads + loads
+    return await_truth(probe, f"{loads} loads of vCPU {vcpu}", lambda now: now[vcpu].loads >= enough)
+
+
+def ask_anew(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSample, str]:
+    """Let a vCPU do something; return the answer, its figures then, and whether its count starts from zero.
+
+    It has done so if no more was stolen than time has passed since.
+    """
+    began = time.monotonic_ns()
+    # The embedded engine learns at the end of a slice what the host kept from its thread in it: begin one.
+    probe.engine.sample()
+    answer = ask()
+    after = probe.engine.sample()[vcpu]
+    passed = time.monotonic_ns() - began
+    return answer, after, "starts from zero" if after.structure_ns <= passed else "goes on"

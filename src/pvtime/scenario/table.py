@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of what the scenarios have shown, in Markdown: every cell is a finding of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pvtime.scenario.perform import Performance
+from pvtime.steal.placement import PlacementName
+
+__all__ = ["markdown"]
+
+COLUMNS = (PlacementName.HYPERVISOR, PlacementName.USERSPACE, PlacementName.GUEST)
+"""In the thread's order: (1), (2), (3)."""
+
+NOTHING = "-"
+
+
+def markdown(performances: Sequence[Performance]) -> str:
+    """Return the table; a cell that no run has shown is a dash, one that contradicts says so."""
+    cells: dict[tuple[str, str], dict[PlacementName, str]] = {}
+    for performance in performances:
+        for finding in performance.findings:
+            words = finding.seen if finding.holds else f"**{finding.seen}** (expected: {finding.expected})"
+            row = cells.setdefault((performance.scenario.name, finding.topic), {})
+            row[performance.placement] = words
+    header = ["scenario", "", *(f"({number}) {name.value}" for number, name in enumerate(COLUMNS, 1))]
+    lines = [_line(header), _line(["---"] * len(header))]
+    lines += [_line(row) for row in _rows(cells)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(cells: dict[tuple[str, str], dict[PlacementName, str]]) -> Iterator[list[str]]:
+    last = ""
+    for (scenario, topic), row in cells.items():
+        name = "" if scenario == last else f"`{scenario}`"
+        yield [name, topic, *(row.get(placement, NOTHING) for placement in COLUMNS)]
+        last = scenario
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
