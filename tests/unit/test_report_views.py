@@ -101,6 +101,13 @@ def test_lines_view_prints_the_console_and_a_line_of_figures_now_and_then() -> N
     ]
 
 
+def test_lines_view_tells_what_was_injected() -> None:
+    file = io.StringIO()
+    with LinesView(file) as view:
+        view.moment(INJECTED)
+    assert "stolen 4.999 s (3.000 s injected), vCPU 1" in file.getvalue()
+
+
 def draw_live(file: TextIO, moment: Moment = MOMENT) -> None:
     with LiveView(file) as view:
         view.console(b"hello from the guest\n")

@@ -62,6 +62,7 @@ class LinesView(AbstractContextManager["LinesView"]):
         self._next = moment.elapsed_seconds + self.interval
         figures = ", ".join(
             f"vCPU {row.index} ran {units.time(row.ran_ns)} stolen {units.time(row.truth_ns)}"
+            + (f" ({units.time(row.injected_ns)} injected)" if moment.stealing else "")
             for row in moment.vcpus
             if row.enabled
         )
