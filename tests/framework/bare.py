@@ -37,7 +37,7 @@ class BareVm:
         """Run a program on vCPU 0, on this thread, until it powers off."""
         vcpu = self.vcpus[0]
         self.memory.write(RAM_BASE, program.assemble())
-        vcpu.make_runnable()  # the end of an earlier program has stopped it
+        vcpu.stopped = False  # the end of an earlier program has stopped it
         vcpu.set_reg(PC, RAM_BASE)
         vcpu.enter()
         assert vcpu.run_page.exit_reason == ExitReason.SYSTEM_EVENT, vcpu.describe_exit()

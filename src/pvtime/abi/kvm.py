@@ -16,12 +16,14 @@ from pvtime.abi.kvm_types import (
     CoalescedZone,
     CreateDevice,
     DeviceAttr,
+    DirtyLog,
     EnableCap,
     GuestDebug,
     IrqLevel,
     MemoryRegion,
     MpStates,
     OneReg,
+    RegList,
     VcpuEvents,
     VcpuInit,
 )
@@ -64,6 +66,7 @@ class KvmIoctl(IntEnum):
     GET_VCPU_MMAP_SIZE = io(0x04)
     # A VM
     CREATE_VCPU = io(0x41)
+    GET_DIRTY_LOG = iow(0x42, DirtyLog)
     SET_USER_MEMORY_REGION = iow(0x46, MemoryRegion)
     IRQ_LINE = iow(0x61, IrqLevel)
     REGISTER_COALESCED_MMIO = iow(0x67, CoalescedZone)
@@ -75,10 +78,12 @@ class KvmIoctl(IntEnum):
     GET_MP_STATE = ior(0x98, MpStates)
     SET_MP_STATE = iow(0x99, MpStates)
     SET_GUEST_DEBUG = iow(0x9B, GuestDebug)
+    GET_VCPU_EVENTS = ior(0x9F, VcpuEvents)
     SET_VCPU_EVENTS = iow(0xA0, VcpuEvents)
     GET_ONE_REG = iow(0xAB, OneReg)
     SET_ONE_REG = iow(0xAC, OneReg)
     ARM_VCPU_INIT = iow(0xAE, VcpuInit)
+    GET_REG_LIST = iowr(0xB0, RegList)
     # A VM, vCPU or device
     SET_DEVICE_ATTR = iow(0xE1, DeviceAttr)
     GET_DEVICE_ATTR = iow(0xE2, DeviceAttr)

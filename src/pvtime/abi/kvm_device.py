@@ -23,8 +23,13 @@ class VgicGroup(IntEnum):
     """Attribute groups of both interrupt controllers."""
 
     ADDR = 0
+    DIST_REGS = 1
     NR_IRQS = 3
     CTRL = 4
+    REDIST_REGS = 5
+    """This group and the next two: GICv3 alone; :mod:`pvtime.abi.kvm_vgic` has their attributes."""
+    CPU_SYSREGS = 6
+    LEVEL_INFO = 7
 
 
 class VgicAddr(IntEnum):

@@ -3,9 +3,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pvtime.abi.layout import Field, Register
 
-__all__ = ["MPIDR_EL1", "PC", "PSTATE", "SCTLR_EL1", "RegId", "core", "sysreg", "x"]
+__all__ = [
+    "COUNTERS",
+    "MPIDR_EL1",
+    "PC",
+    "PHYSICAL_COUNTER",
+    "PSTATE",
+    "SCTLR_EL1",
+    "VIRTUAL_COUNTER",
+    "RegId",
+    "SysregIndex",
+    "core",
+    "describe",
+    "sysreg",
+    "x",
+]
 
 _ARM64 = 0x60
 _CORE = 0x0010
@@ -22,6 +38,11 @@ class RegId(Register):
     coprocessor = Field(31, 16)
     """Which group it is in."""
     index = Field(15, 0)
+
+    @property
+    def bytes(self) -> int:
+        """The size of its value."""
+        return int(2**self.size)
 
 
 class SysregIndex(Register):
@@ -60,3 +81,52 @@ PC = core(32 * 8)
 PSTATE = core(33 * 8)
 MPIDR_EL1 = sysreg(3, 0, 0, 0, 5)
 SCTLR_EL1 = sysreg(3, 0, 1, 0, 0)
+
+VIRTUAL_COUNTER = sysreg(3, 3, 14, 3, 2)
+"""KVM_REG_ARM_TIMER_CNT. By its fields it is CNTV_CVAL_EL0: the uapi header has the two exchanged."""
+PHYSICAL_COUNTER = sysreg(3, 3, 14, 0, 1)
+"""KVM_REG_ARM_PTIMER_CNT, which KVM_GET_REG_LIST has since Linux 6.4."""
+COUNTERS: Final = (VIRTUAL_COUNTER, PHYSICAL_COUNTER)
+"""They count on by themselves, and are the same for all vCPUs."""
+
+_NAMES: Final = {
+    PC: "PC",
+    PSTATE: "PSTATE",
+    SCTLR_EL1: "SCTLR_EL1",
+    VIRTUAL_COUNTER: "the virtual counter",
+    PHYSICAL_COUNTER: "the physical counter",
+    sysreg(3, 0, 0, 0, 0): "MIDR_EL1",
+    MPIDR_EL1: "MPIDR_EL1",
+    sysreg(3, 0, 0, 0, 6): "REVIDR_EL1",
+    sysreg(3, 1, 0, 0, 1): "CLIDR_EL1",
+    sysreg(3, 1, 0, 0, 7): "AIDR_EL1",
+    sysreg(3, 3, 0, 0, 1): "CTR_EL0",
+    **{
+        sysreg(3, 0, 0, crm, op2): f"ID_AA64{name}_EL1"
+        for (crm, op2), name in {
+            (4, 0): "PFR0",
+            (4, 1): "PFR1",
+            (4, 4): "ZFR0",
+            (5, 0): "DFR0",
+            (5, 1): "DFR1",
+            (6, 0): "ISAR0",
+            (6, 1): "ISAR1",
+            (6, 2): "ISAR2",
+            (7, 0): "MMFR0",
+            (7, 1): "MMFR1",
+            (7, 2): "MMFR2",
+        }.items()
+    },
+}
+"""Those that a message may have to name: above all what tells one CPU model from another."""
+
+
+def describe(register: int) -> str:
+    """Return a register's name: the architecture's, or for system registers the assembler's."""
+    if register in _NAMES:
+        return _NAMES[register]
+    identifier = RegId(register)
+    if identifier.coprocessor == _SYSREG:
+        index = SysregIndex(identifier.index)
+        return f"S{index.op0}_{index.op1}_C{index.crn}_C{index.crm}_{index.op2}"
+    return f"register {register:#x}"

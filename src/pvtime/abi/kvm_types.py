@@ -17,6 +17,7 @@ __all__ = [
     "CreateDevice",
     "DebugControl",
     "DeviceAttr",
+    "DirtyLog",
     "EnableCap",
     "GuestDebug",
     "IpaSize",
@@ -28,6 +29,7 @@ __all__ = [
     "MpState",
     "MpStates",
     "OneReg",
+    "RegList",
     "VcpuEvents",
     "VcpuFeature",
     "VcpuInit",
@@ -72,6 +74,18 @@ class OneReg(ctypes.Structure):
     """struct kvm_one_reg: a register's identifier, and where its value is."""
 
     _fields_ = (("id", c_uint64), ("addr", c_uint64))
+
+
+class RegList(ctypes.Structure):
+    """The head of struct kvm_reg_list: ``n`` identifiers of registers follow."""
+
+    _fields_ = (("n", c_uint64),)
+
+
+class DirtyLog(ctypes.Structure):
+    """struct kvm_dirty_log: a slot, and where its bitmap is put, one bit for each of the host's pages."""
+
+    _fields_ = (("slot", c_uint32), ("padding", c_uint32), ("dirty_bitmap", c_uint64))
 
 
 class DeviceAttr(ctypes.Structure):

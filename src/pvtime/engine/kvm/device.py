@@ -35,7 +35,7 @@ class Attributes:
             raise
         return True
 
-    def get_u64(self, group: IntEnum, attr: IntEnum) -> int:
+    def get_u64(self, group: IntEnum, attr: int) -> int:
         """Return the attribute's value.
 
         :raises KvmError: it cannot be had.
@@ -44,12 +44,21 @@ class Attributes:
         self._call(KvmIoctl.GET_DEVICE_ATTR, group, attr, value)
         return value.value
 
-    def set_u64(self, group: IntEnum, attr: IntEnum, value: int) -> None:
+    def set_u64(self, group: IntEnum, attr: int, value: int) -> None:
         """Set an attribute that is a u64.
 
         :raises KvmError: KVM refuses the value, or the moment.
         """
         self._call(KvmIoctl.SET_DEVICE_ATTR, group, attr, ctypes.c_uint64(value))
+
+    def get_u32(self, group: IntEnum, attr: int) -> int:
+        """Return the value of an attribute that is a u32.
+
+        :raises KvmError: it cannot be had.
+        """
+        value = ctypes.c_uint32()
+        self._call(KvmIoctl.GET_DEVICE_ATTR, group, attr, value)
+        return value.value
 
     def set_u32(self, group: IntEnum, attr: int, value: int) -> None:
         """Set an attribute that is a u32.

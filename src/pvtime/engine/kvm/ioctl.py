@@ -35,8 +35,15 @@ class KvmError(EngineError):
         self.errno = number
 
 
-def call(fd: int, request: KvmIoctl, argument: ctypes.Structure | int = 0, what: str = "") -> int:
+def call(
+    fd: int,
+    request: KvmIoctl,
+    argument: ctypes.Structure | ctypes.Array[ctypes.c_uint64] | int = 0,
+    what: str = "",
+) -> int:
     """Make a request and return its answer; a structure is filled in place.
+
+    Of an argument with a tail, the whole must be given: Python hands a copy of it to the kernel.
 
     :raises KvmError: KVM refuses. The message names the request, and ``what`` it was about.
     """

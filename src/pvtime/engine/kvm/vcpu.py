@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import threading
 from typing import Final
 
 from pvtime.abi.arm64 import Pstate
 from pvtime.abi.kvm import KvmIoctl
-from pvtime.abi.kvm_reg import PC, PSTATE, SCTLR_EL1
+from pvtime.abi.kvm_reg import PC, PSTATE, SCTLR_EL1, RegId, describe
 from pvtime.abi.kvm_run import ExitReason, KvmRun
 from pvtime.abi.kvm_types import (
     DebugControl,
@@ -18,12 +19,13 @@ from pvtime.abi.kvm_types import (
     MpState,
     MpStates,
     OneReg,
+    RegList,
     VcpuEvents,
     VcpuFeature,
     VcpuInit,
 )
 from pvtime.engine.kvm.device import Attributes
-from pvtime.engine.kvm.ioctl import call, close
+from pvtime.engine.kvm.ioctl import KvmError, call, close
 from pvtime.errors import EngineError
 
 __all__ = ["Vcpu"]
@@ -63,19 +65,59 @@ class Vcpu(Attributes):
 
         :raises KvmError: ENOENT: there is no such register.
         """
-        value = ctypes.c_uint64()
-        argument = OneReg(id=register, addr=ctypes.addressof(value))
-        call(self.fd, KvmIoctl.GET_ONE_REG, argument, f"{self.name}, register {register:#x}")
-        return value.value
+        return int.from_bytes(self.get_bytes(register), "little")
 
     def set_reg(self, register: int, value: int) -> None:
         """Set a 64-bit register.
 
         :raises KvmError: ENOENT: there is no such register; EINVAL: not such a value.
         """
-        place = ctypes.c_uint64(value)
+        self.set_bytes(register, value.to_bytes(8, "little"))
+
+    def register_ids(self) -> list[int]:
+        """Return the identifiers of all registers that there are."""
+        head = RegList()
+        try:
+            call(self.fd, KvmIoctl.GET_REG_LIST, head, self.name)
+        except KvmError as error:
+            if error.errno != errno.E2BIG:
+                raise
+        words = (ctypes.c_uint64 * (1 + head.n))(head.n)
+        call(self.fd, KvmIoctl.GET_REG_LIST, words, self.name)
+        return list(words)[1:]
+
+    def get_bytes(self, register: int) -> bytes:
+        """Return a register of any size.
+
+        :raises KvmError: ENOENT: there is no such register.
+        """
+        place = ctypes.create_string_buffer(RegId(register).bytes)
         argument = OneReg(id=register, addr=ctypes.addressof(place))
-        call(self.fd, KvmIoctl.SET_ONE_REG, argument, f"{self.name}, register {register:#x}")
+        call(self.fd, KvmIoctl.GET_ONE_REG, argument, f"{self.name}, {describe(register)}")
+        return place.raw
+
+    def set_bytes(self, register: int, value: bytes) -> None:
+        """Set a register of any size.
+
+        :raises KvmError: ENOENT: there is no such register; EINVAL: not such a value.
+        """
+        place = ctypes.create_string_buffer(value, RegId(register).bytes)
+        argument = OneReg(id=register, addr=ctypes.addressof(place))
+        call(self.fd, KvmIoctl.SET_ONE_REG, argument, f"{self.name}, {describe(register)}")
+
+    @property
+    def events(self) -> VcpuEvents:
+        """Exceptions that the guest is to take next.
+
+        :raises KvmError: EINVAL: on setting, the CPU has no syndrome for them.
+        """
+        events = VcpuEvents()
+        call(self.fd, KvmIoctl.GET_VCPU_EVENTS, events, self.name)
+        return events
+
+    @events.setter
+    def events(self, events: VcpuEvents) -> None:
+        call(self.fd, KvmIoctl.SET_VCPU_EVENTS, events, self.name)
 
     @property
     def stopped(self) -> bool:
@@ -84,20 +126,22 @@ class Vcpu(Attributes):
         call(self.fd, KvmIoctl.GET_MP_STATE, state, self.name)
         return bool(state.mp_state == MpState.STOPPED)
 
-    def make_runnable(self) -> None:
-        """Switch it on where it is."""
-        call(self.fd, KvmIoctl.SET_MP_STATE, MpStates(mp_state=MpState.RUNNABLE), self.name)
+    @stopped.setter
+    def stopped(self, stopped: bool) -> None:
+        """Switch it off or on where it is."""
+        state = MpState.STOPPED if stopped else MpState.RUNNABLE
+        call(self.fd, KvmIoctl.SET_MP_STATE, MpStates(mp_state=state), self.name)
 
     def park(self, ipa: int) -> None:
         """Have it stand at ``ipa``, MMU off and interrupts masked: nothing of the guest's own code runs."""
         self.set_reg(SCTLR_EL1, MMU_OFF)
         self.set_reg(PSTATE, int(AT_EL1_MASKED))
         self.set_reg(PC, ipa)
-        self.make_runnable()
+        self.stopped = False
 
     def inject_external_abort(self) -> None:
         """Have the guest take an external abort for the access that it left for (KVM_EXIT_ARM_NISV)."""
-        call(self.fd, KvmIoctl.SET_VCPU_EVENTS, VcpuEvents(ext_dabt_pending=1), self.name)
+        self.events = VcpuEvents(ext_dabt_pending=1)
 
     def single_step(self, on: bool) -> None:
         """Have KVM_RUN return after one instruction of the guest, with the exit DEBUG."""

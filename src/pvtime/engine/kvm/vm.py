@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from dataclasses import dataclass, replace
+from mmap import PAGESIZE
 from typing import Final
 
 from pvtime.abi.kvm import KvmCap, KvmIoctl
@@ -10,6 +13,7 @@ from pvtime.abi.kvm_device import DeviceType
 from pvtime.abi.kvm_types import (
     CoalescedZone,
     CreateDevice,
+    DirtyLog,
     EnableCap,
     IrqLevel,
     IrqNumber,
@@ -35,6 +39,16 @@ CREATE_DEVICE_TEST: Final = 1
 WRITABLE: Final = MemoryFlag(0)
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A memory slot."""
+
+    region: Region
+    address: int
+    """Where its memory is in this process."""
+    flags: MemoryFlag
+
+
 class Vm:
     """A VM's descriptor.
 
@@ -45,7 +59,7 @@ class Vm:
         self.fd = fd
         self.ring_page = ring_page
         self._map_size = map_size
-        self._slots: dict[int, Region] = {}
+        self._slots: dict[int, Slot] = {}
         self._target: VcpuInit | None = None
 
     def set_memory(self, region: Region, address: int, flags: MemoryFlag = WRITABLE) -> int:
@@ -55,26 +69,53 @@ class Vm:
         :raises KvmError: KVM refuses; EINVAL: not whole pages.
         """
         for other in self._slots.values():
-            if region.overlaps(other):
-                raise EngineError(f"{region} overlaps {other}: a guest address has one meaning")
-        slot = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
-        self._set(slot, region, region.size, address, flags)
-        self._slots[slot] = region
-        return slot
+            if region.overlaps(other.region):
+                raise EngineError(f"{region} overlaps {other.region}: a guest address has one meaning")
+        number = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
+        self._set(number, Slot(region, address, flags), region.size)
+        return number
 
     def delete_memory(self, slot: int) -> None:
         """Take a slot's memory away from the guest.
 
         :raises KeyError: there is no such slot.
         """
-        region = self._slots.pop(slot)
-        self._set(slot, region, 0, 0, WRITABLE)
+        self._set(slot, replace(self._slots[slot], flags=WRITABLE), 0)
+        del self._slots[slot]
 
-    def _set(self, slot: int, region: Region, size: int, address: int, flags: MemoryFlag) -> None:
+    def log_writes(self, slot: int, on: bool) -> None:
+        """Have the pages that are written from now on remembered for :meth:`written_pages`, or no longer.
+
+        :raises KeyError: there is no such slot.
+        """
+        old = self._slots[slot]
+        log = MemoryFlag.LOG_DIRTY_PAGES
+        self._set(slot, replace(old, flags=old.flags | log if on else old.flags & ~log), old.region.size)
+
+    def written_pages(self, slot: int) -> bytes:
+        """Return a bitmap of the slot's pages, of the host's size, that were written since the last call.
+
+        Written by the guest, or by the kernel for it; not by this process.
+
+        :raises KeyError: there is no such slot.
+        :raises KvmError: ENOENT: nobody asked for it, see :meth:`log_writes`.
+        """
+        words = -(-self._slots[slot].region.size // PAGESIZE // 64)
+        bitmap = (ctypes.c_uint64 * words)()
+        argument = DirtyLog(slot=slot, dirty_bitmap=ctypes.addressof(bitmap))
+        call(self.fd, KvmIoctl.GET_DIRTY_LOG, argument, str(self._slots[slot].region))
+        return bytes(bitmap)
+
+    def _set(self, number: int, slot: Slot, size: int) -> None:
         argument = MemoryRegion(
-            slot=slot, flags=flags, guest_phys_addr=region.base, memory_size=size, userspace_addr=address
+            slot=number,
+            flags=slot.flags,
+            guest_phys_addr=slot.region.base,
+            memory_size=size,
+            userspace_addr=slot.address,
         )
-        call(self.fd, KvmIoctl.SET_USER_MEMORY_REGION, argument, str(region))
+        call(self.fd, KvmIoctl.SET_USER_MEMORY_REGION, argument, str(slot.region))
+        self._slots[number] = slot
 
     def create_vcpu(self, index: int) -> Vcpu:
         """Make a vCPU. Its owner is the thread that runs it first.
