@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.errors import EngineError
+from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
+from pvtime.machine.saved.codec import JsonObject
 
 __all__ = ["FakeEngine", "sample"]
 
@@ -74,6 +76,18 @@ class FakeEngine(Engine):
 
     def resume(self) -> None:
         """Do nothing either."""
+
+    def state(self) -> JsonObject:
+        """Refuse: there is nothing to save."""
+        raise EngineError("no state")
+
+    def restore(self, document: JsonObject) -> None:
+        """Refuse to be anything."""
+        raise EngineError(f"no state with {', '.join(document)}")
+
+    def track(self) -> DirtyTracker:
+        """Refuse: there is no memory."""
+        raise EngineError("no memory")
 
     def limit(self, region: Region, access: Access) -> None:
         """Refuse: there is no memory."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pvtime.abi.layout import Field, Register
 
 __all__ = [
+    "CNTPCT_EL0",
     "CNTP_CTL_EL0",
     "CNTP_CVAL_EL0",
     "CNTP_TVAL_EL0",
@@ -134,6 +135,7 @@ class SysRegAccess(Register):
         return SysReg(self.op0, self.op1, self.crn, self.crm, self.op2)
 
 
+CNTPCT_EL0 = SysReg(3, 3, 14, 0, 1)
 CNTP_TVAL_EL0 = SysReg(3, 3, 14, 2, 0)
 CNTP_CTL_EL0 = SysReg(3, 3, 14, 2, 1)
 CNTP_CVAL_EL0 = SysReg(3, 3, 14, 2, 2)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
+from pvtime.machine.saved.codec import JsonObject
 
 __all__ = ["Engine", "Outcome", "VcpuSample"]
 
@@ -91,6 +93,28 @@ class Engine(ABC):
     @abstractmethod
     def resume(self) -> None:
         """Go on after :meth:`pause`; harmless when not paused."""
+
+    @abstractmethod
+    def state(self) -> JsonObject:
+        """Return what :meth:`restore` needs beside memory and devices, while paused.
+
+        :raises EngineError: it is not paused, has ended, or cannot be saved; the message says why.
+        """
+
+    @abstractmethod
+    def restore(self, document: JsonObject) -> None:
+        """Have :meth:`start` go on from what :meth:`state` returned; the memory has been filled before.
+
+        :raises SavedStateError: it is no such machine's state. Close the engine then.
+        :raises EngineError: it has started.
+        """
+
+    @abstractmethod
+    def track(self) -> DirtyTracker:
+        """Return what tells which of the machine's memory changes while it runs.
+
+        :raises EngineError: the engine cannot tell.
+        """
 
     @abstractmethod
     def limit(self, region: Region, access: Access) -> None:

@@ -24,7 +24,9 @@ from pvtime.machine.layout import (
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap, Window
+from pvtime.machine.saved.codec import JsonObject, decode, encode
 from pvtime.machine.uart import Ns16550
+from pvtime.machine.uart_state import UartState
 from pvtime.steal.donated import Donated
 from pvtime.steal.placement import Placement, PlacementName, Userspace
 from pvtime.steal.schedule import Schedule
@@ -55,6 +57,14 @@ class MachineConfig:
     """What is stolen on purpose."""
     stolen_time: Region = STOLEN_TIME
     """Where the structures are, unless the guest provides them."""
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """What a machine has of its own, beside its memory."""
+
+    console: UartState
+    agent: UartState
 
 
 class Machine:
@@ -143,6 +153,19 @@ class Machine:
             )
         )
         return boot.load(self.memory, self._places, self.config.kernel, self.config.initrd, tree)
+
+    def state(self) -> JsonObject:
+        """Return the state of the devices, which nothing uses meanwhile."""
+        return encode(MachineState(self.console.state(), self.agent.state()))
+
+    def restore(self, document: JsonObject) -> None:
+        """Go on from what :meth:`state` returned; before the engine does, which finds the wires set.
+
+        :raises SavedStateError: it is no such machine's state.
+        """
+        state = decode(MachineState, document, "the saved machine")
+        self.console.restore(state.console)
+        self.agent.restore(state.agent)
 
     def close(self) -> None:
         """Give the memory back; the engine must have been stopped."""

@@ -34,6 +34,11 @@ class MemoryMap:
         """All memory, whatever may be done with it now."""
         return list(self._memories)
 
+    @property
+    def limited(self) -> list[Region]:
+        """What was taken away or made read-only."""
+        return [region for region, _ in self._limits]
+
     def add(self, memory: GuestMemory) -> GuestMemory:
         """Map memory; return it.
 

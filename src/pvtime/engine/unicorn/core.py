@@ -18,8 +18,9 @@ from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, SysRegAccess
 from pvtime.engine.unicorn.address_space import Nothing, ReadOnly, fill_gaps, map_device
-from pvtime.engine.unicorn.levels import CPU_MODELS, set_mpidr, set_up_levels
+from pvtime.engine.unicorn.levels import CPU_MODELS, move_counter, set_mpidr, set_up_levels
 from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, add_hook
+from pvtime.engine.unicorn.registers import CpuState, read_cpu, write_cpu
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.layout import Region
@@ -84,6 +85,7 @@ class Core(ABC):
     ) -> None:
         if model not in CPU_MODELS:
             raise UsageError(f"--cpu {model}: the unicorn engine has {', '.join(CPU_MODELS)}")
+        self.model = model
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[model])
         self._handle = self._uc._uch
         self._supervisor = supervisor
@@ -121,6 +123,30 @@ class Core(ABC):
         new = self._uc.context_save()
         self._uc.context_restore(saved)
         return new
+
+    def move_counter(self, offset: int) -> None:
+        """Let the guest's counters be ``offset`` ticks behind the host's, for every context made from now on.
+
+        CNTPCT_EL0 traps then.
+        """
+        self._uc.context_restore(self._pristine)
+        move_counter(self._uc, offset)
+        self._uc.context_update(self._pristine)
+
+    def make_context(self, mpidr: int, state: CpuState) -> Context:
+        """Return a vCPU with the registers of ``state``, which was checked."""
+        self._uc.context_restore(self._pristine)
+        set_mpidr(self._uc, mpidr)
+        write_cpu(self._uc, state)
+        return self._uc.context_save()
+
+    def read_context(self, context: Context) -> CpuState:
+        """Return a vCPU's registers, while none is on the CPU.
+
+        :raises EngineError: it is in a state that cannot be saved.
+        """
+        self.load(context)
+        return read_cpu(self._uc)
 
     def save(self, context: Context) -> None:
         """Copy the CPU's registers into ``context``."""

@@ -13,18 +13,22 @@ from pvtime.abi.pvtime_device import PvTimeGroup, PvTimePaddr
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.core import Exit
+from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.hypervisor import Hypervisor
 from pvtime.engine.unicorn.mail import Mail
 from pvtime.engine.unicorn.scheduler import boost, pick, place_woken, turn_ns
+from pvtime.engine.unicorn.state import Keeper
 from pvtime.engine.unicorn.ticker import Ticker
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
+from pvtime.machine.dirty import Comparison, DirtyTracker
 from pvtime.machine.gicv2 import GicV2
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import Access
+from pvtime.machine.saved.codec import JsonObject
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.clock import Schedstat
@@ -56,6 +60,7 @@ class UnicornEngine(Engine):
         """The hypervisor's device, where it provides the structures."""
         self.vcpus = [self._make_vcpu(*each) for each in enumerate(self._place_stolen_time())]
         self._current: Vcpu | None = None
+        self.counter = GuestCounter()
         self._hypervisor = Hypervisor(self, machine.mpidrs)
         self._core = make_core(
             options or {},
@@ -64,6 +69,7 @@ class UnicornEngine(Engine):
             [self._gic.distributor, self._gic.cpu_interface, machine.console, machine.agent],
             self._hypervisor,
         )
+        self._keeper = Keeper(self._core, self._gic, self.vcpus, machine.mpidrs, self.counter, self.pv_time)
         self._ticker = Ticker(self._core.kick)
         self._thread = threading.Thread(target=self._run, name="pvtime-engine", daemon=True)
         self._mail = Mail(self._thread, self._ticker.hurry)
@@ -71,6 +77,7 @@ class UnicornEngine(Engine):
         self._error: PvtimeError | None = None
         self._finished = threading.Event()
         self._restart = False
+        self._restored = False
         self._paused = False
         self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
         self._paused_since = 0
@@ -132,6 +139,22 @@ class UnicornEngine(Engine):
         """See :meth:`Engine.resume`."""
         self._mail.call(self._resume)
 
+    def state(self) -> JsonObject:
+        """See :meth:`Engine.state`."""
+        return self._mail.call(self._state)
+
+    def restore(self, document: JsonObject) -> None:
+        """See :meth:`Engine.restore`."""
+        if self._thread.ident is not None:
+            raise EngineError("the engine has started: what is saved can only be restored before")
+        self._mail.read()  # the levels of wires
+        self._keeper.restore(document)
+        self._restored = self._paused = True
+
+    def track(self) -> DirtyTracker:
+        """See :meth:`Engine.track`."""
+        return Comparison(self._machine.memories)
+
     def limit(self, region: Region, access: Access) -> None:
         """See :meth:`Engine.limit`."""
         self._mail.call(partial(self._limit, region, access))
@@ -170,6 +193,13 @@ class UnicornEngine(Engine):
             vcpu.hold.resume(now - self._paused_since)
             if vcpu.state is State.RUNNABLE:
                 vcpu.clock.wait(now)
+
+    def _state(self) -> JsonObject:
+        if not self._paused or self._outcome is not None:
+            raise EngineError("the machine is not paused: it cannot be saved")
+        if limited := self._machine.map.limited:
+            raise EngineError(f"{limited[0]} is taken away: give it back to save the guest")
+        return self._keeper.state()
 
     def _limit(self, region: Region, access: Access) -> None:
         memory = self._machine.map.find(region.base, region.size, Access.NONE)
@@ -252,7 +282,11 @@ class UnicornEngine(Engine):
             now = self._paused_since = time.monotonic_ns()
             for vcpu in self.vcpus:
                 vcpu.hold.start(now)
-            self._boot()
+            if self._restored:
+                self._paused_since = now
+                self._resume()
+            else:
+                self._boot()
             while self._outcome is None:
                 self._turn()
         except PvtimeError as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, SysReg
+from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.vcpu import State
 from pvtime.machine.psci import PsciCalls
@@ -44,11 +44,13 @@ class Hypervisor:
 
     def read_register(self, register: SysReg) -> int | None:
         """See :meth:`Supervisor.read_register`."""
-        timer = self._engine.current.timer
+        timer, counter = self._engine.current.timer, self._engine.counter
+        if register == CNTPCT_EL0:
+            return counter.read()
         if register == CNTP_CTL_EL0:
             return timer.read_control()
         if register == CNTP_CVAL_EL0:
-            return timer.read_compare()
+            return counter.to_guest(timer.read_compare())
         if register == CNTP_TVAL_EL0:
             return timer.read_value()
         return None
@@ -59,7 +61,7 @@ class Hypervisor:
         if register == CNTP_CTL_EL0:
             timer.write_control(value)
         elif register == CNTP_CVAL_EL0:
-            timer.write_compare(value)
+            timer.write_compare(self._engine.counter.to_host(value))
         elif register == CNTP_TVAL_EL0:
             timer.write_value(value)
         else:

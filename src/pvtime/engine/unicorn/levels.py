@@ -10,7 +10,7 @@ from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import CptrEl3, HcrEl2, ScrEl3, SysReg
 
-__all__ = ["CPU_MODELS", "set_mpidr", "set_up_levels"]
+__all__ = ["CPU_MODELS", "move_counter", "set_mpidr", "set_up_levels"]
 
 CPU_MODELS: Final = {
     "cortex-a53": a64.UC_CPU_ARM64_A53,
@@ -23,6 +23,7 @@ _SCR_EL3: Final = SysReg(3, 6, 1, 1, 0)
 _CPTR_EL3: Final = SysReg(3, 6, 1, 1, 2)
 _HCR_EL2: Final = SysReg(3, 4, 1, 1, 0)
 _CNTHCTL_EL2: Final = SysReg(3, 4, 14, 1, 0)
+_CNTVOFF_EL2: Final = SysReg(3, 4, 14, 0, 3)
 _VMPIDR_EL2: Final = SysReg(3, 4, 0, 0, 5)
 
 _EL1PCTEN: Final = 1
@@ -30,6 +31,8 @@ _EL1PCTEN: Final = 1
 emulates them."""
 
 _MPIDR_RES1: Final = 1 << 31
+
+_U64: Final = (1 << 64) - 1
 
 
 def set_up_levels(uc: unicorn.Uc, model: str) -> None:
@@ -50,3 +53,9 @@ def set_up_levels(uc: unicorn.Uc, model: str) -> None:
 def set_mpidr(uc: unicorn.Uc, affinity: int) -> None:
     """Choose what the guest reads in MPIDR_EL1."""
     uc.cpr_write(*_VMPIDR_EL2, _MPIDR_RES1 | affinity)
+
+
+def move_counter(uc: unicorn.Uc, offset: int) -> None:
+    """Let CNTVCT_EL0 be ``offset`` ticks behind the host's counter, and have CNTPCT_EL0 trap."""
+    uc.cpr_write(*_CNTVOFF_EL2, offset & _U64)
+    uc.cpr_write(*_CNTHCTL_EL2, 0)

@@ -15,7 +15,7 @@ from typing import Final
 from pvtime.abi.layout import Field, Register
 from pvtime.machine.memory import GuestMemory
 
-__all__ = ["BLOCK", "CHUNK", "Extent", "extents", "nonzero"]
+__all__ = ["BLOCK", "CHUNK", "Extent", "extents", "nonzero", "touched"]
 
 BLOCK: Final = 4096
 CHUNK: Final = 1 << 20
@@ -40,7 +40,7 @@ _TOUCHED: Final = int(PagemapEntry.of(present=1, swapped=1))
 def extents(memory: GuestMemory) -> list[Extent]:
     """Return what of a region is not zero, in order. The guest does not run meanwhile."""
     with memory.view(memory.base, memory.size) as view:
-        return [found for at, length in _touched(memory) for found in nonzero(view[at : at + length], at)]
+        return [found for at, length in touched(memory) for found in nonzero(view[at : at + length], at)]
 
 
 def nonzero(data: memoryview, at: int) -> Iterator[Extent]:
@@ -52,7 +52,7 @@ def nonzero(data: memoryview, at: int) -> Iterator[Extent]:
     return _runs((bytes(data[start : start + BLOCK]) != _ZERO for start in blocks), BLOCK, at)
 
 
-def _touched(memory: GuestMemory) -> Iterator[Extent]:
+def touched(memory: GuestMemory) -> Iterator[Extent]:
     """Yield what the process has pages for: to read the rest would make page tables for it.
 
     Private anonymous memory, which this is, is nowhere else. All of it, where the kernel does not tell.

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's counters, CNTPCT_EL0 and CNTVCT_EL0, which go on where they were when it was saved.
+
+The emulated CPU has CNTVOFF_EL2 for the one. For the other it has nothing: in a restored guest a read of it
+traps, and it is behind the host's by as much.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pvtime.machine.timer import counter
+
+__all__ = ["GuestCounter"]
+
+_NEVER: Final = (1 << 64) - 1
+
+
+class GuestCounter:
+    """The host's counter and the guest's. Both in ticks of the host's."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        """By how much the guest's is behind; below 0: ahead."""
+
+    def go_on(self, ticks: int, now: int) -> None:
+        """Make it ``ticks`` where the host's is ``now``."""
+        self.offset = now - ticks
+
+    def read(self) -> int:
+        """Return the guest's, now."""
+        return self.at(counter())
+
+    def at(self, now: int) -> int:
+        """Return the guest's, where the host's is ``now``."""
+        return now - self.offset & _NEVER
+
+    def to_host(self, compare: int) -> int:
+        """Return a compare value of the guest's as one of the host's.
+
+        Those at either end of the range stay there: never is not to become soon.
+        """
+        return _clamp(compare, self.offset)
+
+    def to_guest(self, compare: int) -> int:
+        """Return a compare value of the host's as one of the guest's."""
+        return _clamp(compare, -self.offset)
+
+
+def _clamp(compare: int, offset: int) -> int:
+    return compare if compare in (0, _NEVER) else min(max(compare + offset, 0), _NEVER)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Saving and restoring what the engine has of a machine: vCPUs, interrupt controller, stolen time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pvtime.abi.pvtime_device import PvTimeGroup
+from pvtime.engine.unicorn.core import Core
+from pvtime.engine.unicorn.counter import GuestCounter
+from pvtime.engine.unicorn.registers import CpuState
+from pvtime.engine.unicorn.vcpu import State, Vcpu
+from pvtime.errors import EngineError, GuestMemoryError, PvTimeDeviceError, SavedStateError
+from pvtime.machine.gicv2 import GicV2, GicV2State
+from pvtime.machine.saved.codec import JsonObject, decode, encode
+from pvtime.machine.timer import TimerState, counter
+from pvtime.steal.account import AccountState
+from pvtime.steal.device import PvTimeDevice
+
+__all__ = ["Keeper"]
+
+_U64 = (1 << 64) - 1
+_NOT_SAVED = "max"
+"""Nothing public gives this model's SVE registers."""
+
+
+@dataclass(frozen=True)
+class VcpuState:
+    """One vCPU. Times in ns."""
+
+    power: str
+    """:class:`State`."""
+    cpu: CpuState | None
+    """None where it is switched off."""
+    timer: TimerState
+    account: AccountState
+    ran_ns: int
+    loads: int
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """Everything but the memory and the devices of the machine."""
+
+    model: str
+    counter: int
+    """The guest's CNTVCT_EL0 and CNTPCT_EL0, in ticks."""
+    gic: GicV2State
+    vcpus: list[VcpuState]
+    pv_time: bytes | None
+    """STATE of the hypervisor's device, where there is one."""
+
+
+class Keeper:
+    """Takes and restores the state of an engine whose vCPUs are all off the CPU."""
+
+    def __init__(
+        self,
+        core: Core,
+        gic: GicV2,
+        vcpus: Sequence[Vcpu],
+        mpidrs: Sequence[int],
+        guest_counter: GuestCounter,
+        pv_time: PvTimeDevice | None,
+    ) -> None:
+        self._core = core
+        self._gic = gic
+        self._vcpus = vcpus
+        self._mpidrs = mpidrs
+        self._counter = guest_counter
+        self._pv_time = pv_time
+
+    def state(self) -> JsonObject:
+        """Return the state.
+
+        :raises EngineError: this CPU model, or what a vCPU is doing, cannot be saved.
+        """
+        if self._core.model == _NOT_SAVED:
+            raise EngineError(
+                f"a machine with --cpu {_NOT_SAVED} cannot be saved: nothing gives its SVE registers"
+            )
+        now = counter()
+        # Vcpus first: they bring the structures up to date.
+        vcpus = [self._vcpu_state(vcpu, now) for vcpu in self._vcpus]
+        pv_time = None if self._pv_time is None else self._pv_time.get_attr(PvTimeGroup.STATE, 0)
+        return encode(EngineState(self._core.model, self._counter.at(now), self._gic.state(), vcpus, pv_time))
+
+    def restore(self, document: JsonObject) -> None:
+        """Go on from ``document``; the guest's memory has been filled, and what drives wires restored.
+
+        :raises SavedStateError: it is the state of no such machine; nothing may run then.
+        """
+        state = decode(EngineState, document, "the saved engine")
+        self._check(state)
+        now = counter()
+        self._counter.go_on(state.counter, now)
+        self._core.move_counter(self._counter.offset)
+        if self._pv_time is not None and state.pv_time is not None:
+            try:
+                self._pv_time.set_attr(PvTimeGroup.STATE, 0, state.pv_time)
+            except PvTimeDeviceError as error:
+                raise SavedStateError(str(error)) from error
+        for vcpu, saved in zip(self._vcpus, state.vcpus, strict=True):
+            self._restore_vcpu(vcpu, saved, now)
+        self._gic.restore(state.gic)
+        for vcpu, saved in zip(self._vcpus, state.vcpus, strict=True):
+            vcpu.state = State(saved.power)
+            if vcpu.state is State.IDLE and vcpu.irq:
+                vcpu.state = State.RUNNABLE
+        self._core.forget_code()
+
+    def _vcpu_state(self, vcpu: Vcpu, now: int) -> VcpuState:
+        off = vcpu.state is State.OFF
+        if not off and vcpu.context is None:
+            vcpu.context = self._core.new_context(self._mpidrs[vcpu.index], *vcpu.start)
+        return VcpuState(
+            power=vcpu.state.value,
+            cpu=None if off else self._core.read_context(vcpu.context),
+            timer=vcpu.timer.state(now),
+            account=vcpu.account.state(vcpu.clock.read(0)),
+            ran_ns=vcpu.ran_ns,
+            loads=vcpu.loads,
+        )
+
+    def _restore_vcpu(self, vcpu: Vcpu, saved: VcpuState, now: int) -> None:
+        if saved.cpu is not None:
+            vcpu.context = self._core.make_context(self._mpidrs[vcpu.index], saved.cpu)
+        vcpu.timer.restore(saved.timer, now)
+        try:
+            vcpu.account.restore(saved.account, vcpu.clock.read(0))
+        except GuestMemoryError as error:
+            raise SavedStateError(str(error)) from error
+        vcpu.ran_ns, vcpu.loads = saved.ran_ns, saved.loads
+
+    def _check(self, state: EngineState) -> None:
+        if state.model != self._core.model:
+            raise SavedStateError(
+                f"the saved CPU is a {state.model[:40]!r}, this machine's a {self._core.model!r}"
+            )
+        if len(state.vcpus) != len(self._vcpus):
+            raise SavedStateError(f"{len(state.vcpus)} vCPUs are saved, this machine has {len(self._vcpus)}")
+        if (state.pv_time is None) != (self._pv_time is None):
+            raise SavedStateError("the saved machine has its stolen time from elsewhere")
+        _check_u64("counter", state.counter)
+        for vcpu in state.vcpus:
+            _check_vcpu(vcpu)
+
+
+def _check_vcpu(vcpu: VcpuState) -> None:
+    if vcpu.power not in {state.value for state in State}:
+        raise SavedStateError(f"the saved vCPU is {vcpu.power[:40]!r}")
+    if (vcpu.cpu is None) != (vcpu.power == State.OFF.value):
+        raise SavedStateError(
+            f"the saved vCPU is {vcpu.power} and has {'no' if vcpu.cpu is None else ''} registers"
+        )
+    if vcpu.cpu is not None:
+        vcpu.cpu.check()
+    account = vcpu.account
+    for name, value in {
+        "run time": vcpu.ran_ns,
+        "number of loads": vcpu.loads,
+        "stolen time": account.truth_ns,
+        "injected stolen time": account.injected_ns,
+        "kept stolen time": account.kept_ns,
+        "address of stolen time": account.donation,
+    }.items():
+        _check_u64(name, value)
+    if account.fault is not None and not account.fault.isprintable():
+        raise SavedStateError("the saved vCPU has a fault that is no text")
+
+
+def _check_u64(name: str, value: int) -> None:
+    if not 0 <= value <= _U64:
+        raise SavedStateError(f"the saved machine has an impossible {name}: {hex(value)[:40]}")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine taken down and set up again elsewhere, by way of text and bytes alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pvtime.engine.base import Engine
+from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.machine.memory import GuestMemory
+from pvtime.machine.saved.codec import JsonObject, from_json, to_json
+from pvtime.machine.saved.pages import extents
+
+__all__ = ["Image", "put", "take"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """All of a machine."""
+
+    config: MachineConfig
+    devices: str
+    engine: str
+    memory: list[tuple[int, bytes]]
+
+    def document(self) -> JsonObject:
+        """Return the engine's state, to look into or to damage."""
+        return from_json(self.engine, "the engine's state")
+
+    def with_document(self, document: JsonObject) -> Image:
+        """Return the same machine with another state of the engine."""
+        return Image(self.config, self.devices, json.dumps(document), self.memory)
+
+
+def take(machine: Machine, engine: Engine) -> Image:
+    """Take a machine down: it stays paused."""
+    engine.pause()
+    state = to_json(engine.state())
+    contents = [part for memory in machine.memories for part in _contents(memory)]
+    return Image(machine.config, to_json(machine.state()), state, contents)
+
+
+def _contents(memory: GuestMemory) -> list[tuple[int, bytes]]:
+    return [(memory.base + at, memory.read(memory.base + at, size)) for at, size in extents(memory)]
+
+
+def put(
+    image: Image,
+    options: Mapping[str, str],
+    console: Callable[[bytes], object],
+    agent: Callable[[bytes], object],
+) -> tuple[Machine, UnicornEngine]:
+    """Set a machine up from an image; its engine has not started."""
+    machine = Machine(image.config, console, agent)
+    engine = UnicornEngine(machine, options)
+    for ipa, data in image.memory:
+        machine.memory_at(ipa, len(data)).write(ipa, data)
+    machine.restore(from_json(image.devices, "the devices"))
+    engine.restore(image.document())
+    return machine, engine
