@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.engine.base import VcpuSample
-from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.images.store import StockImages
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.uart import Ns16550
+from pvtime.steal.schedule import Schedule
 from pvtime.userland.build import build_initramfs
 from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatReport, encode
+
+if TYPE_CHECKING:
+    from pvtime.engine.unicorn.engine import UnicornEngine  # not in the lab
 
 __all__ = ["DEADLINE", "TICK_NS", "LinuxGuest", "boot_linux"]
 
@@ -140,9 +143,15 @@ class LinuxGuest:
 
 @contextmanager
 def boot_linux(
-    images: StockImages, vcpus: int = 1, append: str = "", internals: str = "auto"
+    images: StockImages,
+    vcpus: int = 1,
+    append: str = "",
+    internals: str = "auto",
+    steal: tuple[str, ...] = (),
 ) -> Iterator[LinuxGuest]:
     """Start the stock guest; it is stopped at the end."""
+    from pvtime.engine.unicorn.engine import UnicornEngine
+
     guest: LinuxGuest
 
     def console(data: bytes) -> None:
@@ -157,6 +166,7 @@ def boot_linux(
         load_kernel(images.kernel),
         build_initramfs(images.busybox),
         f"console=ttyS0 earlycon {append}".strip(),
+        steal=Schedule.parse(steal),
     )
     machine = Machine(config, console, agent)
     engine = UnicornEngine(machine, {"internals": internals})

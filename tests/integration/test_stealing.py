@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real kernel is starved until its watchdog complains, and its steal column says who is to blame."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from framework.linux import TICK_NS, LinuxGuest, boot_linux
+from pvtime.images.store import StockImages
+from pvtime.userland.protocol import StatReport
+
+TRIES = 20
+"""Reports until one must be in time: where the host takes the CPU while one is on its way, it comes late."""
+
+BURST_NS = 4_000_000_000
+
+
+def told(guest: LinuxGuest, report: StatReport, index: int) -> bool:
+    """Whether the guest's figure is that of the structure when the report came, within two ticks."""
+    own = report.steal_ns(index)
+    assert own is not None, "the CPU is not online"
+    return abs(own - guest.structures[index]) <= 2 * TICK_NS
+
+
+def test_a_starved_guests_watchdog_complains_and_its_steal_tells_why(stock_images: StockImages) -> None:
+    # The threshold is twice this; the first burst that the detector sees is enough.
+    with boot_linux(stock_images, 2, "watchdog_thresh=1", steal=("1:4s/9s@6",)) as guest:
+        guest.ready()
+        guest.tell("busy", 2)
+        guest.wait_for_text("watchdog: BUG: soft lockup - CPU#1 stuck for")
+        assert not re.search(r"soft lockup - CPU#0", guest.console), "nobody stole from that one"
+        samples = guest.until(lambda samples: samples[1].injected_ns % BURST_NS == 0)
+        assert samples[0].injected_ns == 0
+        assert samples[1].injected_ns >= BURST_NS
+        assert samples[1].truth_ns >= samples[1].injected_ns
+        for _ in range(TRIES):
+            report = guest.report()  # the first may be one that came while CPU 1 was held
+            own = report.steal_ns(1) or 0
+            if own >= BURST_NS - 2 * TICK_NS and told(guest, report, 0) and told(guest, report, 1):
+                break
+        else:
+            pytest.fail(f"the guest has {report}, the host {guest.structures}")
+
+
+def test_a_guest_that_lives_on_two_thirds_of_its_time_lives(stock_images: StockImages) -> None:
+    # Interrupts wait while it is held, and none is lost: else it would hang.
+    with boot_linux(stock_images, 2, steal=("33%/50ms",)) as guest:
+        guest.ready()
+        guest.tell("busy", 2)
+        samples = guest.until(lambda samples: all(sample.injected_ns > 300_000_000 for sample in samples))
+        assert all(sample.truth_ns >= sample.injected_ns for sample in samples)
+        guest.stop()
+        assert all(sample.injected_ns % 16_500_000 == 0 for sample in guest.engine.sample()[:1])
