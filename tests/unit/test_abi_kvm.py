@@ -10,6 +10,7 @@ import pytest
 from pvtime.abi import kvm_reg
 from pvtime.abi.ioctl import IoctlNumber
 from pvtime.abi.kvm import KvmIoctl
+from pvtime.abi.kvm_device import VgicGroup
 from pvtime.abi.kvm_run import CoalescedMmio, CoalescedRing, KvmRun, Mmio, SystemEvent
 from pvtime.abi.kvm_types import (
     CoalescedZone,
@@ -27,6 +28,7 @@ from pvtime.abi.kvm_types import (
     VcpuEvents,
     VcpuInit,
 )
+from pvtime.abi.kvm_vgic import IccCtlr, cpu_registers, distributor_registers
 
 REQUESTS = {
     KvmIoctl.GET_API_VERSION: 0xAE00,
@@ -118,6 +120,34 @@ def test_a_request_tells_its_argument() -> None:
 )
 def test_register_identifiers_are_those_of_the_kernel(register: int, identifier: int) -> None:
     assert register == identifier
+
+
+@pytest.mark.parametrize(
+    ("register", "name"),
+    [
+        (0x6030_0000_0013_C000, "MIDR_EL1"),
+        (0x6030_0000_0013_C020, "ID_AA64PFR0_EL1"),
+        (0x6030_0000_0013_DF1A, "the virtual counter"),
+        (0x6030_0000_0013_C201, "S3_0_C4_C0_1"),
+        (0x6020_0000_0011_0000, "register 0x6020000000110000"),
+    ],
+)
+def test_a_register_is_called_by_its_name(register: int, name: str) -> None:
+    assert kvm_reg.describe(register) == name
+
+
+def test_a_gicv3_is_saved_with_every_register_that_its_interrupts_have() -> None:
+    distributor = list(distributor_registers(64))
+    assert len({one.name for one in distributor}) == len(distributor) == 2 + 2 * 32 + 5 + 2 + 8
+    of_a_cpu = list(cpu_registers(IccCtlr.of(priority_bits=4)))
+    assert len({one.name for one in of_a_cpu}) == len(of_a_cpu) == 5 + 2 + 8 + 7 + 2
+    assert len(list(cpu_registers(IccCtlr.of(priority_bits=6)))) == len(of_a_cpu) + 6
+    attributes = {one.name: (one.group, one.attr(1)) for one in [*distributor, *of_a_cpu]}
+    assert attributes["GICD_ISENABLER1"] == (VgicGroup.DIST_REGS, 0x1_0000_0104)
+    assert attributes["GICR_IPRIORITYR7"] == (VgicGroup.REDIST_REGS, 0x1_0001_041C)
+    assert attributes["GICD_IROUTER33 high"] == (VgicGroup.DIST_REGS, 0x1_0000_610C)
+    assert attributes["GICD line levels 32"] == (VgicGroup.LEVEL_INFO, 0x1_0000_0020)
+    assert attributes["ICC_PMR_EL1"] == (VgicGroup.CPU_SYSREGS, 0x1_0000_C230)
 
 
 @pytest.mark.parametrize("number", [-1, 31])

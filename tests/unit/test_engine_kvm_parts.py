@@ -17,13 +17,18 @@ from hypothesis import strategies as st
 from pvtime.abi.kvm import KvmIoctl
 from pvtime.abi.kvm_run import CoalescedMmio, CoalescedRing, KvmRun
 from pvtime.engine.kvm.bus import Bus
+from pvtime.engine.kvm.dirty import DirtyLog
 from pvtime.engine.kvm.engine import obstacle
 from pvtime.engine.kvm.ioctl import KvmError, call
 from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
 from pvtime.engine.kvm.ring import Ring
-from pvtime.engine.kvm.truth import Truth
-from pvtime.machine.layout import CONSOLE, STOLEN_TIME, Region
+from pvtime.engine.kvm.slots import runs
+from pvtime.engine.kvm.truth import StolenState, Truth
+from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import GuestMemory
+from pvtime.machine.saved.pages import CHUNK
+
+PAGE = mmap.PAGESIZE
 
 
 class Recorder:
@@ -153,6 +158,85 @@ def test_a_guest_that_writes_its_structure_does_not_leave_the_bounds(
     measured, _ = truth.measure(earlier + later)
     memory.close()
     assert 0 <= measured <= later
+
+
+def test_a_restored_truth_goes_on_with_the_new_threads_run_delay(structures: GuestMemory) -> None:
+    truth = Truth(structures, 0)
+    kernel_call(structures, truth)
+    structures.store_u64(truth.ipa + 8, 300)
+    truth.measure(1_000)
+    state = truth.state(1_000)
+    assert state == StolenState(truth_ns=300, injected_ns=0, enabled=True)
+    restored = Truth(structures, 0)
+    restored.restore(state)
+    assert (restored.figures, restored.enabled) == ((300, 300), True)
+    structures.store_u64(truth.ipa + 8, 300 + 25)
+    assert restored.measure(25) == (325, 325)
+    assert restored.state(25).truth_ns == 325
+    kernel_call(structures, restored)
+    structures.store_u64(truth.ipa + 8, 5)
+    assert restored.measure(40) == (5, 5), "the next call counts from zero, as always"
+
+
+def test_who_was_switched_off_is_saved_with_the_kernels_last_update(structures: GuestMemory) -> None:
+    truth = Truth(structures, 0)
+    structures.store_u64(truth.ipa + 8, 500)
+    truth.measure(500)
+    structures.store_u64(truth.ipa + 8, 620)  # it ran on, and was switched off
+    assert truth.state(900).truth_ns == 620
+    structures.store_u64(truth.ipa + 8, 10)  # no call has cleared it: the guest wrote this
+    assert truth.state(900).truth_ns == 500
+    structures.store_u64(truth.ipa + 8, 1 << 60)
+    assert truth.state(900).truth_ns == 900
+    kernel_call(structures, truth)
+    structures.store_u64(truth.ipa + 8, 70)
+    assert truth.state(900) == StolenState(truth_ns=70, injected_ns=0, enabled=True)
+    structures.store_u64(truth.ipa + 8, 1 << 60)
+    assert truth.state(900).truth_ns == 400
+
+
+def test_changed_memory_is_yielded_once_in_copies_and_after_a_reset_what_became_zero_too() -> None:
+    size = 4 * CHUNK
+    memory = GuestMemory(RAM_BASE, size, "RAM")
+    log: list[tuple[int, int]] = []
+    closed: list[bool] = []
+
+    def written() -> list[tuple[int, int]]:
+        found = log[:]
+        log.clear()
+        return found
+
+    dirty = DirtyLog([memory], written, lambda: closed.append(True))
+
+    def changed() -> list[tuple[int, int, int]]:
+        return [(ipa - RAM_BASE, len(data), data[0]) for ipa, data in dirty.changed()]
+
+    memory.write(RAM_BASE + PAGE, bytes([1]) * PAGE)
+    assert changed() == [(PAGE, PAGE, 1)]
+    assert changed() == []
+    log.append((RAM_BASE + 2 * PAGE, CHUNK + PAGE))
+    log.append((0, PAGE))  # another region's
+    memory.write(RAM_BASE + 2 * PAGE, bytes([2]) * PAGE)
+    assert changed() == [(2 * PAGE, CHUNK, 2), (2 * PAGE + CHUNK, PAGE, 0)]
+    memory.clear()
+    memory.write(RAM_BASE, bytes([3]) * PAGE)
+    dirty.start_anew()
+    first, *rest = changed()
+    assert first == (0, CHUNK, 3)
+    assert first[1] + sum(length for _, length, _ in rest) == CHUNK + 3 * PAGE
+    held = list(dirty.changed())
+    assert held == []
+    dirty.close()
+    assert closed == [True]
+    memory.close()
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [(0, []), (1, [(0, 1)]), (0b1011 << 62, [(62, 2), (65, 1)]), ((1 << 128) - 1, [(0, 128)])],
+)
+def test_a_bitmap_is_read_as_runs(bits: int, expected: list[tuple[int, int]]) -> None:
+    assert runs(bits.to_bytes(16, "little")) == expected
 
 
 def test_an_error_names_the_request_and_what_it_was_about() -> None:

@@ -11,17 +11,24 @@ from pvtime.abi.kvm_reg import PC, x
 from pvtime.abi.kvm_types import VcpuFeature
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.bus import Bus
+from pvtime.engine.kvm.counter import counter_frequency
+from pvtime.engine.kvm.device import Device
 from pvtime.engine.kvm.exits import Owner
 from pvtime.engine.kvm.pvtime import StolenTimeIpas
+from pvtime.engine.kvm.registers import read_counters, read_cpu, write_counters, write_cpu
 from pvtime.engine.kvm.ring import Ring
 from pvtime.engine.kvm.runner import VcpuRunner
+from pvtime.engine.kvm.slots import Slots
+from pvtime.engine.kvm.state import KvmState, VcpuState
 from pvtime.engine.kvm.system import System
 from pvtime.engine.kvm.truth import Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic
+from pvtime.engine.kvm.vgic_state import read_vgic, write_vgic
 from pvtime.engine.kvm.window import Window
+from pvtime.errors import EngineError
 from pvtime.machine.device import MmioDevice
-from pvtime.machine.devicetree import KVM_TIMER_PPIS
+from pvtime.machine.devicetree import KVM_TIMER_PPIS, GicFlavour
 from pvtime.machine.layout import (
     AGENT,
     CONSOLE,
@@ -32,22 +39,28 @@ from pvtime.machine.layout import (
     refuse_overlap,
 )
 from pvtime.machine.machine import Machine
+from pvtime.machine.memory_map import Access
 
 __all__ = ["Assembly"]
 
 TIMERS: Final = KVM_TIMER_PPIS[:3]
 """A guest at EL1 has the physical and the virtual timer."""
 
+UNWRITABLE: Final = {Access.NONE: "not mapped", Access.READ: "read-only"}
+
 
 class Assembly:
     """A VM that is ready to start.
 
+    :param state: what to go on from, with the guest's memory as it was; None: boot.
     :raises UsageError: memory overlaps a device, or the device tree is too large.
+    :raises SavedStateError: the state is none of such a machine's on such a host.
     :raises EngineError: this host's KVM refuses something; what was made is given back.
     """
 
-    def __init__(self, machine: Machine, owner: Owner) -> None:
+    def __init__(self, machine: Machine, owner: Owner, state: KvmState | None = None) -> None:
         self._machine = machine
+        self._counters: dict[str, bytes] = {}
         devices = [CONSOLE, AGENT]
         fixed = [GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS]
         memories = machine.map.memories
@@ -60,45 +73,90 @@ class Assembly:
             stack.callback(self.vm.close)
             if system.check(KvmCap.ARM_NISV_TO_USER) and system.check(KvmCap.ARM_INJECT_EXT_DABT):
                 self.vm.enable(KvmCap.ARM_NISV_TO_USER)
-            for memory in memories:
-                self.vm.set_memory(memory.region, memory.address)
-            vcpus = self._make_vcpus(stack)
-            truths = self._give_stolen_time(vcpus)
+            self.slots = Slots(self.vm, memories)
+            self._vcpus = vcpus = self._make_vcpus(stack)
+            self._vgic, self._flavour = self._make_vgic(stack)
+            if state is None:
+                self._boot()
+            self._truths = self._give_stolen_time()
+            if state is not None:
+                self._restore(state)
             self.bus = Bus(
                 [self._make_window(system, stack), machine.agent], self._make_ring(vcpus[0], stack)
             )
             self._runners = [
-                VcpuRunner(vcpu, self.bus, truth, owner) for vcpu, truth in zip(vcpus, truths, strict=True)
+                VcpuRunner(vcpu, self.bus, truth, owner)
+                for vcpu, truth in zip(vcpus, self._truths, strict=True)
             ]
             for runner in self._runners:
                 stack.callback(runner.close)
             self._stack = stack.pop_all()
 
     def _make_vcpus(self, stack: contextlib.ExitStack) -> list[Vcpu]:
-        """Make vCPUs and interrupt controller, load the guest, and point the first vCPU at it."""
         vcpus = []
         for index in range(self._machine.config.vcpus):
             vcpus.append(self.vm.create_vcpu(index))
             stack.callback(vcpus[-1].close)
+        return vcpus
+
+    def _make_vgic(self, stack: contextlib.ExitStack) -> tuple[Device, GicFlavour]:
+        """Make the interrupt controller, and initialise the vCPUs and then itself."""
         vgic, flavour = create_vgic(self.vm)
         stack.callback(vgic.close)
-        for vcpu in vcpus:
+        for vcpu in self._vcpus:
             off = [VcpuFeature.POWER_OFF] if vcpu.index else []
             vcpu.init(self.vm.preferred_target(), VcpuFeature.PSCI_0_2, *off)
         initialise_vgic(vgic)
-        entry = self._machine.load(flavour, TIMERS)
-        vcpus[0].set_reg(PC, entry.pc)
-        vcpus[0].set_reg(x(0), entry.x0)
-        return vcpus
+        return vgic, flavour
 
-    def _give_stolen_time(self, vcpus: list[Vcpu]) -> list[Truth]:
+    def _boot(self) -> None:
+        """Load the guest, and point the first vCPU at it."""
+        entry = self._machine.load(self._flavour, TIMERS)
+        self._vcpus[0].set_reg(PC, entry.pc)
+        self._vcpus[0].set_reg(x(0), entry.x0)
+
+    def _give_stolen_time(self) -> list[Truth | None]:
         ipas = StolenTimeIpas()
-        truths = [Truth(self._machine.stolen_time, vcpu.index) for vcpu in vcpus]
-        for vcpu, truth in zip(vcpus, truths, strict=True):
-            if vcpu.index in self._machine.config.without:
-                continue
-            ipas.set(vcpu, truth.ipa)
+        truths: list[Truth | None] = []
+        for vcpu in self._vcpus:
+            truth = None
+            if vcpu.index not in self._machine.config.without:
+                truth = Truth(self._machine.stolen_time, vcpu.index)
+                ipas.set(vcpu, truth.ipa)
+            truths.append(truth)
         return truths
+
+    def state(self, samples: list[VcpuSample]) -> KvmState:
+        """Return what is to be saved, while all is paused.
+
+        :param samples: each vCPU's figures since the machine's start.
+        :raises EngineError: the interrupt controller is a GICv2, whose state pvtime does not know.
+        """
+        self._refuse_gicv2()
+        return KvmState(
+            counter_frequency=counter_frequency(),
+            counters=read_counters(self._vcpus[0]),
+            vgic=read_vgic(self._vgic, self._machine.mpidrs),
+            vcpus=[
+                VcpuState(read_cpu(vcpu), runner.stolen, sample.ran_ns, sample.loads)
+                for vcpu, runner, sample in zip(self._vcpus, self._runners, samples, strict=True)
+            ],
+        )
+
+    def _restore(self, state: KvmState) -> None:
+        self._refuse_gicv2()
+        state.check([truth is None for truth in self._truths], counter_frequency())
+        for vcpu, truth, its in zip(self._vcpus, self._truths, state.vcpus, strict=True):
+            write_cpu(vcpu, its.cpu)
+            if truth is not None and its.stolen is not None:
+                truth.restore(its.stolen)
+        write_vgic(self._vgic, self._machine.mpidrs, state.vgic)
+        self._counters = state.counters
+        write_counters(self._vcpus[0], self._counters)
+
+    def _refuse_gicv2(self) -> None:
+        if self._flavour is not GicFlavour.GICV3:
+            raise EngineError("this host has a GICv2, and the kvm engine saves and restores a GICv3 alone")
 
     def _make_ring(self, vcpu: Vcpu, stack: contextlib.ExitStack) -> Ring | None:
         """Have the characters that the guest sends collected, where KVM can."""
@@ -118,28 +176,44 @@ class Assembly:
         stack.callback(window.close)
         return window
 
-    def start(self) -> None:
+    def start(self, *, paused: bool) -> None:
         """Start every vCPU's thread.
 
         :raises EngineError: the host has no room for a thread.
         """
+        write_counters(self._vcpus[0], self._counters)  # once more: from here on the guest's time passes
         for runner in self._runners:
-            runner.start()
+            runner.start(paused=paused)
 
     def sample(self) -> list[VcpuSample]:
         """Measure every vCPU."""
         return [runner.sample() for runner in self._runners]
 
     def pause(self) -> None:
-        """Bring every vCPU out of the guest, and keep it out."""
-        for runner in self._runners:
-            runner.pause()
+        """Bring every vCPU out of the guest with its figures up to date, and keep it out."""
+        for wait in [runner.pause() for runner in self._runners]:
+            wait()
         self.bus.flush()
 
     def resume(self) -> None:
         """Let the vCPUs go on."""
         for runner in self._runners:
             runner.resume()
+
+    def limit(self, region: Region, access: Access) -> None:
+        """Take memory away, make it read-only or give it back, while all is paused or nothing has started.
+
+        :raises EngineError: the region is not a memory slot.
+        """
+        self.slots.limit(region, access)
+        for truth in filter(None, self._truths):
+            if region.base <= truth.ipa < region.end:
+                truth.fault = None
+                if access is not Access.WRITE:
+                    state = UNWRITABLE[access]
+                    truth.fault = f"the structure at {truth.ipa:#x} cannot be written: the memory is {state}"
+        for runner in self._runners:
+            runner.refresh()
 
     def conclude(self) -> list[VcpuSample]:
         """End every vCPU's thread; return the last measurements."""

@@ -10,12 +10,17 @@ from typing import Final
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.kvm.assembly import Assembly
+from pvtime.engine.kvm.dirty import DirtyLog
 from pvtime.engine.kvm.kick import install_kick
+from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import System
 from pvtime.errors import EngineError, PvtimeError, UsageError
+from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
+from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
+from pvtime.machine.saved.codec import JsonObject, decode, encode
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
@@ -59,8 +64,14 @@ class KvmEngine(Engine):
             )
         self._machine = machine
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        """The machine has been restarted, or has ended."""
         self._wires = threading.Lock()
+        self._levels = {CONSOLE_SPI: False, AGENT_SPI: False}
         self._assembly: Assembly | None = None
+        self._paused = False
+        self._limits: dict[Region, Access] = {}
+        self._log: DirtyLog | None = None
         self._before = self._last = [
             VcpuSample(index, 0, 0, 0, enabled=False, loads=0) for index in range(machine.config.vcpus)
         ]
@@ -76,8 +87,23 @@ class KvmEngine(Engine):
     def start(self) -> None:
         """See :meth:`Engine.start`."""
         install_kick()
-        self._assembly = self._begin()
+        with self._lock:
+            if self._assembly is None:
+                self._prepare(None)
+            self._begin()
         self._thread.start()
+
+    def restore(self, document: JsonObject) -> None:
+        """See :meth:`Engine.restore`. Whatever of the state this host refuses is refused here."""
+        state = decode(KvmState, document, "the kvm engine's state")
+        with self._lock:
+            if self._assembly is not None:
+                raise EngineError("a machine that has begun cannot be restored")
+            self._prepare(state)
+            self._before = [
+                VcpuSample(index, vcpu.ran_ns, 0, 0, enabled=False, loads=vcpu.loads)
+                for index, vcpu in enumerate(state.vcpus)
+            ]
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """See :meth:`Engine.wait`."""
@@ -90,6 +116,8 @@ class KvmEngine(Engine):
     def stop(self) -> None:
         """See :meth:`Engine.stop`."""
         if self._thread.ident is None:
+            with self._lock:
+                self._clear_away()
             return
         self.end(Outcome.STOPPED)
         self._thread.join()
@@ -104,22 +132,71 @@ class KvmEngine(Engine):
     def pause(self) -> None:
         """See :meth:`Engine.pause`."""
         with self._lock:
+            self._paused = True
             if self._assembly is not None:
                 self._assembly.pause()
+            # A guest that asked for a restart just before gets it: its new life begins paused.
+            self._changed.wait_for(lambda: not self._over.is_set() or self._outcome is not None)
 
     def resume(self) -> None:
         """See :meth:`Engine.resume`."""
         with self._lock:
+            self._paused = False
             if self._assembly is not None:
                 self._assembly.resume()
 
+    def state(self) -> JsonObject:
+        """See :meth:`Engine.state`."""
+        with self._lock:
+            if self._assembly is None or self._outcome is not None:
+                raise EngineError("a machine that has not begun, or has ended, has no state")
+            if not self._paused:
+                raise EngineError("the machine runs: it must be paused for its state")
+            if self._limits:
+                raise EngineError(
+                    f"{min(self._limits, key=str)} is taken away: give it back to save the guest"
+                )
+            return encode(self._assembly.state(self._since_start(self._assembly.sample())))
+
     def limit(self, region: Region, access: Access) -> None:
         """See :meth:`Engine.limit`: whole memory slots."""
-        raise EngineError(f"the kvm engine cannot take {region} away from a guest that runs")
+        with self._lock:
+            if self._assembly is not None:
+                self._assembly.pause()
+                try:
+                    self._assembly.limit(region, access)
+                finally:
+                    if not self._paused:
+                        self._assembly.resume()
+            self._machine.map.limit(region, access)
+            self._limits.pop(region, None)
+            if access is not Access.WRITE:
+                self._limits[region] = access
+
+    def track(self) -> DirtyTracker:
+        """See :meth:`Engine.track`: by the kernel's dirty log."""
+        with self._lock:
+            if self._log is not None:
+                raise EngineError("the guest's writes are tracked by somebody else: one at a time")
+            self._log = DirtyLog(self._machine.memories, self._written, self._untrack)
+            if self._assembly is not None:
+                self._assembly.slots.log_writes(True)
+            return self._log
+
+    def _written(self) -> list[tuple[int, int]]:
+        with self._lock:
+            return self._assembly.slots.written() if self._assembly is not None else []
+
+    def _untrack(self) -> None:
+        with self._lock:
+            if self._log is not None and self._assembly is not None:
+                self._assembly.slots.log_writes(False)
+            self._log = None
 
     def set_irq(self, spi: int, level: bool) -> None:
         """See :meth:`Engine.set_irq`."""
         with self._wires:
+            self._levels[spi] = level
             if self._assembly is not None:
                 self._assembly.vm.set_irq(spi, level)
 
@@ -141,19 +218,46 @@ class KvmEngine(Engine):
             self._error = error
         self.end(Outcome.FAILED)
 
-    def _begin(self) -> Assembly:
-        """Start a life of the machine.
+    # A life of the machine, from reset to reset. Called with the lock held.
 
+    def _prepare(self, state: KvmState | None) -> None:
+        """Make the machine, which boots, or goes on from a state.
+
+        :raises SavedStateError: the state is none of such a machine's on such a host.
         :raises EngineError: this host cannot run it.
         """
-        assembly = Assembly(self._machine, self)
+        assembly = Assembly(self._machine, self, state)
         try:
-            assembly.start()
+            for region, access in self._limits.items():
+                assembly.limit(region, access)
+            if self._log is not None:
+                assembly.slots.log_writes(True)
         except EngineError:
-            assembly.conclude()
             assembly.close()
             raise
-        return assembly
+        with self._wires:
+            self._assembly = assembly
+            for spi, level in self._levels.items():
+                assembly.vm.set_irq(spi, level)
+
+    def _begin(self) -> None:
+        """Have it run.
+
+        :raises EngineError: this host has no room for its threads.
+        """
+        assert self._assembly is not None  # prepared
+        try:
+            self._assembly.start(paused=self._paused)
+        except EngineError:
+            self._assembly.conclude()
+            self._clear_away()
+            raise
+
+    def _clear_away(self) -> None:
+        if self._assembly is not None:
+            with self._wires:
+                assembly, self._assembly = self._assembly, None
+            assembly.close()
 
     def _since_start(self, samples: list[VcpuSample]) -> list[VcpuSample]:
         """Add what the vCPUs' threads before the last reset ran."""
@@ -164,27 +268,26 @@ class KvmEngine(Engine):
 
     # The engine's own thread.
 
-    def _attend(self, assembly: Assembly) -> Assembly | None:
-        """Wait for the end of one life of the machine, clear it away, and return the next one."""
+    def _attend(self, assembly: Assembly) -> None:
+        """Wait for the end of one life of the machine, clear it away, and begin the next one."""
         while not self._over.wait(RING_LATENCY):
             assembly.bus.flush()
         with self._lock:
             self._last = self._since_start(assembly.conclude())
-            with self._wires:
-                self._assembly = None
-            assembly.close()
-            if self._outcome is not None:
-                return None
-            self._over.clear()
-            self._before = self._last
-            self._assembly = self._begin()
-            return self._assembly
+            self._clear_away()
+            self._over.clear()  # first: an end that is told from here on is seen
+            if self._outcome is None:
+                self._before = self._last
+                if self._log is not None:
+                    self._log.start_anew()
+                self._prepare(None)
+                self._begin()
+                self._changed.notify_all()
 
     def _manage(self) -> None:
         try:
-            assembly = self._assembly
-            while assembly is not None:
-                assembly = self._attend(assembly)
+            while (assembly := self._assembly) is not None:
+                self._attend(assembly)
         except PvtimeError as error:
             self.fail(error)
         except Exception as error:
@@ -192,4 +295,6 @@ class KvmEngine(Engine):
             fault.__cause__ = error
             self.fail(fault)
         finally:
+            with self._lock:
+                self._changed.notify_all()
             self._finished.set()

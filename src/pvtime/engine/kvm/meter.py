@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import resource
 import time
+from contextlib import suppress
 from typing import Final
 
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.exits import Exits
 from pvtime.engine.kvm.page import RunPage
-from pvtime.engine.kvm.truth import Truth
+from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.steal.clock import Schedstat
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "figures"]
 
 ATTEMPTS: Final = 64
 """Steps until an unsettled figure is taken after all. On a host with a queue at every CPU one in ten needs a
@@ -24,16 +25,34 @@ KICKED_ATTEMPTS: Final = 4
 """Kicks, 50 ms apart, until a guest that completes no instruction, because each fetch aborts, is given up."""
 
 
+def figures(index: int, truth: Truth | None, *, ran_ns: int = 0, loads: int = 0) -> VcpuSample:
+    """Return a vCPU's figures as of its last measurement; without a structure nothing is stolen from it."""
+    if truth is None:
+        return VcpuSample(index, ran_ns, 0, 0, enabled=False, loads=loads)
+    truth_ns, structure_ns = truth.figures
+    return VcpuSample(
+        index,
+        ran_ns,
+        truth_ns,
+        structure_ns,
+        enabled=truth.enabled,
+        loads=loads,
+        injected_ns=truth.injected_ns,
+        fault=truth.fault,
+    )
+
+
 class Meter:
     """Measures a vCPU. Made on the vCPU's thread, by which KVM counts."""
 
-    def __init__(self, vcpu: Vcpu, page: RunPage, exits: Exits, truth: Truth, clock: Schedstat) -> None:
+    def __init__(
+        self, vcpu: Vcpu, page: RunPage, exits: Exits, truth: Truth | None, clock: Schedstat
+    ) -> None:
         self._vcpu = vcpu
         self._page = page
         self._exits = exits
         self._truth = truth
         self._clock = clock
-        self._figures = (0, 0)
 
     def measure(self, *, final: bool) -> VcpuSample:
         """Return the figures, with the structure up to date.
@@ -45,21 +64,29 @@ class Meter:
 
         :raises EngineError: KVM does not go on.
         """
-        stopped = self._vcpu.stopped
-        if not stopped or (final and self._truth.in_use):
-            if final:
-                self._vcpu.park(self._truth.parking)
-            self._figures = self._truth.measure(self._settled_run_delay())
-        truth, structure = self._figures
+        truth = self._truth
+        if truth is not None and (not self._vcpu.stopped or (final and truth.in_use)):
+            if truth.fault is not None:  # a step would bring nothing up to date
+                truth.measure(self._clock.run_delay())
+            else:
+                if final:
+                    self._vcpu.park(truth.parking)
+                truth.measure(self._settled_run_delay())
         usage = resource.getrusage(resource.RUSAGE_THREAD)
-        return VcpuSample(
-            index=self._vcpu.index,
-            ran_ns=time.thread_time_ns(),
-            truth_ns=truth,
-            structure_ns=structure,
-            enabled=self._truth.enabled,
-            loads=usage.ru_nvcsw + usage.ru_nivcsw,
+        return figures(
+            self._vcpu.index, truth, ran_ns=time.thread_time_ns(), loads=usage.ru_nvcsw + usage.ru_nivcsw
         )
+
+    def settle(self) -> None:
+        """Have KVM complete the access that the guest left for, which it does at the next entry only."""
+        self._page.set_immediate_exit(True)
+        with suppress(InterruptedError):
+            self._vcpu.enter()
+        self._page.set_immediate_exit(False)
+
+    def stolen(self) -> StolenState | None:
+        """Return what is saved of the vCPU's stolen time; None where it has no structure."""
+        return None if self._truth is None else self._truth.state(self._clock.run_delay())
 
     def _settled_run_delay(self) -> int:
         """Return the thread's run_delay, in ns, at a moment at which KVM has just put it into the structure.

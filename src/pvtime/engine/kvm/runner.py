@@ -38,9 +38,9 @@ from pvtime.engine.kvm.bus import Bus
 from pvtime.engine.kvm.exits import MMIO, Exits, Owner
 from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.kick import KICK, block_other_signals
-from pvtime.engine.kvm.meter import Meter
+from pvtime.engine.kvm.meter import Meter, figures
 from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
-from pvtime.engine.kvm.truth import Truth
+from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.steal.clock import Schedstat
@@ -60,7 +60,7 @@ class _Leave(BaseException):
 class VcpuRunner:
     """Runs a vCPU on a thread of its own."""
 
-    def __init__(self, vcpu: Vcpu, bus: Bus, truth: Truth, owner: Owner) -> None:
+    def __init__(self, vcpu: Vcpu, bus: Bus, truth: Truth | None, owner: Owner) -> None:
         self._vcpu = vcpu
         self._truth = truth
         self._owner = owner
@@ -68,7 +68,8 @@ class VcpuRunner:
         self._page = RunPage(vcpu.map)
         self._exits = Exits(vcpu, self._page, bus, owner)
         self._mail: deque[Callable[[], object]] = deque()
-        self._sample = VcpuSample(vcpu.index, 0, 0, 0, enabled=False, loads=0)
+        self._sample = figures(vcpu.index, truth)
+        self._stolen = truth.state(0) if truth is not None else None
         self._paused = False
         self._woken = threading.Event()
         self._gate = threading.Lock()
@@ -77,12 +78,12 @@ class VcpuRunner:
 
     # For other threads.
 
-    def start(self) -> None:
-        """Start the thread.
+    def start(self, *, paused: bool) -> None:
+        """Start the thread, which keeps out of the guest until :meth:`resume` where it is paused.
 
         :raises EngineError: the host has no room for another thread.
         """
-        self._there = True
+        self._there, self._paused = True, paused
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -94,9 +95,18 @@ class VcpuRunner:
         self._call(self._measure_running)
         return self._sample
 
-    def pause(self) -> None:
-        """Measure, and keep the vCPU out of the guest until :meth:`resume`."""
-        self._call(self._pause)
+    def pause(self) -> Callable[[], None]:
+        """Measure, and keep the vCPU out of the guest until :meth:`resume`. Return what waits for that."""
+        return self._post(self._pause)
+
+    @property
+    def stolen(self) -> StolenState | None:
+        """What is to be saved of the vCPU's stolen time, while it is paused; None: it has no structure."""
+        return self._stolen
+
+    def refresh(self) -> None:
+        """Measure a vCPU that is paused: what its structure is in has changed."""
+        self._call(self._rest)
 
     def resume(self) -> None:
         """Let the vCPU into the guest again."""
@@ -105,6 +115,12 @@ class VcpuRunner:
 
     def _call(self, work: Callable[[], object]) -> None:
         """Have the thread do something outside of the guest; nothing where it has ended."""
+        self._post(work)()
+
+    def _post(self, work: Callable[[], object]) -> Callable[[], None]:
+        """Do so, and return what waits until it has been done."""
+        if not self._there:
+            return lambda: None
         done = threading.Event()
 
         def deliver() -> None:
@@ -113,8 +129,14 @@ class VcpuRunner:
 
         self._mail.append(deliver)
         self._woken.set()
-        while self.kick() and not done.wait(PATIENCE):
-            pass
+        there = self.kick()
+
+        def wait() -> None:
+            nonlocal there
+            while there and not done.wait(PATIENCE):
+                there = self.kick()
+
+        return wait
 
     def leave(self) -> None:
         """Have the thread measure for the last time and end; see :meth:`join`."""
@@ -168,6 +190,7 @@ class VcpuRunner:
         enter, run, fd, serve, read = fcntl.ioctl, _RUN, self._vcpu.fd, self._exits.serve, self._bus.read
         words, quads, flags = self._page.words, self._page.quads, self._page.bytes
         reason, mmio, address, length, data, is_write = EXIT_REASON, MMIO, ADDRESS, LENGTH, DATA, IS_WRITE
+        self._read_mail()
         while True:
             try:
                 enter(fd, run)
@@ -199,8 +222,13 @@ class VcpuRunner:
 
     def _pause(self) -> None:
         if not self._paused:
-            self._measure(final=False)
+            self._rest()
             self._paused = True
+
+    def _rest(self) -> None:
+        self._measure(final=False)
+        self._meter.settle()
+        self._stolen = self._meter.stolen()
 
     def _measure(self, *, final: bool) -> None:
         self._sample = self._meter.measure(final=final)

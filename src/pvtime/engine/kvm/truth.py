@@ -21,17 +21,19 @@ hear of it. What is independent of the structure, and what is not:
   compares the kernel's count with the scheduler's, to the ns.
 
 Before the first call the baseline is 0: the kernel counts from the vCPU's creation (``last_steal`` starts
-at 0), and the thread is a fresh one.
+at 0), and the thread is a fresh one. In a restored machine all that is so too, but the structure begins with
+what was saved: so does truth, and the baseline is the negative of that.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.machine.memory import GuestMemory
 
-__all__ = ["MARK", "Truth"]
+__all__ = ["MARK", "StolenState", "Truth"]
 
 MARK: Final = 0x656D_6974_7670_2121
 """Any value but 0; this one reads as text in a dump."""
@@ -40,6 +42,15 @@ _MARK_OFFSET: Final = 56
 
 PARKING: Final = 16 * 0x1400_0000.to_bytes(4, "little")
 """``b .``, more than once: an access that is still to be completed moves the program counter on."""
+
+
+@dataclass(frozen=True)
+class StolenState:
+    """A vCPU's stolen time, beside its structure. Times in ns."""
+
+    truth_ns: int
+    injected_ns: int
+    enabled: bool
 
 
 class Truth:
@@ -54,6 +65,12 @@ class Truth:
         self._last = 0
         self.enabled = False
         """The guest has called PV_TIME_ST."""
+        self.injected_ns = 0
+        """How much of truth was stolen on purpose."""
+        self.figures = 0, 0
+        """Truth and structure, in ns, at the last measurement."""
+        self.fault: str | None = None
+        """Why the structure cannot be written; nothing brings it up to date until it can."""
         memory.store_u64(self._mark, MARK)
         self.parking = memory.end - len(PARKING)
         """IPA of instructions that a vCPU may be stepped through after the guest's end."""
@@ -69,11 +86,36 @@ class Truth:
         return self._memory.load_u64(self._count)
 
     def measure(self, run_delay: int) -> tuple[int, int]:
-        """Return truth and structure, in ns, where the structure was brought up to date at ``run_delay``."""
+        """Return the :attr:`figures` where the structure was brought up to date at ``run_delay``."""
         structure = self.structure()
         if self._memory.load_u64(self._mark) != MARK:
             self.enabled = True
+            self.injected_ns = 0
             self._memory.store_u64(self._mark, MARK)
             self._baseline = min(max(run_delay - structure, self._last), run_delay)
         self._last = run_delay
-        return run_delay - self._baseline, structure
+        self.figures = run_delay - self._baseline, structure
+        return self.figures
+
+    def state(self, run_delay: int) -> StolenState:
+        """Return what a saved machine must hold beside the structure.
+
+        The structure is of the kernel's last update. That was at the last measurement, or later where the
+        vCPU has been switched off since, so that it could not be stepped.
+
+        :param run_delay: the thread's, now.
+        """
+        called = self._memory.load_u64(self._mark) != MARK
+        since = self._last if called else self._baseline
+        least, most = self._last - since, run_delay - since
+        return StolenState(
+            truth_ns=min(max(self.structure(), least), most),
+            injected_ns=0 if called else self.injected_ns,
+            enabled=called or self.enabled,
+        )
+
+    def restore(self, state: StolenState) -> None:
+        """Go on from a saved state, on a fresh thread."""
+        self._baseline = -state.truth_ns
+        self.injected_ns, self.enabled = state.injected_ns, state.enabled
+        self.figures = state.truth_ns, self.structure()

@@ -48,7 +48,7 @@ class Window:
         self._lock = threading.Lock()
         self._page = GuestMemory(port.region.base, mmap.PAGESIZE, f"{port.region.name}, registers at rest")
         self._slot: int | None = None
-        self._opened = False
+        self._opened = port.interrupts
         """A driver has taken the port into use: from here on its characters go by the FIFO."""
 
     def read(self, offset: int, size: int) -> int:

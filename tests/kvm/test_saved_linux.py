@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian's kernel is saved in the middle of its life and goes on in another machine, on other threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from framework.engines import Choice, host_of
+from framework.linux import TICK_NS, LinuxGuest
+from pvtime.engine.base import Outcome
+from pvtime.images.store import StockImages
+from pvtime.machine.image import load_kernel
+from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.machine.saved.codec import from_json, to_json
+from pvtime.machine.saved.pages import extents
+from pvtime.userland.build import build_initramfs
+
+COMPLAINTS = ("Oops", "BUG", "stall", "lockup", "WARNING")
+
+
+@contextmanager
+def made(engine: Choice, config: MachineConfig) -> Iterator[LinuxGuest]:
+    """Make a machine that has not started."""
+    guest: LinuxGuest
+    machine = Machine(config, lambda data: guest.on_console(data), lambda data: guest.on_agent(data))
+    guest = LinuxGuest(machine, cast("Any", engine.build(machine)))
+    try:
+        yield guest
+    finally:
+        guest.engine.stop()
+        machine.close()
+
+
+def test_a_linux_guest_goes_on_in_another_machine(engine: Choice, stock_images: StockImages) -> None:
+    kernel, initrd = load_kernel(stock_images.kernel), build_initramfs(stock_images.busybox)
+    config = MachineConfig(2, 256 << 20, kernel, initrd, "console=ttyS0 pvtime.shell pvtime.busy=2")
+    with made(engine, config) as guest, made(engine, config) as other:
+        guest.engine.start()
+        guest.ready()
+        host_of(guest.engine).share_one_cpu()
+        guest.until(lambda samples: all(sample.enabled and sample.truth_ns > TICK_NS for sample in samples))
+        told = guest.report()
+        guest.engine.pause()
+        saved = guest.engine.sample()
+        text = to_json({"devices": guest.machine.state(), "engine": guest.engine.state()})
+        for ours, theirs in zip(guest.machine.memories, other.machine.memories, strict=True):
+            for at, length in extents(ours):
+                theirs.write(ours.base + at, ours.read(ours.base + at, length))
+        guest.engine.stop()
+        document = from_json(text, "the machine")
+        other.machine.restore(document["devices"])
+        other.engine.restore(document["engine"])
+        assert other.engine.sample() == saved
+        other.engine.start()
+        other.type("echo it goes $((0 + 0))n")
+        other.wait_for_text("it goes 0n")
+        report = other.report()
+        now = other.engine.sample()
+        for before, after in zip(saved, now, strict=True):
+            assert after.enabled
+            assert after.structure_ns == after.truth_ns >= before.truth_ns
+            assert after.ran_ns > before.ran_ns
+            steal = report.steal_ns(after.index)
+            assert steal is not None
+            assert (told.steal_ns(after.index) or 0) <= steal <= after.truth_ns + TICK_NS
+        other.stop()
+        assert other.engine.wait(0) is Outcome.POWER_OFF
+        assert [s.structure_ns for s in other.engine.sample()] == [s.truth_ns for s in other.engine.sample()]
+        for complaint in COMPLAINTS:
+            assert complaint not in other.console, other.console[-2000:]
