@@ -17,13 +17,14 @@ BESIDE = {
     "doctor": {"engine", "machine", "steal", "abi"},  # what stands between a machine and stolen time
     "userland": {"abi"},  # what runs in the stock guest, and the protocol that it speaks
     "images": {"abi", "userland"},  # the stock guest's files
+    "transfer": {"engine", "machine", "steal", "abi"},  # a machine that leaves its process
     "lab": {"abi", "images", "userland"},  # a KVM host in an emulator, for the tests of the kvm engine
     # what can happen to stolen time
-    "scenario": {"engine", "machine", "steal", "abi", "images", "userland", "report"},
+    "scenario": {"engine", "machine", "steal", "abi", "images", "userland", "report", "transfer"},
 }
 """Packages that stand beside the layers, and what they may import."""
 
-ABOVE = {"cli": {"doctor", "images", "lab", "scenario", "userland"}, "report": {"userland"}}
+ABOVE = {"cli": {"doctor", "images", "lab", "scenario", "transfer", "userland"}, "report": {"userland"}}
 """Which layers may import those."""
 
 FREE = {"errors", "__init__"}

@@ -30,7 +30,12 @@ COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "pvtime.cli.doctor",
     "images": "pvtime.cli.images",
     "lab": "pvtime.cli.lab",
+    "migrate": "pvtime.cli.save",
+    "receive": "pvtime.cli.restore",
+    "restore": "pvtime.cli.restore",
     "run": "pvtime.cli.run",
+    "save": "pvtime.cli.save",
+    "scenario": "pvtime.cli.scenario",
 }
 """Each subcommand's module; the click command in it has the subcommand's name, with ``_command``."""
 

@@ -59,7 +59,26 @@ __all__ = ["run_command"]
     help="A vCPU that gets no stolen time; may be repeated.",
 )
 @click.option(
+    "--steal",
+    multiple=True,
+    metavar="[VCPUS:]AMOUNT[/PERIOD][@FROM[-TO]]",
+    help="Keep vCPUs from running: 30% of the time; 1:200ms/1s@5-10: vCPU 1 in seconds 5 to 10; 4s@10: once. "
+    "May be repeated; @FILE has one a line. See docs/steal.md.",
+)
+@click.option(
     "--duration", callback=seconds, metavar="SECONDS", help="End after this long, counted from userland on."
+)
+@click.option(
+    "--save-at",
+    type=(click.FloatRange(min=0, min_open=True), click.Path(path_type=Path)),
+    metavar="SECONDS DIRECTORY",
+    help="Save the machine to a new directory and end, that long after userland came up.",
+)
+@click.option(
+    "--control",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="Listen here for pvtime save and pvtime migrate.",
 )
 @click.option(
     "--report", type=click.Path(allow_dash=True, path_type=Path), help="Write JSON here; - is stdout."
@@ -83,7 +102,10 @@ def run_command(
     options: dict[str, str],
     placement: str,
     without: tuple[int, ...],
+    steal: tuple[str, ...],
     duration: float | None,
+    save_at: tuple[float, Path] | None,
+    control: Path | None,
     report: Path | None,
     quiet: bool,
     interactive: bool,
@@ -96,22 +118,24 @@ def run_command(
     """
     from pvtime.cli.guest import Wishes
     from pvtime.cli.running import Run, execute
+    from pvtime.cli.source import Booting
+    from pvtime.cli.stealing import schedule
 
     if quiet and interactive:
         raise UsageError("--quiet and --interactive do not go together: leave one out")
     if busy is not None and initrd is not None:
         raise UsageError("--busy is for the stock userland: leave it out, or --initrd")
-    return execute(
-        Run(
-            wishes=Wishes(kernel, initrd, append, vcpus, busy, interactive),
-            memory=memory,
-            cpu=cpu,
-            engine=engine,
-            options=options,
-            placement=PlacementName(placement),
-            without=frozenset(without),
-            duration=duration,
-            report=report,
-            quiet=quiet,
-        )
+    booting = Booting(
+        wishes=Wishes(kernel, initrd, append, vcpus, busy, interactive),
+        memory=memory,
+        cpu=cpu,
+        engine=engine,
+        options=options,
+        placement=PlacementName(placement),
+        without=frozenset(without),
+        steal=schedule(steal),
     )
+    run = Run(
+        duration=duration, report=report, quiet=quiet, interactive=interactive, control=control, save=save_at
+    )
+    return execute(run, booting)

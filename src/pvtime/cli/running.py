@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pvtime run``: from the options to the exit code."""
+"""A machine's run on the command line: from the options to the exit code."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from pvtime.cli import engines, guest
+from pvtime.cli.departure import Departure, refuse_existing
 from pvtime.cli.interactive import ANNOUNCEMENT, Keyboard, RawView
 from pvtime.cli.signals import ending_signals, window_changes
+from pvtime.cli.source import Made, Source
 from pvtime.cli.terminal import Terminal
-from pvtime.engine.base import Engine
-from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.report import document
 from pvtime.report.inbox import Inbox
 from pvtime.report.live import LinesView, LiveView, QuietView, is_terminal
 from pvtime.report.plan import Ending, Plan
 from pvtime.report.session import Session
-from pvtime.steal.placement import PlacementName
 
 __all__ = ["STDOUT", "Run", "execute"]
 
@@ -32,18 +29,16 @@ STDOUT: Final = Path("-")
 
 @dataclass(frozen=True)
 class Run:
-    """What ``pvtime run`` was asked for. ``memory`` in bytes, ``duration`` in seconds."""
+    """What was asked for, but for the machine. ``duration`` in seconds."""
 
-    wishes: guest.Wishes
-    memory: int
-    cpu: str | None
-    engine: str
-    options: Mapping[str, str]
-    placement: PlacementName
-    without: frozenset[int]
     duration: float | None
     report: Path | None
     quiet: bool
+    interactive: bool = False
+    control: Path | None = None
+    """Where to listen for ``pvtime save`` and ``pvtime migrate``."""
+    save: tuple[float, Path] | None = None
+    """When, in seconds counted as ``duration`` is, to save the machine, and where."""
 
     @property
     def silent(self) -> bool:
@@ -56,64 +51,31 @@ class Run:
         return sys.stderr if self.report == STDOUT else sys.stdout
 
 
-@dataclass(frozen=True)
-class Assembled:
-    """A machine with the engine that runs it, and where it says what happens."""
-
-    engine: Engine
-    machine: Machine
-    inbox: Inbox
-    plan: Plan
-
-
-def execute(run: Run) -> int:
-    """Boot the guest and show it; return the exit code.
+def execute(run: Run, source: Source) -> int:
+    """Run a machine and show it; return the exit code.
 
     :raises PvtimeError: what was asked for cannot be, or the engine could not go on.
     """
     if run.report is not None and run.report != STDOUT:
         document.refuse_unwritable(run.report)
+    if run.save is not None:
+        refuse_existing(run.save[1])
     with contextlib.ExitStack() as stack:
         # First of all: it forks, which is cheap as long as there are no threads and no guest memory.
-        terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if run.wishes.interactive else None
-        assembled = _assemble(run, terminal)
-        stack.callback(assembled.inbox.close)
-        stack.callback(assembled.machine.close)
-        ending = _show(run, assembled, terminal)
+        terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if run.interactive else None
+        inbox = Inbox(eager=terminal is not None)
+        stack.callback(inbox.close)
+        screen = terminal.size() if terminal else os.terminal_size((0, 0))
+        made = source.make(inbox, screen, None if run.quiet else run.output)
+        stack.callback(made.machine.close)
+        if not run.quiet:
+            print(f"pvtime: engine {made.reason}", file=run.output, flush=True)
+        ending = _show(run, made, inbox, terminal)
     return _leave(run, ending)
 
 
-def _assemble(run: Run, terminal: Terminal | None) -> Assembled:
-    kind, reason = engines.choose(run.engine)
-    screen = terminal.size() if terminal else os.terminal_size((0, 0))
-    fetching = None if run.quiet else run.output
-    chosen = guest.choose(run.wishes, screen, os.environ.get("TERM", ""), fetching)
-    inbox = Inbox(eager=terminal is not None)
-    config = MachineConfig(
-        vcpus=run.wishes.vcpus,
-        memory=run.memory,
-        kernel=chosen.kernel,
-        initrd=chosen.initrd,
-        append=chosen.append,
-        cpu=run.cpu,
-        placement=run.placement,
-        without=run.without,
-    )
-    machine = Machine(config, console=inbox.console, agent=inbox.agent)
-    engine = kind.build(machine, run.options)
-    if not run.quiet:
-        print(f"pvtime: engine {kind.name}: {reason}", file=run.output, flush=True)
-    plan = Plan(
-        tell_agent=machine.agent.receive if chosen.agent else None,
-        duration=run.duration,
-        placement=run.placement.value,
-    )
-    return Assembled(engine, machine, inbox, plan)
-
-
-def _show(run: Run, assembled: Assembled, terminal: Terminal | None) -> Ending:
+def _show(run: Run, made: Made, inbox: Inbox, terminal: Terminal | None) -> Ending:
     """Run the session behind the view that the output allows."""
-    inbox = assembled.inbox
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending_signals(inbox))
         view: RawView | QuietView | LinesView | LiveView
@@ -121,14 +83,28 @@ def _show(run: Run, assembled: Assembled, terminal: Terminal | None) -> Ending:
             print(ANNOUNCEMENT, file=run.output, flush=True)
             stack.enter_context(window_changes(inbox, terminal.size))
             stack.enter_context(terminal.raw())
-            inbox.watch(terminal.fd, Keyboard(terminal.fd, assembled.machine.console.receive, inbox).readable)
+            inbox.watch(terminal.fd, Keyboard(terminal.fd, made.machine.console.receive, inbox).readable)
             view = RawView(run.output)
         elif run.quiet:
             view = QuietView()
         else:
             view = LiveView(run.output) if is_terminal(run.output) else LinesView(run.output)
             stack.enter_context(view)
-        return Session(assembled.engine, inbox, view, assembled.plan).run()
+        departure = Departure(made, inbox)
+        plan = Plan(
+            tell_agent=made.machine.agent.receive if made.agent else None,
+            duration=run.duration,
+            placement=made.machine.config.placement.value,
+            stealing=bool(made.machine.config.steal),
+            resumed=made.resumed,
+            release=made.release,
+            on_start=made.on_start,
+            save=None if run.save is None else (run.save[0], departure.saving(run.save[1])),
+        )
+        session = departure.session = Session(made.engine, inbox, view, plan)
+        if run.control is not None:
+            stack.enter_context(departure.listen(run.control))
+        return session.run()
 
 
 def _leave(run: Run, ending: Ending) -> int:

@@ -70,6 +70,14 @@ class Plan:
     placement: str = "userspace"
     stealing: bool = False
     """Something may be stolen on purpose."""
+    resumed: bool = False
+    """The machine was saved or moved: its userland, where it has an agent, is up already."""
+    release: str | None = None
+    """The kernel's release, where it is known before the guest prints it."""
+    on_start: Callable[[], object] | None = None
+    """Called when the engine has started."""
+    save: tuple[float, Callable[[], object]] | None = None
+    """Seconds, counted as ``duration`` is, and what is done then, on a thread of its own."""
 
 
 @dataclass(frozen=True)

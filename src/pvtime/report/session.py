@@ -38,6 +38,7 @@ class Session:
         self._view = view
         self._plan = plan
         self._decoder, self._banner = protocol.AgentDecoder(), Banner()
+        self._banner.release = plan.release
         self._times = Timetable(plan)
         self._asked_at: float | None = None
         """When /proc/stat was asked for; None when the answer has come."""
@@ -57,6 +58,8 @@ class Session:
         watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
         try:
             self._engine.start()
+            if self._plan.on_start is not None:
+                self._plan.on_start()
             watcher.start()
             while self._ended is None:
                 self._inbox.wait(self._until_next())
@@ -68,6 +71,11 @@ class Session:
         watcher.join(GRACE)
         self._take()  # what the guest said last may have come after its end was noticed
         return self._ending(elapsed)
+
+    @property
+    def release(self) -> str | None:
+        """The kernel's release, as far as it is known."""
+        return self._banner.release
 
     def _watch_engine(self) -> None:
         """Wait for the engine's end, on a thread of its own, and tell the main thread."""
@@ -128,12 +136,14 @@ class Session:
             due.append(self._view.console_interval)
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
-        if (end := self._times.end()) is not None:
-            due.append(end - now)
+        due += [at - now for at in (self._times.end(), self._times.save_at()) if at is not None]
         return max(0.0, min(due)) if due else None
 
     def _keep_time(self) -> None:
         now = time.monotonic()
+        if self._plan.save is not None and (at := self._times.save_at()) is not None and now >= at:
+            self._times.note_saved()
+            threading.Thread(target=self._plan.save[1], name="pvtime-save", daemon=True).start()
         if (end := self._times.end()) is not None and now >= end and self._ended is None:
             if self._times.give_up_at is None:
                 self._finish(GRACE)

@@ -20,15 +20,16 @@ class Timetable:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.start = time.monotonic()
-        self.ready_at: float | None = None
+        self.ready_at = self.start if plan.resumed and plan.tell_agent is not None else None
         """When userland reported; None until it has."""
+        self._saved = plan.save is None
         self.give_up_at: float | None = None
         """When a guest that was asked to power off is stopped."""
 
     @property
     def boot_seconds(self) -> float | None:
-        """From the start to userland; None where it has not reported."""
-        return None if self.ready_at is None else self.ready_at - self.start
+        """From the start to userland; None where it has not reported, or had done so before."""
+        return None if self.ready_at is None or self._plan.resumed else self.ready_at - self.start
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
@@ -42,6 +43,17 @@ class Timetable:
     def end(self) -> float | None:
         """Return when the host has to do something about the end; None where it need not."""
         return self.duration_ends_at() if self.give_up_at is None else self.give_up_at
+
+    def save_at(self) -> float | None:
+        """Return when the machine is to be saved; None: not (again), or it is not known yet."""
+        if self._plan.save is None or self._saved:
+            return None
+        begin = self.start if self._plan.tell_agent is None else self.ready_at
+        return None if begin is None else begin + self._plan.save[0]
+
+    def note_saved(self) -> None:
+        """It was done."""
+        self._saved = True
 
     def duration_ends_at(self) -> float | None:
         """Return when ``--duration`` is over; None where there is no such time."""

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the machine that is run comes from: a kernel that boots, a saved machine, or another process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from pvtime.cli import engines, guest
+from pvtime.engine.base import Engine
+from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.report.inbox import Inbox
+from pvtime.steal.placement import PlacementName
+from pvtime.steal.schedule import Schedule
+
+__all__ = ["Arriving", "Booting", "Made", "Restoring", "Source"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A machine with an engine that has not started."""
+
+    machine: Machine
+    engine: Engine
+    agent: bool
+    """The stock userland answers on the second serial port."""
+    reason: str
+    """Why this engine."""
+    resumed: bool = False
+    release: str | None = None
+    on_start: Callable[[], object] | None = None
+
+
+class Source(Protocol):
+    """Makes the machine."""
+
+    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
+        """Make it, and the engine.
+
+        :param screen: the size of an interactive guest's terminal; (0, 0) where there is none.
+        :param output: where to tell what takes its time; None: nowhere.
+        :raises PvtimeError: it cannot be had, or not be run here.
+        """
+
+
+@dataclass(frozen=True)
+class Booting:
+    """A kernel that boots. ``memory`` in bytes."""
+
+    wishes: guest.Wishes
+    memory: int
+    cpu: str | None
+    engine: str
+    options: Mapping[str, str]
+    placement: PlacementName
+    without: frozenset[int]
+    steal: Schedule
+
+    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
+        """See :meth:`Source.make`."""
+        kind, reason = engines.choose(self.engine)
+        chosen = guest.choose(self.wishes, screen, os.environ.get("TERM", ""), output)
+        config = MachineConfig(
+            vcpus=self.wishes.vcpus,
+            memory=self.memory,
+            kernel=chosen.kernel,
+            initrd=chosen.initrd,
+            append=chosen.append,
+            cpu=self.cpu,
+            placement=self.placement,
+            without=self.without,
+            steal=self.steal,
+        )
+        machine = Machine(config, console=inbox.console, agent=inbox.agent)
+        engine = kind.build(machine, self.options)
+        return Made(machine, engine, chosen.agent, f"{kind.name}: {reason}")
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """A saved machine."""
+
+    directory: Path
+    options: Mapping[str, str]
+
+    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
+        """See :meth:`Source.make`."""
+        from pvtime.machine.saved.load import load
+        from pvtime.transfer.description import about, config_of
+        from pvtime.transfer.state import restore
+
+        with load(self.directory) as saved:
+            kind, reason = engines.choose(saved.machine.engine)
+            its = about(saved.machine)
+            machine = Machine(config_of(saved.machine), console=inbox.console, agent=inbox.agent)
+            with contextlib.ExitStack() as undo:
+                undo.callback(machine.close)
+                engine = kind.build(machine, self.options)
+                saved.fill(machine.memories)
+                restore(saved.machine.state, machine, engine)
+                undo.pop_all()
+        return Made(machine, engine, its.agent, f"{kind.name}: {reason}", resumed=True, release=its.release)
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """A machine that another process sends to ``address``."""
+
+    address: str
+    options: Mapping[str, str]
+
+    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
+        """See :meth:`Source.make`."""
+        from pvtime.machine.saved.contents import SavedMachine
+        from pvtime.transfer.address import Address
+        from pvtime.transfer.description import about, config_of
+        from pvtime.transfer.target import confirm, receive
+        from pvtime.transfer.wire import Stream
+
+        address = Address.parse(self.address)
+        described: list[SavedMachine] = []
+
+        def build(saved: SavedMachine) -> tuple[Machine, Engine]:
+            kind, _ = engines.choose(saved.engine)
+            machine = Machine(config_of(saved), console=inbox.console, agent=inbox.agent)
+            described.append(saved)
+            try:
+                return machine, kind.build(machine, self.options)
+            except BaseException:
+                machine.close()
+                raise
+
+        if output is not None:
+            print(f"pvtime: waiting for a machine at {address}", file=output, flush=True)
+        stream = Stream(address.accept())
+        machine, engine = receive(stream, build)
+        its = about(described[0])
+        return Made(
+            machine,
+            engine,
+            its.agent,
+            f"{engine.name}: it ran on that",
+            resumed=True,
+            release=its.release,
+            on_start=lambda: confirm(stream),
+        )

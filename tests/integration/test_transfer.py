@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine that leaves its process, as a user has it: ``save``, ``restore``, ``migrate`` and ``receive``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.test_run_command import LIMIT, PVTIME
+from pvtime.report import document
+from pvtime.report.model import RunReport
+
+pytestmark = pytest.mark.usefixtures("stock_images")
+
+TICKS_NS = 40_000_000
+"""A guest's /proc/stat is this close to truth, in ns, and to 1 %: its own tick, and the host's load."""
+
+
+def pvtime(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run([*PVTIME, *arguments], capture_output=True, text=True, timeout=LIMIT, check=False)
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command beside the test."""
+    process = subprocess.Popen(
+        [*PVTIME, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str], path: Path) -> RunReport:
+    """Wait for a run's end, which must be a good one, and return its report."""
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, out + err
+    return document.from_json(path.read_text())
+
+
+def refuse_disagreement(report: RunReport) -> None:
+    """Check that truth, structure and guest agree."""
+    for row in report.vcpus:
+        assert row.enabled
+        assert row.error_ns == 0
+        assert row.guest_error_ns is not None, "the guest did not answer"
+        assert abs(row.guest_error_ns) <= TICKS_NS + row.truth_ns // 100
+
+
+def ask_until_ready(process: subprocess.Popen[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Ask a machine over its control socket as soon as it listens there."""
+    socket, end = Path(arguments[1]), time.monotonic() + LIMIT
+    while not socket.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return pvtime(*arguments)
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Read a run's output until a line has ``text``."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} did not come")
+
+
+@pytest.mark.parametrize("placement", ["userspace", "hypervisor"])
+def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
+    placement: str, tmp_path: Path
+) -> None:
+    saved, first, second = tmp_path / "saved", tmp_path / "first.json", tmp_path / "second.json"
+    machine = ["--vcpus", "2", "--memory", "256M", "--placement", placement]
+    with running("run", *machine, "--save-at", "1.5", str(saved), "--report", str(first)) as process:
+        before = finish(process, first)
+    assert before.outcome.value == "saved"
+    with running("restore", str(saved), "--duration", "1.5", "--report", str(second)) as process:
+        after = finish(process, second)
+    assert after.outcome.value == "power-off"
+    assert (after.kernel, after.placement) == (before.kernel, placement)
+    refuse_disagreement(after)
+    for old, new in zip(before.vcpus, after.vcpus, strict=True):
+        assert old.error_ns == 0
+        assert new.truth_ns > old.truth_ns > 0
+
+
+def test_one_saved_machine_can_be_restored_again_and_by_the_other_core(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    assert pvtime("run", "--memory", "256M", "--quiet", "--save-at", "0.5", str(saved)).returncode == 0
+    for internals in ("on", "off", "on"):
+        report = tmp_path / f"{internals}.json"
+        option = f"internals={internals}"
+        arguments = ["--engine-option", option, "--duration", "0.5", "--report", str(report)]
+        with running("restore", str(saved), "--quiet", *arguments) as process:
+            refuse_disagreement(finish(process, report))
+
+
+def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
+    control, saved, report = tmp_path / "control", tmp_path / "saved", tmp_path / "report.json"
+    options = ["--memory", "256M", "--control", str(control), "--duration", "4", "--report", str(report)]
+    with running("run", *options) as process:
+        wait_for_line(process, "using stolen time PV")
+        answer = pvtime("save", str(control), str(saved), "--keep-running", "--json")
+        assert answer.returncode == 0, answer.stderr
+        assert json.loads(answer.stdout)["bytes"] > 1 << 20
+        again = pvtime("save", str(control), str(saved), "--keep-running")
+        assert (again.returncode, again.stdout) == (2, "")
+        assert "is there already" in again.stderr
+        assert finish(process, report).outcome.value == "power-off"
+    assert not control.exists()
+    assert pvtime("restore", str(saved), "--quiet", "--duration", "1").returncode == 0
+
+
+def test_a_machine_moves_while_it_runs(tmp_path: Path) -> None:
+    control, peer = tmp_path / "control", f"unix:{tmp_path}/peer"
+    here, there = tmp_path / "here.json", tmp_path / "there.json"
+    source_options = ["--vcpus", "2", "--memory", "256M", "--control", str(control), "--report", str(here)]
+    with running("receive", peer, "--duration", "1.5", "--report", str(there)) as target:
+        with running("run", *source_options) as source:
+            wait_for_line(source, "using stolen time PV")
+            wait_for_line(target, "waiting for a machine")
+            answer = pvtime("migrate", str(control), peer, "--json")
+            assert answer.returncode == 0, answer.stderr
+            before = finish(source, here)
+        after = finish(target, there)
+    moved: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    assert moved["rounds"] >= 2, "memory was sent while the guest ran"
+    assert 0 < moved["paused_bytes"] < moved["sent_bytes"]
+    assert before.outcome.value == "migrated"
+    assert after.outcome.value == "power-off"
+    refuse_disagreement(after)
+    for old, new in zip(before.vcpus, after.vcpus, strict=True):
+        assert new.truth_ns >= old.truth_ns
+
+
+def test_a_machine_that_cannot_move_goes_on(tmp_path: Path) -> None:
+    control, report = tmp_path / "control", tmp_path / "report.json"
+    options = ["--memory", "256M", "--control", str(control), "--duration", "3", "--report", str(report)]
+    with running("run", *options) as process:
+        answer = ask_until_ready(process, "migrate", str(control), f"unix:{tmp_path}/nobody")
+        assert answer.returncode == 2
+        assert "cannot connect" in answer.stderr
+        after = finish(process, report)
+    assert after.outcome.value == "power-off"
+    refuse_disagreement(after)
+
+
+def test_what_is_no_saved_machine_is_refused_in_a_line(tmp_path: Path) -> None:
+    for arguments in (["restore", str(tmp_path)], ["save", f"{tmp_path}/no", f"{tmp_path}/x"]):
+        answer = pvtime(*arguments)
+        assert answer.returncode == 2
+        assert answer.stdout == ""
+        assert len(answer.stderr.splitlines()) == 1
