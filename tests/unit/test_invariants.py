@@ -87,6 +87,8 @@ class Everything(RuleBasedStateMachine):
         self.probe.await_start(0)
         self.expected = [Expected(counting=self.counts_by_itself) for _ in range(VCPUS)]
         self.expected[0].on = True
+        for index in range(1, VCPUS):
+            self.hotplug(index)
 
     def teardown(self) -> None:
         if hasattr(self, "machine"):
@@ -180,9 +182,8 @@ class Everything(RuleBasedStateMachine):
     @rule()
     def reset(self) -> None:
         self._touch(0)
-        self.probe = self.probe.reset()
-        self.expected = [Expected(counting=self.counts_by_itself) for _ in range(VCPUS)]
-        self.expected[0].on = True
+        self.probe.reset()
+        self._begin()
 
     # What its user does
 
