@@ -13,9 +13,12 @@ from pvtime.scenario import (
     hotplug,
     kexec,
     memory,
+    migrate,
     overlap,
     partial,
     reset,
+    restore,
+    save,
     two_consumers,
 )
 from pvtime.scenario.story import Scenario
@@ -27,6 +30,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     for module in (
         kexec,
         two_consumers,
+        save,
+        restore,
+        migrate,
         memory,
         overlap,
         faults,

@@ -83,5 +83,5 @@ SCENARIO: Final = Scenario(
     "faults",
     "the memory is taken away from under the structures, or made read-only",
     tell,
-    (claims.REAL_MEMORY, claims.X86),
+    (claims.REAL_MEMORY,),
 )

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
+from pvtime.images.progress import Progress
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
 from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["SCENARIO"]
 
@@ -61,4 +63,13 @@ def tell(stage: Stage) -> Iterator[Event]:
         yield stage.found("the other vCPUs", "exact to the ns" if same else "disturbed", "exact to the ns")
 
 
-SCENARIO: Final = Scenario("hotplug", "a vCPU goes off, comes back and asks for stolen time again", tell)
+def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+    """Let Debian's kernel do it."""
+    from pvtime.scenario import linux_hotplug  # it needs Unicorn
+
+    return linux_hotplug.real(progress, placement)
+
+
+SCENARIO: Final = Scenario(
+    "hotplug", "a vCPU goes off, comes back and asks for stolen time again", tell, real=real
+)

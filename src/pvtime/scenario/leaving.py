@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests that leave their machine, and come to life in another one."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pvtime.engine.base import Engine, VcpuSample
+from pvtime.errors import PvtimeError
+from pvtime.machine.layout import RAM_BASE, Region
+from pvtime.machine.machine import Machine
+from pvtime.machine.saved.contents import SavedMachine
+from pvtime.machine.saved.load import load
+from pvtime.scenario.memory import attributes, device_of
+from pvtime.scenario.probe import Probe
+from pvtime.scenario.software import Software
+from pvtime.scenario.stage import Stage, await_theft
+from pvtime.transfer.address import Address
+from pvtime.transfer.description import config_of
+from pvtime.transfer.keeper import Keeper
+from pvtime.transfer.source import Moved
+from pvtime.transfer.state import restore
+from pvtime.transfer.target import confirm, receive
+from pvtime.transfer.wire import Stream
+
+__all__ = ["Guest", "count_after", "guest_with_count", "keeper", "migrated", "needs", "revived"]
+
+MEMORY: Final = RAM_BASE + (16 << 20)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One with two vCPUs that have stolen time."""
+
+    probe: Probe
+    kernel: Software
+    at: list[int]
+    """Each one's structure."""
+
+
+@contextlib.contextmanager
+def guest_with_count(stage: Stage) -> Iterator[Guest]:
+    """Start a guest, and wait until something was stolen from each of its vCPUs."""
+    kernel = stage.software(MEMORY)
+    with stage.boot() as probe:
+        guest = Guest(probe, kernel, [kernel.enable(probe, index) for index in range(2)])
+        await_theft(probe, 0, 1)
+        yield guest
+
+
+def keeper(probe: Probe) -> Keeper:
+    """Return what saves and moves its machine, which then ends here."""
+    ended = probe.engine.pause
+    return Keeper(probe.engine, probe.machine, agent=False, release=lambda: None, ended=lambda _: ended())
+
+
+@contextlib.contextmanager
+def revived(stage: Stage, path: Path, stolen_time: Region | None = None) -> Iterator[Probe]:
+    """Start a machine that was saved.
+
+    :param stolen_time: give the structures this region, and not the one that they had.
+    :raises PvtimeError: it cannot be restored so.
+    """
+    with load(path) as saved:
+        machine, engine = _make(stage, saved.machine, stolen_time)
+        with _running(machine, engine):
+            saved.fill(machine.memories)
+            restore(saved.machine.state, machine, engine)
+            engine.start()
+            yield Probe(machine, engine)
+
+
+@contextlib.contextmanager
+def migrated(stage: Stage, probe: Probe) -> Iterator[tuple[Probe, Moved]]:
+    """Move a machine to another engine, over a socket, and go on with it there."""
+    with tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
+        address = Address(path=f"{directory}/socket")
+        target = _Target(stage, address)
+        target.start()
+        while not Path(address.path).exists():
+            time.sleep(0.001)
+        try:
+            moved = keeper(probe).migrate(address, lambda _round, _bytes: None)
+        finally:
+            target.join()
+        if target.arrived is None:
+            raise target.error or PvtimeError("no machine has arrived")
+        with _running(*target.arrived):
+            yield Probe(*target.arrived), moved
+
+
+class _Target(threading.Thread):
+    """Receives a machine, and starts it."""
+
+    def __init__(self, stage: Stage, address: Address) -> None:
+        super().__init__(name="pvtime-target", daemon=True)
+        self._stage = stage
+        self._address = address
+        self.arrived: tuple[Machine, Engine] | None = None
+        self.error: PvtimeError | None = None
+
+    def run(self) -> None:
+        try:
+            stream = Stream(self._address.accept())
+            self.arrived = receive(stream, lambda saved: _make(self._stage, saved, None))
+            self.arrived[1].start()
+            confirm(stream)
+        except PvtimeError as error:
+            self.error = error
+
+
+def _make(stage: Stage, saved: SavedMachine, stolen_time: Region | None) -> tuple[Machine, Engine]:
+    config = config_of(saved)
+    if stolen_time is not None:
+        config = replace(config, stolen_time=stolen_time)
+    machine = Machine(config, _discard, _discard)
+    try:
+        return machine, stage.build(machine)
+    except BaseException:
+        machine.close()
+        raise
+
+
+@contextlib.contextmanager
+def _running(machine: Machine, engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        engine.stop()
+        machine.close()
+
+
+def _discard(_data: bytes) -> None:
+    """The probe says nothing."""
+
+
+def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[list[VcpuSample], str]:
+    """Return the figures of a guest that has come to life again, and what its count is.
+
+    :param saved: the figures when it left.
+    :param since_ns: when it was about to come to life; no more can have been stolen than time has passed.
+    """
+    now = probe.engine.sample()
+    passed = time.monotonic_ns() - since_ns
+    for was, one in zip(saved, now, strict=True):
+        if one.truth_ns != one.structure_ns:
+            return now, "is not the truth"
+        if one.structure_ns < was.structure_ns:
+            return now, "runs backwards"
+        if one.structure_ns - was.structure_ns > passed:
+            return now, "counts what was not stolen"
+    return now, "saved + new truth, to the ns"
+
+
+def needs(probe: Probe, guest: Guest) -> str:
+    """Return what must be kept of a placement beside the memory that the VMM saves and moves anyhow."""
+    own = [name for name in attributes(device_of(probe)) if name.startswith("STATE")]
+    given = guest.kernel.given(probe, 0)
+    if given:
+        own.append("the address that the guest gave")
+    return ", ".join(own) or "nothing"

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""save: where the structures are in a saved machine, and by which interface they got there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pvtime.abi.pvtime_device import PvTimeGroup
+from pvtime.machine.saved.manifest import memory_name
+from pvtime.scenario import claims
+from pvtime.scenario.leaving import guest_with_count, keeper, needs
+from pvtime.scenario.memory import device_of
+from pvtime.scenario.stage import Stage
+from pvtime.scenario.story import Event, Scenario, Step
+
+__all__ = ["SCENARIO"]
+
+
+def tell(stage: Stage) -> Iterator[Event]:
+    """Save a guest from which was stolen."""
+    with guest_with_count(stage) as guest, tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
+        probe, path = guest.probe, Path(directory) / "machine"
+        probe.rest(0)
+        probe.rest(1)
+        saved = keeper(probe).save(path, keep_running=True)
+        now = probe.engine.sample()
+        count = ", ".join(f"{sample.structure_ns} ns" for sample in now)
+        sizes = [(file.name, file.stat().st_blocks * 512) for file in sorted(path.iterdir())]
+        files = ", ".join(f"{name} ({size} bytes on disk)" for name, size in sizes)
+        yield Step(
+            f"Structures at {guest.at[0]:#x} and {guest.at[1]:#x} hold {count}. The machine is saved: "
+            f"{saved.bytes} bytes, and it did not run for {saved.pause_ns / 1e6:.1f} ms."
+        )
+        yield Step(f"Files: {files}.")
+        holders = [one for one in probe.machine.memories if one.base <= guest.at[0] < one.end]
+        device = device_of(probe)
+        if holders:
+            yield Step(f"The structures are in {memory_name(holders[0].base)}.")
+            where = f"with the VMM's memory: {holders[0].region.name}"
+        elif device is not None:
+            state = device.get_attr(PvTimeGroup.STATE, 0)
+            yield Step(f"The structures are in {len(state)} bytes that the device's attribute STATE gives.")
+            where = "by the device's STATE"
+        else:
+            where = "nowhere"
+        yield stage.found(
+            "the structures are saved",
+            where,
+            "with the VMM's memory: stolen time",
+            hypervisor="by the device's STATE",
+            guest="with the VMM's memory: RAM",
+        )
+        yield stage.found(
+            "what is saved beside memory",
+            needs(probe, guest),
+            "nothing",
+            hypervisor="STATE_SIZE, STATE",
+            guest="the address that the guest gave",
+        )
+
+
+SCENARIO: Final = Scenario(
+    "save",
+    "where the structures are in a saved machine, and by which interface they got there",
+    tell,
+    (claims.SAVE,),
+)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime scenario``: what it prints, refuses and answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from pvtime.cli.command import main
+from pvtime.errors import EngineError, UsageError
+from pvtime.scenario import catalog
+from pvtime.scenario.catalog import SCENARIOS
+from pvtime.scenario.stage import Stage
+from pvtime.scenario.story import Event, Finding, Step
+from pvtime.steal.placement import PlacementName
+
+ONE = ["--engine", "unicorn", "--placement", "guest"]
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *events: Event | Exception) -> None:
+    """Have the scenario overlap tell this."""
+
+    def tell(_stage: Stage) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+    other = replace(SCENARIOS["overlap"], tell=tell)
+    monkeypatch.setattr(catalog, "SCENARIOS", {"overlap": other})
+
+
+def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scenario"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
+    assert listed[: len(SCENARIOS)] == list(SCENARIOS)
+
+
+def test_it_explains_quotes_and_gives_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scenario", "overlap", *ONE]) == 0
+    out = capsys.readouterr().out
+    assert "overlapping IPA" in out
+    assert "Marc Zyngier, Re: [PATCH 0/9] arm64: Stolen time support, August 2019" in out
+    assert "    ok  over a device: refused: INVALID_PARAMETER\n" in out
+    assert "    all 3 as expected (" in out
+
+
+def test_corrupted_bytes_are_shown_address_by_address(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scenario", "kexec", *ONE]) == 0
+    dump = [line.split() for line in capsys.readouterr().out.splitlines() if "  ->  " in line]
+    assert [line[0] for line in dump] == ["0x41040000", "0x41040008", "0x41040010"]
+    for _, *was_and_now in dump:
+        assert was_and_now[:9] == ["5a"] * 8 + ["->"]
+        assert was_and_now[9:] != ["5a"] * 8
+
+
+def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scenario", "overlap", "--json", "--engine", "unicorn"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema"], document["engine"], document["real"]) == (1, "unicorn", False)
+    (scenario,) = document["scenarios"]
+    assert set(scenario) == {"name", "shows", "claims", "runs"}
+    assert [run["placement"] for run in scenario["runs"]] == [one.value for one in PlacementName]
+    for run in scenario["runs"]:
+        assert (run["holds"], run["refusal"], run["failure"]) == (True, None, None)
+        assert run["duration_ns"] > 0
+        assert all(finding["seen"] == finding["expected"] for finding in run["findings"])
+        assert all(set(step) == {"text", "lines"} for step in run["steps"])
+
+
+def test_what_is_not_as_expected_is_marked_and_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, Step("It was done."), Finding("topic", "black", "white"))
+    assert main(["scenario", "overlap", *ONE]) == 1
+    out = capsys.readouterr().out
+    assert "    NO  topic: black\n        expected: white\n    1 of 1 NOT as expected" in out
+    assert main(["scenario", "table", *ONE]) == 1
+    assert "**black** (expected: white)" in capsys.readouterr().out
+
+
+def test_a_scenario_that_comes_to_no_end_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, Finding("topic", "white", "white"), EngineError("the guest is gone"))
+    assert main(["scenario", "overlap", *ONE]) == 1
+    assert "NO  failed: the guest is gone" in capsys.readouterr().out
+    assert main(["scenario", "table", *ONE]) == 1
+    assert capsys.readouterr().err == "pvtime: overlap, guest: the guest is gone\n"
+
+
+def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tell(stage: Stage) -> Iterator[Event]:
+        if stage.placement is not PlacementName.USERSPACE:
+            raise UsageError(f"--placement {stage.placement.value}: not with this one")
+        yield Finding("topic", "white", "white")
+
+    monkeypatch.setattr(catalog, "SCENARIOS", {"x": replace(SCENARIOS["overlap"], name="x", tell=tell)})
+    assert main(["scenario", "x", "--engine", "unicorn"]) == 0
+    out = capsys.readouterr().out
+    assert "not here: --placement guest: not with this one" in out
+    assert "all 1 as expected" in out
+    assert main(["scenario", "x", *ONE]) == 2
+    assert capsys.readouterr().err == "pvtime: --placement guest: not with this one\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "there is no scenario 'nothing': pvtime scenario lists them"),
+        (["overlap", "--real"], "the scenario overlap is for the small guest alone: leave --real out"),
+        (
+            ["kexec", "--real", "--engine", "kvm"],
+            "--real with --engine kvm: it is for the engine unicorn alone",
+        ),
+        (["kexec", "--placement", "nowhere"], "'nowhere' is not one of"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scenario", *arguments]) == 2
+    assert message in capsys.readouterr().err
