@@ -67,6 +67,7 @@ class Keeper:
         :raises EngineError: the machine has ended.
         """
         with self._serving():
+            self._saved({})  # imports what it takes, which is not to be part of the pause
             began = time.monotonic_ns()
             with self._paused():
                 saved = self._saved(state(self._machine, self._engine))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How long it takes to save, restore and move an idle Debian guest of 256 MB on the embedded engine.
+
+Each round boots a guest, saves it while it goes on, restores what was saved, and moves the guest that went on
+to another process. The figure of a move is its pause, as a ratio to what the guest would be away for by a save
+and a restore of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtime.cli.source import Restoring
+from pvtime.report.inbox import Inbox
+
+PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
+GUEST = ("--memory", "256M", "--busy", "0", "--engine", "unicorn")
+LIMIT = 120
+"""Seconds after which a guest has failed to boot."""
+SETTLE = 1.0
+"""Seconds from userland on in which the guest comes to rest."""
+GOAL = 1.0
+"""Seconds, for a save and for a restore."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Times in s."""
+
+    save: float
+    """Of which the guest is stopped for all."""
+    restore: float
+    """From the directory to a guest that runs."""
+    pause: float
+    """Of a move."""
+    moved: dict[str, Any]
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run pvtime beside the bench."""
+    process = subprocess.Popen(
+        [*PVTIME, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Read what a run prints until a line has ``text``.
+
+    :raises SystemExit: it ended before.
+    """
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise SystemExit(f"pvtime ended before it said {text!r}")
+
+
+def ask(*arguments: str) -> dict[str, Any]:
+    """Run a command and return what it prints as JSON.
+
+    :raises SystemExit: it failed.
+    """
+    done = subprocess.run(
+        [*PVTIME, *arguments, "--json"], capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr.strip())
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def restore(directory: Path) -> float:
+    """Return how long a restore takes until the guest runs."""
+    inbox = Inbox()
+    began = time.monotonic()
+    made = Restoring(directory, {}).make(inbox, os.terminal_size((0, 0)), None)
+    made.engine.start()
+    took = time.monotonic() - began
+    made.engine.stop()
+    made.machine.close()
+    inbox.close()
+    return took
+
+
+def one_round(folder: Path) -> Round:
+    """Save, restore and move one guest."""
+    control, peer, directory = folder / "control", f"unix:{folder}/peer", folder / "machine"
+    with running("run", *GUEST, "--control", str(control)) as source:
+        wait_for_line(source, "using stolen time PV")
+        wait_for_line(source, "Run /init")
+        time.sleep(SETTLE)
+        saved = ask("save", str(control), str(directory), "--keep-running")
+        restored = restore(directory)
+        with running("receive", peer) as target:
+            wait_for_line(target, "waiting for a machine")
+            moved = ask("migrate", str(control), peer)
+    return Round(saved["pause_ns"] / 1e9, restored, moved["pause_ns"] / 1e9, moved)
+
+
+def main() -> None:
+    """Do some rounds and print the medians.
+
+    :raises SystemExit: a guest failed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how many (default: 5)")
+    count = max(1, parser.parse_args().rounds)
+    rounds = []
+    for _ in range(count):
+        with tempfile.TemporaryDirectory() as folder:
+            rounds.append(one_round(Path(folder)))
+    save, restored = (statistics.median(getattr(one, name) for one in rounds) for name in ("save", "restore"))
+    pause = statistics.median(one.pause for one in rounds)
+    ratio = statistics.median(one.pause / (one.save + one.restore) for one in rounds)
+    size = statistics.median(one.moved["sent_bytes"] for one in rounds) / (1 << 20)
+    rest = statistics.median(one.moved["paused_bytes"] for one in rounds) / (1 << 20)
+    for name, took in (("save", save), ("restore", restored)):
+        reached = ", reached" * (took < GOAL)
+        print(f"{name} of an idle guest of 256 MB: {took:.2f} s (to reach: {GOAL} s{reached})")
+    print(f"move: {size:.0f} MiB sent, paused for {pause:.3f} s with the last {rest:.2f} MiB")
+    print(f"its pause beside a save and a restore: ratio {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
