@@ -30,10 +30,10 @@ _EXCEPTED: Final = (
 )
 
 
-def refuse_loss(core: Core, before: object) -> CpuState:
+def refuse_loss(core: Core, mpidr: int, before: object) -> CpuState:
     """Check that a context that is made anew from the names in ``before`` is the same; return the names."""
     state = core.read_context(before)
-    after = core.make_context(0, state)
+    after = core.make_context(mpidr, state)
     assert core.read_context(after) == state
     old, new = bytes(before)[_HEADER:], bytes(after)[_HEADER:]  # type: ignore[call-overload]
     assert len(old) == len(new)

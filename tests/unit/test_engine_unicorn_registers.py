@@ -76,7 +76,7 @@ def test_the_names_are_all_that_a_program_can_set(model: str, internals: str) ->
             guest.engine.start()
             run_to_result(guest)
             guest.engine.pause()
-            state = refuse_loss(guest.engine._core, guest.engine.vcpus[0].context)
+            state = refuse_loss(guest.engine._core, 0, guest.engine.vcpus[0].context)
             assert len({*state.v}) > 16, "the program did nothing"
 
 
@@ -133,9 +133,9 @@ def test_a_register_that_is_missing_in_the_table_is_noticed(
         guest.engine.pause()
         core, context = guest.engine._core, guest.engine.vcpus[0].context
         monkeypatch.delitem(SYSTEM_REGISTERS, "MAIR_EL1")
-        refuse_loss(core, context)
+        refuse_loss(core, 0, context)
         core.load(context)
         core._uc.cpr_write(3, 0, 10, 2, 0, 0xFF)
         core.save(context)
         with pytest.raises(AssertionError, match=r"ff00000000000000"):
-            refuse_loss(core, context)
+            refuse_loss(core, 0, context)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real kernel that is saved and restored at random moments, and notices nothing."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import pairwise
+from multiprocessing import get_context
+from typing import Final
+
+import pytest
+
+from framework.context import refuse_loss
+from framework.linux import TICK_NS, LinuxGuest
+from framework.moved import take
+from framework.moving_linux import end_elsewhere, move, moving_linux
+from pvtime.engine.base import Outcome, VcpuSample
+from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.engine.unicorn.vcpu import State
+from pvtime.images.store import StockImages
+
+OTHER: Final = {"on": "off", "off": "on"}
+DAYS: Final = 10 * 24 * 3600 * 62_500_000
+"""Ten of them, in ticks."""
+
+TRIES: Final = 20
+"""Reports until one must be in time."""
+
+ENOUGH_NS: Final = 100_000_000
+COMPLAINTS: Final = (
+    "Oops",
+    "BUG",
+    "WARNING",
+    "rcu:",
+    "stall",
+    "lockup",
+    "Unstable",
+    "clocksource: timekeeping",
+)
+
+both_cores = pytest.mark.parametrize("internals", ["on", "off"])
+
+
+def refuse_complaints(console: str) -> None:
+    """Check that the kernel has seen nothing odd, and that its clock goes forward, in small steps."""
+    lines = [line for line in console.splitlines() if any(word in line for word in COMPLAINTS)]
+    # What every boot says of these.
+    lines = [
+        line for line in lines if not re.search(r"rcu: (Hierarchical|\tRCU|RCU|srcu|\s)|rcu: Adjusting", line)
+    ]
+    assert not lines, lines
+    stamps = [float(stamp) for stamp in re.findall(r"^\[ *(\d+\.\d+)\]", console, re.MULTILINE)]
+    assert all(-0.01 < late - early < 60 for early, late in pairwise(stamps)), "the guest's clock jumped"
+
+
+def steal_ns(guest: LinuxGuest) -> list[int]:
+    """Return what every CPU's /proc/stat says was stolen."""
+    report = guest.report()
+    return [report.steal_ns(index) or 0 for index in range(guest.machine.config.vcpus)]
+
+
+@both_cores
+@pytest.mark.parametrize("ahead", [DAYS, -DAYS], ids=["from a longer uptime", "from a shorter one"])
+def test_a_busy_guest_goes_on_wherever_it_is_moved(
+    ahead: int, internals: str, stock_images: StockImages
+) -> None:
+    chance = random.Random(f"{ahead} {internals}")
+    with moving_linux(stock_images, internals, ahead=ahead % (1 << 64)) as guest:
+        for _ in range(3):
+            time.sleep(chance.random() / 2)
+            internals = OTHER[internals]
+            move(guest, internals)
+        guest.ready()
+        guest.tell("busy", 2)
+        for _ in range(4):
+            guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
+            before = steal_ns(guest)
+            time.sleep(chance.random() / 4)
+            internals = OTHER[internals]
+            guest.engine.pause()
+            saved = guest.engine.sample()
+            move(guest, internals)
+            more = guest.until(partial(stolen_since, saved))
+            assert all(new.structure_ns == new.truth_ns for new in more)
+            assert any(all_more(steal_ns(guest), before) for _ in range(TRIES)), "/proc/stat stands still"
+        guest.tell("idle")
+        assert any(agrees(guest) for _ in range(TRIES)), "/proc/stat and the structures differ"
+        # A CPU that is switched on after a restore has the same clock, and the kernel writes on the console.
+        guest.tell("offline", 1)
+        guest.tell("online", 1)
+        guest.stop()
+        assert guest.engine.wait() is Outcome.POWER_OFF
+        assert guest.console.count("Booted secondary processor") == 2
+        refuse_complaints(guest.console)
+
+
+def stolen_since(then: list[VcpuSample], now: list[VcpuSample]) -> bool:
+    """Whether every vCPU was stolen from enough."""
+    return all(new.truth_ns > old.truth_ns + ENOUGH_NS for new, old in zip(now, then, strict=True))
+
+
+def all_more(now: list[int], then: list[int]) -> bool:
+    """Whether every figure has grown: that of a CPU which waits does so at its next tick."""
+    return all(late > early for late, early in zip(now, then, strict=True))
+
+
+def agrees(guest: LinuxGuest) -> bool:
+    """Whether /proc/stat follows the structures, to the tick and 1 %."""
+    figures = steal_ns(guest)
+    pairs = zip(figures, guest.structures, strict=True)
+    return all(abs(own - then) <= 2 * TICK_NS + then // 100 for own, then in pairs)
+
+
+def test_a_guest_goes_on_in_another_process(stock_images: StockImages) -> None:
+    with moving_linux(stock_images, "on") as guest:
+        guest.ready()
+        guest.tell("busy", 2)
+        guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
+        stolen = steal_ns(guest)
+        image = take(guest.machine, guest.engine)
+        before = guest.engine.sample()
+        console = guest.console
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere:
+            outcome, after, steal, rest = elsewhere.submit(end_elsewhere, image, "auto").result()
+    assert outcome is Outcome.POWER_OFF
+    for old, new in zip(before, after, strict=True):
+        assert new.truth_ns == new.structure_ns >= old.truth_ns
+        assert new.loads > old.loads
+    assert all(own is not None and own >= then for own, then in zip(steal, stolen, strict=True))
+    refuse_complaints(console + rest)
+
+
+def test_a_restored_guest_reboots(stock_images: StockImages) -> None:
+    with moving_linux(stock_images, "on", append="pvtime.shell", ahead=DAYS) as guest:
+        guest.ready()
+        move(guest, "on")
+        guest.type("reboot -f")
+        guest.ready()
+        assert guest.console.count("using stolen time PV") == 2
+        guest.tell("busy", 2)
+        guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
+        guest.stop()
+        assert guest.engine.wait() is Outcome.POWER_OFF
+
+
+@both_cores
+@pytest.mark.parametrize("model", ["cortex-a53", "cortex-a57", "cortex-a72"])
+def test_nothing_of_a_kernels_registers_is_lost(
+    model: str, internals: str, stock_images: StockImages
+) -> None:
+    chance = random.Random(f"{model} {internals}")
+    with moving_linux(stock_images, internals, cpu=model) as guest:
+        seen = 0
+        for _ in range(12):
+            time.sleep(chance.random() / 8)
+            seen += look(guest.engine)
+        guest.ready()
+        guest.tell("busy", 2)
+        for _ in range(12):
+            time.sleep(chance.random() / 16)
+            seen += look(guest.engine)
+        assert seen > 24, "most moments had nobody to look at"
+
+
+def look(engine: UnicornEngine) -> int:
+    """Pause, and check every vCPU that has registers; return how many."""
+    engine.pause()
+    there = [vcpu for vcpu in engine.vcpus if vcpu.state is not State.OFF and vcpu.context is not None]
+
+    def check() -> None:
+        for vcpu in there:
+            refuse_loss(engine._core, vcpu.index, vcpu.context)
+
+    engine._mail.call(check)
+    engine.resume()
+    return len(there)
