@@ -2,7 +2,7 @@
 """How long it takes to save, restore and move an idle Debian guest of 256 MB on the embedded engine.
 
 Each round boots a guest, saves it while it goes on, restores what was saved, and moves the guest that went on
-to another process. The figure of a move is its pause, as a ratio to what the guest would be away for by a save
+to another process. The figure of a move is its pause, as a ratio to the time that the guest is away by a save
 and a restore of the same round.
 """
 
