@@ -24,6 +24,7 @@ from typing import Any
 
 from pvtime.cli.source import Restoring
 from pvtime.report.inbox import Inbox
+from pvtime.steal.schedule import Schedule
 
 PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
 GUEST = ("--memory", "256M", "--busy", "0", "--engine", "unicorn")
@@ -91,7 +92,7 @@ def restore(directory: Path) -> float:
     """Return how long a restore takes until the guest runs."""
     inbox = Inbox()
     began = time.monotonic()
-    made = Restoring(directory, {}).make(inbox, os.terminal_size((0, 0)), None)
+    made = Restoring(directory, {}, Schedule()).make(inbox, os.terminal_size((0, 0)), None)
     made.engine.start()
     took = time.monotonic() - began
     made.engine.stop()

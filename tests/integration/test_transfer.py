@@ -89,7 +89,8 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
     with running("run", *machine, "--save-at", "1.5", str(saved), "--report", str(first)) as process:
         before = finish(process, first)
     assert before.outcome.value == "saved"
-    with running("restore", str(saved), "--duration", "1.5", "--report", str(second)) as process:
+    steal = ["--steal", "50%@0-0.4"]
+    with running("restore", str(saved), *steal, "--duration", "1.5", "--report", str(second)) as process:
         after = finish(process, second)
     assert after.outcome.value == "power-off"
     assert (after.kernel, after.placement) == (before.kernel, placement)
@@ -97,6 +98,7 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
     for old, new in zip(before.vcpus, after.vcpus, strict=True):
         assert old.error_ns == 0
         assert new.truth_ns > old.truth_ns > 0
+        assert (old.injected_ns, new.injected_ns) == (0, 200_000_000), "half of four periods of 100 ms"
 
 
 def test_one_saved_machine_can_be_restored_again_and_by_the_other_core(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -88,6 +89,36 @@ def test_a_linux_guest_and_its_host_agree_on_every_nanosecond(vcpus: int, lab: L
         assert -10 * TICK_NS - row.truth_ns // 10 <= row.guest_error_ns <= 2 * TICK_NS
     if vcpus == 4:
         assert all(row.truth_ns > 0 for row in report.vcpus), "four busy vCPUs on two CPUs"
+
+
+LEAVE = """
+set -e
+rm -rf saved
+pvtime run --engine kvm --vcpus 2 --memory 256M --quiet --save-at 1 saved --report first.json
+pvtime receive unix:peer --quiet --duration 1 --report third.json &
+pvtime restore saved --quiet --control control --report second.json &
+until [ -S peer ] && [ -S control ]; do sleep 0.1; done
+pvtime migrate control unix:peer --json > moved.json
+wait
+rm -rf saved
+"""
+"""A guest is saved, restored, and moved to another process while it runs."""
+
+
+def test_a_linux_guest_is_saved_restored_and_moved(lab: Lab, tmp_path: Path) -> None:
+    names = ["first.json", "second.json", "third.json", "moved.json"]
+    in_lab(lab, "sh", "-c", LEAVE, out={name: tmp_path / name for name in names})
+    reports = [document.from_json((tmp_path / name).read_text()) for name in names[:3]]
+    assert [report.outcome for report in reports] == [Outcome.SAVED, Outcome.MIGRATED, Outcome.POWER_OFF]
+    for report in reports:
+        assert [row.error_ns for row in report.vcpus] == [0, 0], "truth is not structure"
+    for before, after in itertools.pairwise(reports):
+        for old, new in zip(before.vcpus, after.vcpus, strict=True):
+            assert new.truth_ns >= old.truth_ns, "stolen time ran backwards"
+    assert all(row.guest_steal_ns is not None for row in reports[2].vcpus), "the guest answers"
+    moved = json.loads((tmp_path / "moved.json").read_text())
+    assert moved["rounds"] >= 2
+    assert 0 < moved["paused_bytes"] < moved["sent_bytes"]
 
 
 def test_a_user_who_may_not_use_dev_kvm_reads_why(lab: Lab) -> None:

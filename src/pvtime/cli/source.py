@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -86,6 +86,7 @@ class Restoring:
 
     directory: Path
     options: Mapping[str, str]
+    steal: Schedule
 
     def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
         """See :meth:`Source.make`."""
@@ -96,7 +97,8 @@ class Restoring:
         with load(self.directory) as saved:
             kind, reason = engines.choose(saved.machine.engine)
             its = about(saved.machine)
-            machine = Machine(config_of(saved.machine), console=inbox.console, agent=inbox.agent)
+            config = replace(config_of(saved.machine), steal=self.steal)
+            machine = Machine(config, console=inbox.console, agent=inbox.agent)
             with contextlib.ExitStack() as undo:
                 undo.callback(machine.close)
                 engine = kind.build(machine, self.options)
@@ -112,6 +114,7 @@ class Arriving:
 
     address: str
     options: Mapping[str, str]
+    steal: Schedule
 
     def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
         """See :meth:`Source.make`."""
@@ -126,7 +129,8 @@ class Arriving:
 
         def build(saved: SavedMachine) -> tuple[Machine, Engine]:
             kind, _ = engines.choose(saved.engine)
-            machine = Machine(config_of(saved), console=inbox.console, agent=inbox.agent)
+            config = replace(config_of(saved), steal=self.steal)
+            machine = Machine(config, console=inbox.console, agent=inbox.agent)
             described.append(saved)
             try:
                 return machine, kind.build(machine, self.options)
