@@ -6,6 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framework.payload import RESULTS, Payload, boot, both_cores
 from pvtime.engine.unicorn.scheduler import SLICE_NS, boost, pick, place_woken, turn_ns
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.machine.timer import VcpuTimer
@@ -123,3 +124,15 @@ def test_one_that_sleeps_and_wakes_at_each_turn_does_not_starve_a_busy_one(sleep
         if sleep and current is restless:
             place_woken(restless, vcpus)
     assert busy.ran_ns >= (busy.ran_ns + restless.ran_ns) // 3
+
+
+@both_cores
+def test_who_is_switched_on_does_not_get_what_the_other_ran_alone(internals: str) -> None:
+    """It did: the slice that ran was not counted yet, so the new vCPU had the CPU for as long again."""
+    alone = 40_000_000
+    payload = Payload().spin(alone).cpu_on(1, "count").await_result(0).mov(28, RESULTS).load(1, 28)
+    payload.keep(1, 1).power_off()
+    payload.label("count").mov(1, 0).mov(2, RESULTS).label("on").add(1, 1, 1).store(1, 2).b("on")
+    with boot(payload, internals, vcpus=2) as guest:
+        guest.finish()
+        assert guest.result(1) < alone // 20

@@ -79,7 +79,8 @@ class UnicornEngine(Engine):
         self._restart = False
         self._restored = False
         self._paused = False
-        self._awake_since = self._slice_began = self._slice_ended = self._delay = 0
+        self._awake_since = self._credited = self._slice_ended = self._delay = 0
+        self._running = False
         self._paused_since = 0
         self._due: int | None = None
         machine.connect(self.set_irq)
@@ -255,6 +256,7 @@ class UnicornEngine(Engine):
         ):
             # An interrupt from the vCPU that runs, which may spin until it is answered.
             if self._current is not None:
+                self._credit()
                 boost(vcpu, self._current, self.vcpus)
             self._ticker.hurry()
 
@@ -264,10 +266,18 @@ class UnicornEngine(Engine):
         vcpu.hold.wake(self._paused_since if self._paused else since)
         if not self._paused:
             vcpu.clock.wait(since)
+        self._credit()
         place_woken(vcpu, self.vcpus)
         if self._current is not None and self._current.state is State.RUNNABLE:
             # Whoever woke it may wait for its answer: let the scheduler look.
             self._ticker.hurry()
+
+    def _credit(self) -> None:
+        """Count what the vCPU on the CPU has run of its slice so far: who wakes is compared with that."""
+        if self._running:
+            now = time.monotonic_ns()
+            self.current.virtual_ns += now - self._credited
+            self._credited = now
 
     def timer_changed(self) -> None:
         """The vCPU that is on the CPU has set its timer."""
@@ -387,14 +397,16 @@ class UnicornEngine(Engine):
         if vcpu.clock.waiting:
             # What the thread itself waited until here is part of the vCPU's wait.
             self._delay = thread_delay
-        self._slice_began = start
+        self._credited = start
         vcpu.clock.run(start)
         vcpu.account.update(vcpu.clock.read(start))
         vcpu.loads += 1
         self._ticker.arm(self._slice_end())
         if self._mail:
             self._ticker.hurry()
+        self._running = True
         left = self._core.run()
+        self._running = False
         self._ticker.disarm()
         end, thread_delay = self._read_clocks()
         self._slice_ended = end
@@ -402,7 +414,7 @@ class UnicornEngine(Engine):
         vcpu.clock.add(stolen)
         ran = max(0, end - start - stolen)
         vcpu.ran_ns += ran
-        vcpu.virtual_ns += ran
+        vcpu.virtual_ns += max(0, end - self._credited - stolen)
         if left is Exit.IDLE and vcpu.state is State.RUNNABLE and not vcpu.irq:
             vcpu.state = State.IDLE
 
@@ -426,7 +438,7 @@ class UnicornEngine(Engine):
             deadlines.append(due)
         turn = turn_ns(self.vcpus, self.current)
         if turn is not None:
-            deadlines.append(self._slice_began + turn)
+            deadlines.append(self._credited + turn)
         return min(deadlines, default=None)
 
     def _deadlines(self) -> list[int]:
