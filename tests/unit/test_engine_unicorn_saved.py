@@ -122,7 +122,9 @@ def test_a_computation_comes_to_the_same_end_however_often_it_is_moved(internals
         internals = OTHER[internals]
         with restored(image, internals) as guest:
             guest.engine.start()
-            if moves < 12 and guest.engine.wait(chance.random() * 0.04) is None:
+            guest.engine.wait(chance.random() * 0.04 if moves < 12 else DEADLINE)
+            guest.engine.pause()
+            if guest.engine.wait(0) is None:
                 image, moves = take(guest.machine, guest.engine), moves + 1
             else:
                 image, found = None, [guest.end().result(slot) for slot in range(2, 6)]
