@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.engine.base import Engine, VcpuSample
-from pvtime.errors import PvtimeError
+from pvtime.errors import MigrationError, PvtimeError
 from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.saved.contents import SavedMachine
@@ -22,10 +22,9 @@ from pvtime.scenario.memory import attributes, device_of
 from pvtime.scenario.probe import Probe
 from pvtime.scenario.software import Software
 from pvtime.scenario.stage import Stage, await_theft
-from pvtime.transfer.address import Address
-from pvtime.transfer.description import config_of
+from pvtime.transfer.description import config_of, to_saved
 from pvtime.transfer.keeper import Keeper
-from pvtime.transfer.source import Moved
+from pvtime.transfer.source import Moved, send
 from pvtime.transfer.state import restore
 from pvtime.transfer.target import confirm, receive
 from pvtime.transfer.wire import Stream
@@ -80,40 +79,41 @@ def revived(stage: Stage, path: Path, stolen_time: Region | None = None) -> Iter
 @contextlib.contextmanager
 def migrated(stage: Stage, probe: Probe) -> Iterator[tuple[Probe, Moved]]:
     """Move a machine to another engine, over a socket, and go on with it there."""
-    with tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
-        address = Address(path=f"{directory}/socket")
-        target = _Target(stage, address)
-        target.start()
-        while not Path(address.path).exists():
-            time.sleep(0.001)
-        try:
-            moved = keeper(probe).migrate(address, lambda _round, _bytes: None)
-        finally:
-            target.join()
-        if target.arrived is None:
-            raise target.error or PvtimeError("no machine has arrived")
-        with _running(*target.arrived):
-            yield Probe(*target.arrived), moved
+    here, there = socket.socketpair()
+    target = _Target(stage, Stream(there))
+    target.start()
+    stream = Stream(here)
+    saved = to_saved(probe.engine.name, probe.machine.config, agent=False, release=None, state={})
+    try:
+        moved = send(stream, probe.engine, probe.machine, saved, lambda: None, lambda _round, _bytes: None)
+    finally:
+        stream.close()  # whatever went wrong, the target hears of it
+        target.join()
+    if target.arrived is None:
+        raise target.error or MigrationError("no machine has arrived")
+    with _running(*target.arrived):
+        yield Probe(*target.arrived), moved
 
 
 class _Target(threading.Thread):
     """Receives a machine, and starts it."""
 
-    def __init__(self, stage: Stage, address: Address) -> None:
+    def __init__(self, stage: Stage, stream: Stream) -> None:
         super().__init__(name="pvtime-target", daemon=True)
         self._stage = stage
-        self._address = address
+        self._stream = stream
         self.arrived: tuple[Machine, Engine] | None = None
         self.error: PvtimeError | None = None
 
     def run(self) -> None:
         try:
-            stream = Stream(self._address.accept())
-            self.arrived = receive(stream, lambda saved: _make(self._stage, saved, None))
-            self.arrived[1].start()
-            confirm(stream)
+            machine, engine = receive(self._stream, lambda saved: _make(self._stage, saved, None))
+            engine.start()
+            self.arrived = machine, engine
+            confirm(self._stream)
         except PvtimeError as error:
             self.error = error
+            self._stream.close()
 
 
 def _make(stage: Stage, saved: SavedMachine, stolen_time: Region | None) -> tuple[Machine, Engine]:
