@@ -23,6 +23,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@tools/need-qemu
 	@$(BIN)/python bench/boot.py
+	@$(BIN)/python bench/placement.py
 	@$(BIN)/python bench/saved.py
 	@$(BIN)/python bench/kvm.py
 
