@@ -21,6 +21,7 @@ from pvtime.engine.kvm.runner import VcpuRunner
 from pvtime.engine.kvm.slots import Slots
 from pvtime.engine.kvm.state import KvmState, VcpuState
 from pvtime.engine.kvm.system import System
+from pvtime.engine.kvm.thief import Thief
 from pvtime.engine.kvm.truth import Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic
@@ -53,13 +54,17 @@ class Assembly:
     """A VM that is ready to start.
 
     :param state: what to go on from, with the guest's memory as it was; None: boot.
+    :param thief: steals from the vCPUs on purpose.
     :raises UsageError: memory overlaps a device, or the device tree is too large.
     :raises SavedStateError: the state is none of such a machine's on such a host.
     :raises EngineError: this host's KVM refuses something; what was made is given back.
     """
 
-    def __init__(self, machine: Machine, owner: Owner, state: KvmState | None = None) -> None:
+    def __init__(
+        self, machine: Machine, owner: Owner, state: KvmState | None = None, thief: Thief | None = None
+    ) -> None:
         self._machine = machine
+        self._thief = thief
         self._counters: dict[str, bytes] = {}
         devices = [CONSOLE, AGENT]
         fixed = [GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS]
@@ -85,7 +90,7 @@ class Assembly:
                 [self._make_window(system, stack), machine.agent], self._make_ring(vcpus[0], stack)
             )
             self._runners = [
-                VcpuRunner(vcpu, self.bus, truth, owner)
+                VcpuRunner(vcpu, self.bus, truth, owner, thief.victims[vcpu.index] if thief else None)
                 for vcpu, truth in zip(vcpus, self._truths, strict=True)
             ]
             for runner in self._runners:
@@ -184,6 +189,8 @@ class Assembly:
         write_counters(self._vcpus[0], self._counters)  # once more: from here on the guest's time passes
         for runner in self._runners:
             runner.start(paused=paused)
+        if self._thief is not None:
+            self._thief.watch([(runner.tid, runner.rob) for runner in self._runners])
 
     def sample(self) -> list[VcpuSample]:
         """Measure every vCPU."""
@@ -217,6 +224,8 @@ class Assembly:
 
     def conclude(self) -> list[VcpuSample]:
         """End every vCPU's thread; return the last measurements."""
+        if self._thief is not None:
+            self._thief.watch([])
         for runner in self._runners:
             runner.leave()
         for runner in self._runners:

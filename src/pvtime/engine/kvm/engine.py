@@ -14,6 +14,7 @@ from pvtime.engine.kvm.dirty import DirtyLog
 from pvtime.engine.kvm.kick import install_kick
 from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import System
+from pvtime.engine.kvm.thief import Thief
 from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
 from pvtime.machine.dirty import DirtyTracker
@@ -63,6 +64,8 @@ class KvmEngine(Engine):
                 "alone; --engine unicorn has all three"
             )
         self._machine = machine
+        steal = machine.config.steal
+        self._thief = Thief(steal, machine.config.vcpus) if steal else None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         """The machine has been restarted, or has ended."""
@@ -90,6 +93,8 @@ class KvmEngine(Engine):
         with self._lock:
             if self._assembly is None:
                 self._prepare(None)
+            if self._thief is not None:
+                self._thief.start()
             self._begin()
         self._thread.start()
 
@@ -226,7 +231,7 @@ class KvmEngine(Engine):
         :raises SavedStateError: the state is none of such a machine's on such a host.
         :raises EngineError: this host cannot run it.
         """
-        assembly = Assembly(self._machine, self, state)
+        assembly = Assembly(self._machine, self, state, self._thief)
         try:
             for region, access in self._limits.items():
                 assembly.limit(region, access)
@@ -251,6 +256,8 @@ class KvmEngine(Engine):
         except EngineError:
             self._assembly.conclude()
             self._clear_away()
+            if self._thief is not None:
+                self._thief.close()
             raise
 
     def _clear_away(self) -> None:
@@ -297,4 +304,6 @@ class KvmEngine(Engine):
         finally:
             with self._lock:
                 self._changed.notify_all()
+            if self._thief is not None:
+                self._thief.close()
             self._finished.set()

@@ -27,8 +27,10 @@ from __future__ import annotations
 import fcntl
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from pvtime.abi.kvm import KvmIoctl
@@ -40,6 +42,7 @@ from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.kick import KICK, block_other_signals
 from pvtime.engine.kvm.meter import Meter, figures
 from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
+from pvtime.engine.kvm.thief import Victim
 from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError, PvtimeError
@@ -60,10 +63,15 @@ class _Leave(BaseException):
 class VcpuRunner:
     """Runs a vCPU on a thread of its own."""
 
-    def __init__(self, vcpu: Vcpu, bus: Bus, truth: Truth | None, owner: Owner) -> None:
+    def __init__(
+        self, vcpu: Vcpu, bus: Bus, truth: Truth | None, owner: Owner, victim: Victim | None = None
+    ) -> None:
         self._vcpu = vcpu
         self._truth = truth
         self._owner = owner
+        self._victim = victim
+        if victim is not None:
+            victim.begin_life(truth)
         self._bus = bus
         self._page = RunPage(vcpu.map)
         self._exits = Exits(vcpu, self._page, bus, owner)
@@ -84,6 +92,8 @@ class VcpuRunner:
         :raises EngineError: the host has no room for another thread.
         """
         self._there, self._paused = True, paused
+        if paused and self._victim is not None:
+            self._victim.pause(time.monotonic_ns())
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -138,6 +148,17 @@ class VcpuRunner:
 
         return wait
 
+    def rob(self) -> None:
+        """Have the vCPU leave the guest and pay what it owes."""
+        self._mail.append(self._give_in)
+        self._woken.set()
+        self.kick()
+
+    @property
+    def tid(self) -> int:
+        """The kernel's number of the thread, which has started."""
+        return self._thread.native_id or 0
+
     def leave(self) -> None:
         """Have the thread measure for the last time and end; see :meth:`join`."""
         self._mail.append(self._leave)
@@ -173,6 +194,7 @@ class VcpuRunner:
                 self._meter = Meter(self._vcpu, self._page, self._exits, self._truth, clock)
                 self._run()
             except _Leave:
+                self._pay()
                 self._measure(final=True)
             finally:
                 clock.close()
@@ -208,22 +230,48 @@ class VcpuRunner:
     def _read_mail(self) -> None:
         # Cleared first: whoever posts later sets it later.
         self._page.set_immediate_exit(False)
-        while self._mail:
-            self._mail.popleft()()
-        while self._paused:
-            self._woken.wait()
-            self._woken.clear()
+        while True:
             while self._mail:
                 self._mail.popleft()()
+            timeout = None if self._paused else self._pay() / 1e9
+            if timeout == 0:
+                return
+            self._woken.wait(timeout)
+            self._woken.clear()
+
+    def _pay(self) -> int:
+        """Return for how long, in ns, the vCPU is still to be kept out of the guest on purpose."""
+        return self._victim.remaining(time.monotonic_ns()) if self._victim is not None else 0
+
+    def _give_in(self) -> None:
+        if self._victim is None:
+            return
+        if not self._paused:
+            self._measure(final=False)
+        if self._paused or self._vcpu.stopped:
+            self._victim.let_go()
+        else:
+            self._victim.give_in(time.monotonic_ns())
 
     def _measure_running(self) -> None:
-        if not self._paused:  # a measurement steps the guest; the last one was taken when it was paused
+        # A measurement steps the guest: when it was paused, or began to be held, the last one was taken.
+        if self._paused:
+            return
+        if self._pay() and self._truth is not None:
+            truth, structure = self._truth.figures
+            self._sample = replace(
+                self._sample, truth_ns=truth, structure_ns=structure, injected_ns=self._truth.injected_ns
+            )
+        else:
             self._measure(final=False)
 
     def _pause(self) -> None:
         if not self._paused:
+            self._pay()
             self._rest()
             self._paused = True
+            if self._victim is not None:
+                self._victim.pause(time.monotonic_ns())
 
     def _rest(self) -> None:
         self._measure(final=False)
