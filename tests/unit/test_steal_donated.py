@@ -196,6 +196,15 @@ def test_the_guest_is_offered_these_calls_and_not_pv_time_st(guest: Guest) -> No
     assert pv_time_st(account, 0) == NOT_SUPPORTED
 
 
+def test_pv_time_st_does_not_touch_what_the_guest_has_given(guest: Guest) -> None:
+    account = guest.accounts[0]
+    guest.set(0, HERE | ON)
+    account.update(10)
+    assert pv_time_st(account, 15) == NOT_SUPPORTED
+    account.update(30)
+    assert guest.structure().steal == account.truth(30) == 30
+
+
 def test_without_a_placement_a_donation_is_not_supported() -> None:
     assert Account(None).donate(0, Donation(HERE | ON)) is DonateResult.NOT_SUPPORTED
 

@@ -24,7 +24,7 @@ def pv_time_features(account: Account, function: int) -> int:
 
 def pv_time_st(account: Account, run_delay: int) -> int:
     """PV_TIME_ST: the IPA of the calling vCPU's structure. Not a pure query: see :meth:`Account.enable`."""
-    ipa = account.enable(run_delay)
+    ipa = account.enable(run_delay) if account.available else None
     return NOT_SUPPORTED if ipa is None else ipa
 
 

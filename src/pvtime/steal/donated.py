@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The placement ``guest``: each vCPU gives an address in its RAM, as on x86.
 
-What is written, and in which order: record_steal_time in the kernel's arch/x86/kvm/x86.c. Who comes first has it. A second one's address is refused until the first is disabled, and GET tells where
-the first is: so firmware and kernel can arbitrate, and no structure is abandoned without anybody knowing.
+What is written, and in which order: record_steal_time in the kernel's arch/x86/kvm/x86.c.
+
+Who comes first has it. A second one's address is refused until the first is disabled, and GET tells where the
+first is: so firmware and kernel can arbitrate, and no structure is abandoned without anybody knowing.
 """
 
 from __future__ import annotations
@@ -93,9 +95,9 @@ class Donated(Placement):
 
     def store(self, stolen: int) -> None:
         """See :meth:`Placement.store`; the vCPU is about to run, so it is not preempted any more."""
+        self._ram.write(self._at(_PREEMPTED), b"\0")
         version = self._version() | 1
         self._set_version(version)
-        self._ram.write(self._at(_PREEMPTED), b"\0")
         self._ram.store_u64(self._at(_STEAL), stolen)
         self._set_version(version + 1)
 
