@@ -19,6 +19,12 @@ def test_items_and_files_of_them_make_one_schedule(tmp_path: Path) -> None:
     assert not schedule([])
 
 
+def test_a_file_may_come_from_an_editor_that_marks_utf8_and_ends_lines_with_cr(tmp_path: Path) -> None:
+    file = tmp_path / "noisy"
+    file.write_bytes(b"\xef\xbb\xbf30%@5-10\r\n# no more\r\n")
+    assert schedule([f"@{file}"]) == Schedule.parse(["30%@5-10"])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

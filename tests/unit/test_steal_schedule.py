@@ -48,6 +48,8 @@ def test_an_item_says_who_how_much_and_when(text: str, item: Item) -> None:
         ("2s/1s", "more time than there is"),
         ("4s@10-13", "more time than there is"),
         ("1us/999us", "1 ms at least"),
+        ("30%/0", "1 ms at least"),
+        ("1ms/0s", "1 ms at least"),
         ("30%@5-4", "its window"),
         ("30%@5-5.05", "its window"),
         ("30%@5m", "5m is not a time"),

@@ -25,7 +25,7 @@ def schedule(values: Iterable[str]) -> Schedule:
 
 def _of_file(path: Path) -> Iterator[Item]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         raise UsageError(f"--steal @{path}: {error.strerror}") from error
     except ValueError as error:  # no UTF-8, or a name with a NUL

@@ -51,10 +51,10 @@ class Item:
 
     def __post_init__(self) -> None:
         window = None if self.end_ns is None else self.end_ns - self.start_ns
-        if self.amount_ns <= 0:
-            raise UsageError("it steals nothing")
         if self.period_ns is not None and self.period_ns < MIN_PERIOD_NS:
             raise UsageError("a period is 1 ms at least")
+        if self.amount_ns <= 0:
+            raise UsageError("it steals nothing")
         if window is not None and window < (self.period_ns or 1):
             raise UsageError("its window does not hold a period")
         room = self.period_ns or window
@@ -81,7 +81,7 @@ class Item:
             raise UsageError("write [VCPUS:]AMOUNT[/PERIOD][@FROM[-TO]], such as 0-1:30%@5-10 or 4s@10")
         period = _time(match["period"]) if match["period"] else None
         if match["percent"]:
-            period = period or DEFAULT_PERIOD_NS
+            period = DEFAULT_PERIOD_NS if period is None else period
             amount = int(Decimal(match["percent"]) * period / 100)
         else:
             amount = _time(match["amount"])
