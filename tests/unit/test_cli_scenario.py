@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pvtime.cli.command import main
-from pvtime.errors import EngineError, UsageError
+from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.scenario import catalog
 from pvtime.scenario.catalog import SCENARIOS
 from pvtime.scenario.stage import Stage
@@ -92,6 +92,20 @@ def test_a_scenario_that_comes_to_no_end_has_failed(
     assert capsys.readouterr().err == "pvtime: overlap, guest: the guest is gone\n"
 
 
+@pytest.mark.parametrize(
+    "events",
+    [(SavedStateError("it is damaged"),), (Finding("topic", "white", "white"), UsageError("not now"))],
+)
+def test_what_is_refused_too_late_or_for_another_reason_has_failed(
+    events: tuple[Event | Exception, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pretend(monkeypatch, *events)
+    assert main(["scenario", "overlap", *ONE]) == 1
+    assert f"NO  failed: {events[-1]}" in capsys.readouterr().out
+
+
 def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +133,7 @@ def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
             "--real with --engine kvm: it is for the engine unicorn alone",
         ),
         (["kexec", "--placement", "nowhere"], "'nowhere' is not one of"),
+        (["table", "--json"], "the table is Markdown: pvtime scenario all --json"),
     ],
 )
 def test_what_cannot_be_is_refused(

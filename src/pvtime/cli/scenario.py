@@ -62,6 +62,8 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
         return 0
     kind = _engine(engine, real)
     table = name == TABLE
+    if table and as_json:
+        raise UsageError("the table is Markdown: pvtime scenario all --json has what it is made of")
     scenarios = list(SCENARIOS.values()) if name in (ALL, TABLE) else [_known(SCENARIOS.get(name), name)]
     if real:
         scenarios = _real(scenarios, name)

@@ -23,7 +23,7 @@ class Performance:
     events: tuple[Event, ...]
     duration_ns: int
     refusal: str | None = None
-    """What cannot be here; nothing was shown then."""
+    """What the engine lacks; nothing was done then."""
     failure: str | None = None
     """What kept it from its end."""
 
@@ -56,9 +56,11 @@ def perform(
         for event in events:
             told.append(event)
             show(event)
-    except UsageError as error:
-        refusal = str(error)
     except PvtimeError as error:
-        failure = str(error)
+        # What an engine lacks it says before anything is done, and as what it is: not as a SavedStateError.
+        if type(error) is UsageError and not told:
+            refusal = str(error)
+        else:
+            failure = str(error)
     duration = time.monotonic_ns() - began
     return Performance(scenario, placement, tuple(told), duration, refusal, failure)
