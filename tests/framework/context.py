@@ -32,9 +32,9 @@ _EXCEPTED: Final = (
 
 def refuse_loss(core: Core, mpidr: int, before: object) -> CpuState:
     """Check that a context that is made anew from the names in ``before`` is the same; return the names."""
-    state = core.read_context(before)
-    after = core.make_context(mpidr, state)
-    assert core.read_context(after) == state
+    state = core.contexts.read(before)
+    after = core.contexts.make(mpidr, state)
+    assert core.contexts.read(after) == state
     old, new = bytes(before)[_HEADER:], bytes(after)[_HEADER:]  # type: ignore[call-overload]
     assert len(old) == len(new)
     excepted = {*_FLAGS, *_OTHER_STACK[Pstate(state.pstate).own_stack]}.union(*_EXCEPTED)

@@ -57,8 +57,8 @@ def moving_linux(
     engine = UnicornEngine(machine, {"internals": internals})
     if ahead:
         now = counter()
-        engine.counter.go_on(now + ahead, now)
-        engine._core.move_counter(engine.counter.offset)
+        engine.parts.counter.go_on(now + ahead, now)
+        engine.parts.core.contexts.move_counter(engine.parts.counter.offset)
     guest = ears.guest = LinuxGuest(machine, engine)
     engine.start()
     try:

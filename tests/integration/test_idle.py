@@ -13,9 +13,9 @@ def test_an_idle_vcpu_beside_a_busy_one_loses_less_than_one_percent(stock_images
     with boot_linux(stock_images, 2) as guest:
         guest.ready()
         guest.tell("busy", 1)
-        before, withheld = guest.engine.sample(), guest.engine._delay
+        before, withheld = guest.engine.sample(), guest.engine._cpu.delay
         after = guest.until(lambda samples: samples[0].ran_ns > before[0].ran_ns + BUSY_NS)
-        withheld = guest.engine._delay - withheld
+        withheld = guest.engine._cpu.delay - withheld
         busy, idle = (late.ran_ns - early.ran_ns for early, late in zip(before, after, strict=True))
         stolen = after[1].truth_ns - before[1].truth_ns
         assert idle < busy // 10, "it is not idle"

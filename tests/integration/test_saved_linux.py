@@ -173,7 +173,7 @@ def look(engine: UnicornEngine) -> int:
 
     def check() -> None:
         for vcpu in there:
-            refuse_loss(engine._core, vcpu.index, vcpu.context)
+            refuse_loss(engine.parts.core, vcpu.index, vcpu.context)
 
     engine._mail.call(check)
     engine.resume()

@@ -10,7 +10,8 @@ from pvtime.abi.psci import VERSION_1_1, Affinity, Psci, PsciReturn
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.abi.smccc import NOT_SUPPORTED, Smccc
 from pvtime.engine.base import Outcome
-from pvtime.engine.unicorn.core import Context, Exit
+from pvtime.engine.unicorn.context import Context
+from pvtime.engine.unicorn.core import Exit
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
 
 NONE = (1 << 64) - 1
@@ -93,8 +94,8 @@ def test_a_processor_is_made_ready_between_two_runs_and_not_in_the_call(
     payload = Payload().cpu_on(1, "second").await_result(0).power_off()
     payload.label("second").mov(1, 1).keep(1, 0).label("rest").wfi().b("rest")
     with boot(payload, internals, vcpus=2) as guest:
-        core, running, made = guest.engine._core, [False], []
-        run, new_context = core.run, core.new_context
+        core, running, made = guest.engine.parts.core, [False], []
+        run, new_context = core.run, core.contexts.new
 
         def watched_run() -> Exit:
             running[0] = True
@@ -108,7 +109,7 @@ def test_a_processor_is_made_ready_between_two_runs_and_not_in_the_call(
             return new_context(mpidr, entry, context)
 
         monkeypatch.setattr(core, "run", watched_run)
-        monkeypatch.setattr(core, "new_context", watched_new_context)
+        monkeypatch.setattr(core.contexts, "new", watched_new_context)
         guest.finish()
         assert made == [(0, False), (1, False)]
 

@@ -4,33 +4,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
 
-from pvtime.abi.arm64 import SysReg
 from pvtime.engine.unicorn import internals, selftest, syndrome
 from pvtime.engine.unicorn.choice import make_core
-from pvtime.engine.unicorn.core import Core
+from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.fast import FastCore
 from pvtime.engine.unicorn.levels import CPU_MODELS
 from pvtime.engine.unicorn.public import PublicCore
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.memory import GuestMemory
-
-
-class Nobody:
-    """A supervisor that is not asked."""
-
-    def hypercall(self, registers: Sequence[int]) -> int:
-        raise AssertionError
-
-    def read_register(self, register: SysReg) -> int | None:
-        raise AssertionError
-
-    def write_register(self, register: SysReg, value: int) -> bool:
-        raise AssertionError
 
 
 @pytest.fixture
@@ -43,7 +29,7 @@ def memory() -> Iterator[GuestMemory]:
 
 def core(memory: GuestMemory, options: Mapping[str, str], model: str = "cortex-a72") -> Core:
     """Make a CPU."""
-    return make_core(options, model, [memory], [], Nobody())
+    return make_core(options, CoreConfig(model, [memory], []))
 
 
 @pytest.fixture

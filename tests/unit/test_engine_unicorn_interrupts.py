@@ -139,4 +139,4 @@ def test_an_idle_processor_is_not_stolen_from_but_for_its_wake_ups(internals: st
         guest.finish()
         stolen, late = guest.result(0), guest.result(1) * NS_PER_TICK
         # What the host kept from the engine's thread meanwhile was stolen too.
-        assert stolen <= late + guest.engine._delay, "it was stolen from while it slept"
+        assert stolen <= late + guest.engine._cpu.delay, "it was stolen from while it slept"

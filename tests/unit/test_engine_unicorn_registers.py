@@ -89,7 +89,7 @@ def test_the_names_are_all_that_a_program_can_set(model: str, internals: str) ->
             guest.engine.start()
             run_to_result(guest)
             guest.engine.pause()
-            state = refuse_loss(guest.engine._core, 0, guest.engine.vcpus[0].context)
+            state = refuse_loss(guest.engine.parts.core, 0, guest.engine.vcpus[0].context)
             assert len({*state.v}) > 16, "the program did nothing"
 
 
@@ -100,13 +100,13 @@ def test_anything_in_the_registers_neither_is_lost_nor_ends_the_engine(internals
         guest.engine.start()
         run_to_result(guest)
         guest.engine.pause()
-        core, vcpu = guest.engine._core, guest.engine.vcpus[0]
-        usual = core.read_context(vcpu.context)
+        core, vcpu = guest.engine.parts.core, guest.engine.vcpus[0]
+        usual = core.contexts.read(vcpu.context)
         for _ in range(200):
             state = anything(chance, usual)
             state.check()
-            vcpu.context = core.make_context(0, state)
-            again = core.read_context(vcpu.context)
+            vcpu.context = core.contexts.make(0, state)
+            again = core.contexts.read(vcpu.context)
             assert (again.x, again.v, again.pc, again.sp_el0, again.sp_el1) == (
                 state.x,
                 state.v,
@@ -144,11 +144,11 @@ def test_a_register_that_is_missing_in_the_table_is_noticed(
         guest.engine.start()
         run_to_result(guest)
         guest.engine.pause()
-        core, context = guest.engine._core, guest.engine.vcpus[0].context
+        core, context = guest.engine.parts.core, guest.engine.vcpus[0].context
         monkeypatch.delitem(SYSTEM_REGISTERS, "MAIR_EL1")
         refuse_loss(core, 0, context)
-        core.load(context)
+        core.contexts.load(context)
         core._uc.cpr_write(3, 0, 10, 2, 0, 0xFF)
-        core.save(context)
+        core.contexts.save(context)
         with pytest.raises(AssertionError, match=r"ff00000000000000"):
             refuse_loss(core, 0, context)

@@ -255,9 +255,9 @@ def test_counters_go_on_on_a_host_with_another_clock_on_every_vcpu_and_after_a_r
     payload.call(Psci.SYSTEM_RESET)
     clocks(payload.label("second"), 3).label("spin").b("spin")
     with boot(payload, internals, 2) as guest:
-        until_ready = guest.engine.counter
+        until_ready = guest.engine.parts.counter
         until_ready.go_on(counter() + ahead & (1 << 64) - 1, counter())
-        guest.engine._core.move_counter(until_ready.offset)
+        guest.engine.parts.core.contexts.move_counter(until_ready.offset)
         guest.engine.start()
         until(guest, lambda: guest.result(2) != 0)
         first = guest.result(1), guest.result(2)

@@ -128,8 +128,8 @@ def test_a_store_to_a_device_is_executed_once_though_it_ends_the_run(internals: 
 
         def transmit(data: bytes) -> None:
             seen.extend(data)
-            guest.engine.timer_changed()
-            guest.engine._core.kick()
+            guest.engine._cpu.timer_changed()
+            guest.engine.parts.core.kick()
 
         guest.machine.console._transmit = transmit
         guest.finish()
@@ -145,7 +145,7 @@ def test_a_sample_that_must_wait_leaves_the_interrupt_controller_alone(
     with boot(busy(1), internals) as guest:
         resets: list[str] = []
         monkeypatch.setattr(
-            guest.engine._gic, "reset", lambda: resets.append(threading.current_thread().name)
+            guest.engine.parts.gic, "reset", lambda: resets.append(threading.current_thread().name)
         )
         guest.engine.start()
         held = threading.Event()

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from pvtime.errors import PvtimeError
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
 from pvtime.machine.saved.codec import JsonObject
 
-__all__ = ["Engine", "Outcome", "VcpuSample"]
+__all__ = ["Ending", "Engine", "Outcome", "VcpuSample"]
 
 
 class Outcome(Enum):
@@ -29,6 +31,39 @@ class Outcome(Enum):
     """It runs in another process."""
     FAILED = "failed"
     """The engine could not go on: :meth:`Engine.wait` raises the reason."""
+
+
+class Ending:
+    """How a run ends: told by the threads that execute it, waited for by any other."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        """The first that was told; a failure goes before all others."""
+        self._error: PvtimeError | None = None
+        self._nothing_executes = threading.Event()
+
+    def end(self, outcome: Outcome) -> None:
+        """The run is to end, or has ended, in this way."""
+        if self.outcome is None:
+            self.outcome = outcome
+
+    def fail(self, error: PvtimeError) -> None:
+        """The engine cannot go on."""
+        if self._error is None:
+            self._error = error
+        self.outcome = Outcome.FAILED
+
+    def conclude(self) -> None:
+        """Nothing executes any more."""
+        self._nothing_executes.set()
+
+    def wait(self, timeout: float | None) -> Outcome | None:
+        """See :meth:`Engine.wait`."""
+        if not self._nothing_executes.wait(timeout):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self.outcome
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,9 @@ class Engine(ABC):
 
     name: ClassVar[str]
 
+    def __init__(self) -> None:
+        self._ending = Ending()
+
     @abstractmethod
     def start(self) -> None:
         """Start executing.
@@ -68,12 +106,12 @@ class Engine(ABC):
         :raises EngineError: this host cannot run the machine.
         """
 
-    @abstractmethod
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Wait up to ``timeout`` seconds (None: for ever) for the end; None where it has not come.
 
         :raises EngineError: the engine could not go on; the message says where the guest was.
         """
+        return self._ending.wait(timeout)
 
     @abstractmethod
     def stop(self) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the emulated CPU finds at each physical address: a device, or nothing."""
+"""What the emulated CPU finds at each physical address: memory, a device, or nothing."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import unicorn
 
@@ -14,11 +14,60 @@ from pvtime.errors import EngineError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.layout import Region
 from pvtime.machine.memory import GuestMemory
+from pvtime.machine.memory_map import Access
 
-__all__ = ["Nothing", "ReadOnly", "fill_gaps", "map_device"]
+__all__ = ["AddressSpace"]
 
 PHYSICAL_ADDRESS_BITS: Final = 48
 """No emulated CPU's physical addresses are longer."""
+
+
+Fail: TypeAlias = Callable[[BaseException], None]
+
+
+class AddressSpace:
+    """The guest's physical addresses, of one CPU.
+
+    :param fail: gets what a device raises, which cannot pass through the library's frames.
+    :raises EngineError: the library refuses.
+    """
+
+    def __init__(
+        self, uc: unicorn.Uc, memories: Sequence[GuestMemory], devices: Sequence[MmioDevice], fail: Fail
+    ) -> None:
+        self._uc = uc
+        self._fail = fail
+        self._callbacks: list[object] = []
+        for memory in memories:
+            self._map_memory(memory.region, memory)
+        for device in fill_gaps([memory.region for memory in memories], devices):
+            self._map_device(device)
+
+    def limit(self, region: Region, memory: GuestMemory, access: Access) -> None:
+        """Take a part of the memory away from the guest, make it read-only, or give it back.
+
+        :raises EngineError: it is not whole pages.
+        """
+        try:
+            self._uc.mem_unmap(region.base, region.size)
+            if access is Access.WRITE:
+                self._map_memory(region, memory)
+        except unicorn.UcError as error:
+            raise EngineError(f"{region} cannot be mapped anew: {error}") from error
+        if access is not Access.WRITE:
+            self._map_device(Nothing(region) if access is Access.NONE else ReadOnly(region, memory))
+        self.forget_code()
+
+    def forget_code(self) -> None:
+        """Drop all translated code: guest memory was written from outside."""
+        self._uc.ctl_flush_tb()
+
+    def _map_memory(self, region: Region, memory: GuestMemory) -> None:
+        address = memory.address + region.base - memory.base
+        self._uc.mem_map_ptr(region.base, region.size, unicorn.UC_PROT_ALL, address)
+
+    def _map_device(self, device: MmioDevice) -> None:
+        self._callbacks += map_device(self._uc._uch, device, self._fail)
 
 
 class Nothing:
@@ -62,9 +111,7 @@ def fill_gaps(memory: Sequence[Region], devices: Sequence[MmioDevice]) -> Iterat
         address = region.end
 
 
-def map_device(
-    handle: ctypes.c_void_p, device: MmioDevice, fail: Callable[[BaseException], None]
-) -> tuple[object, object]:
+def map_device(handle: ctypes.c_void_p, device: MmioDevice, fail: Fail) -> tuple[object, object]:
     """Let the CPU see a device.
 
     :param fail: gets what the device raises, which cannot pass through the library's frames.

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from pvtime.engine.unicorn.core import Core, Supervisor
+from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.fast import FastCore
 from pvtime.engine.unicorn.public import PublicCore
 from pvtime.engine.unicorn.selftest import passes
 from pvtime.errors import EngineError, UsageError
-from pvtime.machine.device import MmioDevice
-from pvtime.machine.memory import GuestMemory
 
 __all__ = ["make_core"]
 
@@ -19,13 +17,7 @@ _OPTION = "internals"
 _VALUES = ("auto", "on", "off")
 
 
-def make_core(
-    options: Mapping[str, str],
-    model: str,
-    memories: Sequence[GuestMemory],
-    devices: Sequence[MmioDevice],
-    supervisor: Supervisor,
-) -> Core:
+def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
     """Make the emulated CPU that ``options`` ask for.
 
     :raises UsageError: an unknown option, value or CPU model.
@@ -39,9 +31,9 @@ def make_core(
     if wanted not in _VALUES:
         raise UsageError(f"--engine-option {_OPTION}={wanted}: give one of {', '.join(_VALUES)}")
     if wanted != "off" and passes():
-        return FastCore(model, memories, devices, supervisor)
+        return FastCore(config)
     if wanted == "on":
         raise EngineError(
             "this build of the Unicorn library is not one whose internals are known: leave out internals=on"
         )
-    return PublicCore(model, memories, devices, supervisor)
+    return PublicCore(config)

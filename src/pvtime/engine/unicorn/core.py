@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one emulated CPU: its set-up, its memory map, and a run from one exit to the next.
+"""The one emulated CPU: a run from one exit to the next, and what the guest traps for meanwhile.
 
 How exceptions are entered and interrupts delivered is left to two subclasses: one uses the library's
 internals, the other its public interface alone.
@@ -9,41 +9,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from enum import Enum, IntEnum
-from typing import Any, ClassVar, Final, Protocol, TypeAlias
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Final
 
 import unicorn
 from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
-from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysReg, SysRegAccess
-from pvtime.engine.unicorn.address_space import Nothing, ReadOnly, fill_gaps, map_device
-from pvtime.engine.unicorn.levels import CPU_MODELS, move_counter, set_mpidr, set_up_levels
-from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, add_hook
-from pvtime.engine.unicorn.registers import CpuState, read_cpu, write_cpu
+from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysRegAccess
+from pvtime.engine.unicorn.address_space import AddressSpace
+from pvtime.engine.unicorn.context import Contexts
+from pvtime.engine.unicorn.levels import CPU_MODELS, set_up_levels
+from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, Number, add_hook
+from pvtime.engine.unicorn.supervisor import Supervisor
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
-from pvtime.machine.layout import Region
 from pvtime.machine.memory import GuestMemory
-from pvtime.machine.memory_map import Access
 
-__all__ = ["INSTRUCTION", "Context", "Core", "Exit", "Number", "Supervisor"]
+__all__ = ["INSTRUCTION", "Core", "CoreConfig", "Exit"]
 
 INSTRUCTION: Final = 4
 """Bytes."""
-
-Context: TypeAlias = Any
-"""unicorn.unicorn_py3.unicorn.UcContext: all registers of a vCPU that is not on the CPU."""
-
-
-class Number(IntEnum):
-    """The library's exception numbers (QEMU's target/arm/cpu.h, EXCP_*)."""
-
-    UNDEFINED = 1
-    PREFETCH_ABORT = 3
-    DATA_ABORT = 4
-    HVC = 11
-    SMC = 13
 
 
 class Exit(Enum):
@@ -55,17 +42,13 @@ class Exit(Enum):
     """Somebody asked: :meth:`Core.kick`."""
 
 
-class Supervisor(Protocol):
-    """Who the CPU asks when the guest needs its hypervisor."""
+@dataclass(frozen=True)
+class CoreConfig:
+    """What an emulated CPU is, and what it is connected to."""
 
-    def hypercall(self, registers: Sequence[int]) -> int:
-        """HVC with X0 to X3; return X0, signed."""
-
-    def read_register(self, register: SysReg) -> int | None:
-        """A trapped MRS; None where there is no such register."""
-
-    def write_register(self, register: SysReg, value: int) -> bool:
-        """A trapped MSR; False where there is no such register."""
+    model: str
+    memories: Sequence[GuestMemory]
+    devices: Sequence[MmioDevice]
 
 
 class Core(ABC):
@@ -75,114 +58,31 @@ class Core(ABC):
     """
 
     internals: ClassVar[bool]
+    supervisor: Supervisor
+    """Whom the CPU asks; to be set before the first run."""
 
-    def __init__(
-        self,
-        model: str,
-        memories: Sequence[GuestMemory],
-        devices: Sequence[MmioDevice],
-        supervisor: Supervisor,
-    ) -> None:
-        if model not in CPU_MODELS:
-            raise UsageError(f"--cpu {model}: the unicorn engine has {', '.join(CPU_MODELS)}")
-        self.model = model
-        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[model])
+    def __init__(self, config: CoreConfig) -> None:
+        if config.model not in CPU_MODELS:
+            raise UsageError(f"--cpu {config.model}: the unicorn engine has {', '.join(CPU_MODELS)}")
+        self.model = config.model
+        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
         self._handle = self._uc._uch
-        self._supervisor = supervisor
         self._failure: BaseException | None = None
         self._idle = False
-        self._callbacks: list[object] = []
         self._start = LIBRARY.uc_emu_start
         self._stop = LIBRARY.uc_emu_stop
         self._uc.ctl_exits_enabled(True)
-        set_up_levels(self._uc, model)
-        for memory in memories:
-            self._uc.mem_map_ptr(memory.base, memory.size, unicorn.UC_PROT_ALL, memory.address)
-        for device in fill_gaps([memory.region for memory in memories], devices):
-            self._callbacks += map_device(self._handle, device, self._fail)
-        on_exception = EXCEPTION_CALLBACK(self._on_exception)
-        self._callbacks.append(on_exception)
-        add_hook(self._handle, uc_const.UC_HOOK_INTR, on_exception)
-        self._pristine = self._uc.context_save()
+        set_up_levels(self._uc, config.model)
+        self.address_space = AddressSpace(self._uc, config.memories, config.devices, self._fail)
+        self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
+        add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)
+        self.contexts = Contexts(self._uc)
 
     def _fail(self, error: BaseException) -> None:
         """Keep what a callback raised; it cannot pass through the library's frames."""
         if self._failure is None:
             self._failure = error
         self.kick()
-
-    # What a vCPU is while it is not on the CPU.
-
-    def new_context(self, mpidr: int, entry: int, context: int) -> Context:
-        """Return the state of a vCPU after reset that is to start at ``entry`` with ``context`` in X0."""
-        saved = self._uc.context_save()
-        self._uc.context_restore(self._pristine)
-        set_mpidr(self._uc, mpidr)
-        self._uc.reg_write(a64.UC_ARM64_REG_PC, entry)
-        self._uc.reg_write(a64.UC_ARM64_REG_X0, context)
-        new = self._uc.context_save()
-        self._uc.context_restore(saved)
-        return new
-
-    def move_counter(self, offset: int) -> None:
-        """Let the guest's counters be ``offset`` ticks behind the host's, for every context made from now on.
-
-        CNTPCT_EL0 traps then.
-        """
-        self._uc.context_restore(self._pristine)
-        move_counter(self._uc, offset)
-        self._uc.context_update(self._pristine)
-
-    def make_context(self, mpidr: int, state: CpuState) -> Context:
-        """Return a vCPU with the registers of ``state``, which was checked."""
-        self._uc.context_restore(self._pristine)
-        set_mpidr(self._uc, mpidr)
-        write_cpu(self._uc, state)
-        return self._uc.context_save()
-
-    def read_context(self, context: Context) -> CpuState:
-        """Return a vCPU's registers, while none is on the CPU.
-
-        :raises EngineError: it is in a state that cannot be saved.
-        """
-        self.load(context)
-        return read_cpu(self._uc)
-
-    def save(self, context: Context) -> None:
-        """Copy the CPU's registers into ``context``."""
-        self._uc.context_update(context)
-
-    def load(self, context: Context) -> None:
-        """Put another vCPU on the CPU.
-
-        What the CPU remembers of translated addresses is the last vCPU's: a TLBI that this one missed
-        while it was away would else have had no effect on it.
-        """
-        self._uc.context_restore(context)
-        self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
-
-    def limit(self, region: Region, memory: GuestMemory, access: Access) -> None:
-        """Take a part of the memory away from the guest, make it read-only, or give it back.
-
-        :raises EngineError: it is not whole pages.
-        """
-        try:
-            self._uc.mem_unmap(region.base, region.size)
-            if access is Access.WRITE:
-                address = memory.address + region.base - memory.base
-                self._uc.mem_map_ptr(region.base, region.size, unicorn.UC_PROT_ALL, address)
-        except unicorn.UcError as error:
-            raise EngineError(f"{region} cannot be mapped anew: {error}") from error
-        if access is not Access.WRITE:
-            device = Nothing(region) if access is Access.NONE else ReadOnly(region, memory)
-            self._callbacks += map_device(self._handle, device, self._fail)
-        self.forget_code()
-
-    def forget_code(self) -> None:
-        """Drop all translated code: guest memory was written from outside."""
-        self._uc.ctl_flush_tb()
-
-    # Running.
 
     def run(self) -> Exit:
         """Run the vCPU that is on the CPU until it idles or somebody asks it to stop.
@@ -259,7 +159,7 @@ class Core(ABC):
 
     def _dispatch(self, number: int) -> None:
         if number == Number.HVC:
-            result = self._supervisor.hypercall(self.registers()[:4])
+            result = self.supervisor.hypercall(self.registers()[:4])
             self.set_registers({0: result & (1 << 64) - 1, 1: 0, 2: 0, 3: 0})
             return
         if number == Number.SMC:
@@ -291,8 +191,8 @@ class Core(ABC):
         """Carry out a trapped MRS or MSR; False where there is no such register."""
         if not access.read:
             value = 0 if access.rt == 31 else self.registers()[access.rt]
-            return self._supervisor.write_register(access.register, value)
-        result = self._supervisor.read_register(access.register)
+            return self.supervisor.write_register(access.register, value)
+        result = self.supervisor.read_register(access.register)
         if result is not None and access.rt != 31:
             self.set_registers({access.rt: result})
         return result is not None

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from typing import cast
 
 from pvtime.abi.arm64 import Esr
-from pvtime.engine.unicorn.core import INSTRUCTION, Core, Supervisor
+from pvtime.engine.unicorn.core import INSTRUCTION, Core, CoreConfig
 from pvtime.engine.unicorn.internals import find
 from pvtime.errors import EngineError
-from pvtime.machine.device import MmioDevice
-from pvtime.machine.memory import GuestMemory
 
 __all__ = ["FastCore"]
 
@@ -24,14 +22,8 @@ class FastCore(Core):
 
     internals = True
 
-    def __init__(
-        self,
-        model: str,
-        memories: Sequence[GuestMemory],
-        devices: Sequence[MmioDevice],
-        supervisor: Supervisor,
-    ) -> None:
-        super().__init__(model, memories, devices, supervisor)
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__(config)
         inside = find(self._handle.value or 0)
         if inside is None:
             raise EngineError("this build of the Unicorn library is not one whose internals are known")

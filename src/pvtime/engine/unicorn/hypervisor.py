@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
 from pvtime.engine.base import Outcome
+from pvtime.engine.unicorn.parts import Parts
+from pvtime.engine.unicorn.shared_cpu import SharedCpu
+from pvtime.engine.unicorn.turns import Turns
 from pvtime.engine.unicorn.vcpu import State
+from pvtime.engine.unicorn.wakeups import Wakeups
 from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
-
-if TYPE_CHECKING:
-    from pvtime.engine.unicorn.engine import UnicornEngine
 
 __all__ = ["Hypervisor"]
 
@@ -24,15 +24,19 @@ _U32 = (1 << 32) - 1
 class Hypervisor:
     """Answers the guest on behalf of an engine: the CPU's supervisor, and PSCI's power control."""
 
-    def __init__(self, engine: UnicornEngine, mpidrs: Sequence[int]) -> None:
-        self._engine = engine
-        self._psci = PsciCalls(mpidrs, self)
+    def __init__(self, parts: Parts, cpu: SharedCpu, wakeups: Wakeups, turns: Turns) -> None:
+        self._vcpus = parts.vcpus
+        self._counter = parts.counter
+        self._cpu = cpu
+        self._wakeups = wakeups
+        self._turns = turns
+        self._psci = PsciCalls(parts.machine.mpidrs, self)
 
     # For the CPU.
 
     def hypercall(self, registers: Sequence[int]) -> int:
         """See :meth:`Supervisor.hypercall`."""
-        vcpu = self._engine.current
+        vcpu = self._cpu.loaded
         now = time.monotonic_ns()
         run_delay = vcpu.clock.read(now)
         if vcpu.on_hypercall is None:
@@ -44,7 +48,7 @@ class Hypervisor:
 
     def read_register(self, register: SysReg) -> int | None:
         """See :meth:`Supervisor.read_register`."""
-        timer, counter = self._engine.current.timer, self._engine.counter
+        timer, counter = self._cpu.loaded.timer, self._counter
         if register == CNTPCT_EL0:
             return counter.read()
         if register == CNTP_CTL_EL0:
@@ -57,42 +61,42 @@ class Hypervisor:
 
     def write_register(self, register: SysReg, value: int) -> bool:
         """See :meth:`Supervisor.write_register`."""
-        timer = self._engine.current.timer
+        timer = self._cpu.loaded.timer
         if register == CNTP_CTL_EL0:
             timer.write_control(value)
         elif register == CNTP_CVAL_EL0:
-            timer.write_compare(self._engine.counter.to_host(value))
+            timer.write_compare(self._counter.to_host(value))
         elif register == CNTP_TVAL_EL0:
             timer.write_value(value)
         else:
             return False
-        self._engine.timer_changed()
+        self._cpu.timer_changed()
         return True
 
     # For PSCI.
 
     def is_on(self, index: int) -> bool:
         """See :meth:`Power.is_on`."""
-        return self._engine.vcpus[index].state is not State.OFF
+        return self._vcpus[index].state is not State.OFF
 
     def power_on(self, index: int, entry: int, context: int) -> None:
         """See :meth:`Power.power_on`."""
-        self._engine.power_on(self._engine.vcpus[index], entry, context)
+        self._wakeups.power_on(self._vcpus[index], entry, context)
 
     def power_off(self, index: int) -> None:
         """See :meth:`Power.power_off`."""
-        self._engine.block(self._engine.vcpus[index], State.OFF)
+        self._cpu.block(self._vcpus[index], State.OFF)
 
     def suspend(self, index: int) -> None:
         """See :meth:`Power.suspend`."""
-        vcpu = self._engine.vcpus[index]
+        vcpu = self._vcpus[index]
         if not vcpu.irq:
-            self._engine.block(vcpu, State.IDLE)
+            self._cpu.block(vcpu, State.IDLE)
 
     def system_off(self) -> None:
         """See :meth:`Power.system_off`."""
-        self._engine.end(Outcome.POWER_OFF)
+        self._turns.end(Outcome.POWER_OFF)
 
     def system_reset(self) -> None:
         """See :meth:`Power.system_reset`."""
-        self._engine.restart()
+        self._turns.restart()

@@ -8,6 +8,7 @@ a guest that boots takes 2 000 exceptions and 26 000 device accesses.
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
 from typing import Any, Final, cast
 
 from unicorn.unicorn_py3.unicorn import uclib
@@ -21,6 +22,7 @@ __all__ = [
     "MMIO_READ_CALLBACK",
     "MMIO_WRITE_CALLBACK",
     "RUN_FOREVER",
+    "Number",
     "add_hook",
 ]
 
@@ -46,6 +48,16 @@ MMIO_WRITE_CALLBACK: Final = ctypes.CFUNCTYPE(
 
 RUN_FOREVER: Final = 0
 """uc_emu_start's ``until``: not looked at once exits are enabled and none is set."""
+
+
+class Number(IntEnum):
+    """The library's exception numbers (QEMU's target/arm/cpu.h, EXCP_*)."""
+
+    UNDEFINED = 1
+    PREFETCH_ABORT = 3
+    DATA_ABORT = 4
+    HVC = 11
+    SMC = 13
 
 
 def add_hook(handle: ctypes.c_void_p, kind: int, function: Any, data: int = 0) -> ctypes.c_size_t:

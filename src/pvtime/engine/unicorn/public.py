@@ -11,13 +11,11 @@ from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, Pstate, SysReg, Vector
-from pvtime.engine.unicorn.core import INSTRUCTION, Core, Number, Supervisor
+from pvtime.engine.unicorn.core import INSTRUCTION, Core, CoreConfig
 from pvtime.engine.unicorn.internals import ExceptionState
-from pvtime.engine.unicorn.library import BLOCK_CALLBACK, LIBRARY, add_hook
+from pvtime.engine.unicorn.library import BLOCK_CALLBACK, LIBRARY, Number, add_hook
 from pvtime.engine.unicorn.stopper import Stopper
 from pvtime.engine.unicorn.syndrome import exception_offset
-from pvtime.machine.device import MmioDevice
-from pvtime.machine.memory import GuestMemory
 
 __all__ = ["PublicCore"]
 
@@ -55,14 +53,8 @@ class PublicCore(Core):
 
     internals = False
 
-    def __init__(
-        self,
-        model: str,
-        memories: Sequence[GuestMemory],
-        devices: Sequence[MmioDevice],
-        supervisor: Supervisor,
-    ) -> None:
-        super().__init__(model, memories, devices, supervisor)
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__(config)
         self._irq = False
         self._pstate = ctypes.c_uint32()
         self._watch: ctypes.c_size_t | None = None
@@ -70,7 +62,7 @@ class PublicCore(Core):
         self._stopper = Stopper(self._handle)
         # A single hook is called without a look at the list, to which one that watches may be added later.
         add_hook(self._handle, uc_const.UC_HOOK_BLOCK, _NOTHING)
-        self._has_pan = model == "max"
+        self._has_pan = self.model == "max"
         self._scratch = self._uc.context_save()
         start = ctypes.cast(self._scratch.context, ctypes.c_void_p).value or 0
         self._pending = ExceptionState.from_address(start + exception_offset())
@@ -132,7 +124,7 @@ class PublicCore(Core):
             self._stop(self._handle)
 
     def _exception(self) -> tuple[Esr, int, int]:
-        self.save(self._scratch)
+        self._uc.context_update(self._scratch)
         state = self._pending
         return Esr(state.syndrome), state.address, state.target_el
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pvtime.abi.arm64 import SysReg
+from pvtime.engine.unicorn.core import CoreConfig
 from pvtime.engine.unicorn.fast import FastCore
 from pvtime.errors import EngineError
 from pvtime.machine.memory import GuestMemory
@@ -52,14 +53,15 @@ _LOOP: Final = range(_BASE + 0x1C, _BASE + 0x28)
 class _Host:
     """Raises the interrupt at the program's first call, ends the run at its second."""
 
-    core: FastCore
-    calls = 0
+    def __init__(self, core: FastCore) -> None:
+        self._core = core
+        self.calls = 0
 
     def hypercall(self, registers: Sequence[int]) -> int:
         self.calls += 1
-        self.core.set_irq(self.calls == 1)
+        self._core.set_irq(self.calls == 1)
         if self.calls > 1:
-            self.core.kick()
+            self._core.kick()
         return _RESULT
 
     def read_register(self, register: SysReg) -> int | None:
@@ -74,10 +76,10 @@ def passes() -> bool:
     memory = GuestMemory(_BASE, 0x1000, "self-test")
     for address, words in _PROGRAM.items():
         memory.write(address, b"".join(word.to_bytes(4, "little") for word in words))
-    host = _Host()
     try:
-        host.core = core = FastCore("cortex-a72", [memory], [], host)
-        core.load(core.new_context(0, _BASE, 0))
+        core = FastCore(CoreConfig("cortex-a72", [memory], []))
+        core.supervisor = _Host(core)
+        core.contexts.load(core.contexts.new(0, _BASE, 0))
         core.run()
     except EngineError:
         return False

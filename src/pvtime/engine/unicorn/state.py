@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pvtime.abi.pvtime_device import PvTimeGroup
-from pvtime.engine.unicorn.core import Core
-from pvtime.engine.unicorn.counter import GuestCounter
+from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.registers import CpuState
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, GuestMemoryError, PvTimeDeviceError, SavedStateError
-from pvtime.machine.gicv2 import GicV2, GicV2State
+from pvtime.machine.gicv2 import GicV2State
 from pvtime.machine.saved.codec import JsonObject, decode, encode
 from pvtime.machine.timer import TimerState, counter
 from pvtime.steal.account import AccountState
-from pvtime.steal.device import PvTimeDevice
 
 __all__ = ["Keeper"]
 
@@ -55,21 +52,13 @@ class EngineState:
 class Keeper:
     """Takes and restores the state of an engine whose vCPUs are all off the CPU."""
 
-    def __init__(
-        self,
-        core: Core,
-        gic: GicV2,
-        vcpus: Sequence[Vcpu],
-        mpidrs: Sequence[int],
-        guest_counter: GuestCounter,
-        pv_time: PvTimeDevice | None,
-    ) -> None:
-        self._core = core
-        self._gic = gic
-        self._vcpus = vcpus
-        self._mpidrs = mpidrs
-        self._counter = guest_counter
-        self._pv_time = pv_time
+    def __init__(self, parts: Parts) -> None:
+        self._core = parts.core
+        self._gic = parts.gic
+        self._vcpus = parts.vcpus
+        self._mpidrs = parts.machine.mpidrs
+        self._counter = parts.counter
+        self._pv_time = parts.pv_time
 
     def state(self) -> JsonObject:
         """Return the state.
@@ -95,7 +84,7 @@ class Keeper:
         self._check(state)
         now = counter()
         self._counter.go_on(state.counter, now)
-        self._core.move_counter(self._counter.offset)
+        self._core.contexts.move_counter(self._counter.offset)
         if self._pv_time is not None and state.pv_time is not None:
             try:
                 self._pv_time.set_attr(PvTimeGroup.STATE, 0, state.pv_time)
@@ -108,15 +97,15 @@ class Keeper:
             vcpu.state = State(saved.power)
             if vcpu.state is State.IDLE and vcpu.irq:
                 vcpu.state = State.RUNNABLE
-        self._core.forget_code()
+        self._core.address_space.forget_code()
 
     def _vcpu_state(self, vcpu: Vcpu, now: int) -> VcpuState:
         off = vcpu.state is State.OFF
         if not off and vcpu.context is None:
-            vcpu.context = self._core.new_context(self._mpidrs[vcpu.index], *vcpu.start)
+            vcpu.context = self._core.contexts.new(self._mpidrs[vcpu.index], *vcpu.start)
         return VcpuState(
             power=vcpu.state.value,
-            cpu=None if off else self._core.read_context(vcpu.context),
+            cpu=None if off else self._core.contexts.read(vcpu.context),
             timer=vcpu.timer.state(now),
             account=vcpu.account.state(vcpu.clock.read(0)),
             ran_ns=vcpu.ran_ns,
@@ -125,7 +114,7 @@ class Keeper:
 
     def _restore_vcpu(self, vcpu: Vcpu, saved: VcpuState, now: int) -> None:
         if saved.cpu is not None:
-            vcpu.context = self._core.make_context(self._mpidrs[vcpu.index], saved.cpu)
+            vcpu.context = self._core.contexts.make(self._mpidrs[vcpu.index], saved.cpu)
         vcpu.timer.restore(saved.timer, now)
         try:
             vcpu.account.restore(saved.account, vcpu.clock.read(0))

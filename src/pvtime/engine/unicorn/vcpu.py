@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
 from pvtime.engine.base import VcpuSample
-from pvtime.engine.unicorn.core import Context
+from pvtime.engine.unicorn.context import Context
 from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.clock import RunDelay

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The registers of vCPUs that are not on the emulated CPU, which has one set of them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import unicorn
+from unicorn import arm64_const as a64
+from unicorn import unicorn_const as uc_const
+
+from pvtime.engine.unicorn.levels import move_counter, set_mpidr
+from pvtime.engine.unicorn.registers import CpuState, read_cpu, write_cpu
+
+__all__ = ["Context", "Contexts"]
+
+Context: TypeAlias = Any
+"""unicorn.unicorn_py3.unicorn.UcContext: all registers of a vCPU that is not on the CPU."""
+
+
+class Contexts:
+    """Makes, saves and loads the registers of vCPUs.
+
+    :param uc: a CPU whose registers are those after reset.
+    """
+
+    def __init__(self, uc: unicorn.Uc) -> None:
+        self._uc = uc
+        self._pristine = uc.context_save()
+
+    def new(self, mpidr: int, entry: int, context: int) -> Context:
+        """Return the state of a vCPU after reset that is to start at ``entry`` with ``context`` in X0."""
+        saved = self._uc.context_save()
+        self._uc.context_restore(self._pristine)
+        set_mpidr(self._uc, mpidr)
+        self._uc.reg_write(a64.UC_ARM64_REG_PC, entry)
+        self._uc.reg_write(a64.UC_ARM64_REG_X0, context)
+        new = self._uc.context_save()
+        self._uc.context_restore(saved)
+        return new
+
+    def move_counter(self, offset: int) -> None:
+        """Let the guest's counters be ``offset`` ticks behind the host's, for every context made from now on.
+
+        CNTPCT_EL0 traps then.
+        """
+        self._uc.context_restore(self._pristine)
+        move_counter(self._uc, offset)
+        self._uc.context_update(self._pristine)
+
+    def make(self, mpidr: int, state: CpuState) -> Context:
+        """Return a vCPU with the registers of ``state``, which was checked."""
+        self._uc.context_restore(self._pristine)
+        set_mpidr(self._uc, mpidr)
+        write_cpu(self._uc, state)
+        return self._uc.context_save()
+
+    def read(self, context: Context) -> CpuState:
+        """Return a vCPU's registers, while none is on the CPU.
+
+        :raises EngineError: it is in a state that cannot be saved.
+        """
+        self.load(context)
+        return read_cpu(self._uc)
+
+    def save(self, context: Context) -> None:
+        """Copy the CPU's registers into ``context``."""
+        self._uc.context_update(context)
+
+    def load(self, context: Context) -> None:
+        """Put another vCPU on the CPU.
+
+        What the CPU remembers of translated addresses is the last vCPU's: a TLBI that this one missed
+        while it was away would else have had no effect on it.
+        """
+        self._uc.context_restore(context)
+        self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
