@@ -59,7 +59,8 @@ class SharedCpu:
         if last is not None and last.state is not State.OFF:
             self._core.contexts.save(last.context)
             if last.state is State.RUNNABLE:
-                last.clock.wait(self._slice_ended)
+                if not last.clock.waiting:  # else it has idled here, and waits since it was woken
+                    last.clock.wait(self._slice_ended)
                 last.account.preempt()
 
     def slice(self, vcpu: Vcpu, clock: ThreadClock) -> None:
