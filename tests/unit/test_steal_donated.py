@@ -85,7 +85,9 @@ def test_preempted_is_set_when_kept_from_running_and_cleared_by_the_next_load(gu
     guest.set(0, HERE | ON)
     guest.accounts[0].preempt()
     assert guest.structure().preempted == 1
-    guest.accounts[0].update(9)
+    guest.accounts[0].update(8)
+    assert guest.structure().preempted == 1, "that somebody looks does not make it run"
+    guest.accounts[0].load(9)
     assert guest.structure().preempted == 0
 
 

@@ -111,8 +111,14 @@ class Account:
 
     # What the host does
 
+    def load(self, run_delay: int) -> None:
+        """The vCPU is loaded: bring its structure up to date before the guest runs."""
+        if self.donated is not None:
+            self.donated.run()
+        self.update(run_delay)
+
     def update(self, run_delay: int) -> None:
-        """Bring the structure up to date (kvm_update_stolen_time): at each load, before the guest runs.
+        """Bring the structure up to date (kvm_update_stolen_time): at each load, and when somebody looks.
 
         As on KVM this does not wait for the guest to enable anything, and what could not be written,
         because the VMM has taken the memory away, is made up for when it is back.

@@ -53,6 +53,7 @@ class Donated(Placement):
         self._ram = ram
         self._all = all_of_them
         self._ipa: int | None = None
+        self._preempted = 0
 
     @property
     def ipa(self) -> int | None:
@@ -78,7 +79,8 @@ class Donated(Placement):
         return DonateResult.SUCCESS
 
     def give(self, donation: Donation) -> None:
-        """Use an address that :meth:`check` found good."""
+        """Use an address that :meth:`check` found good; the vCPU is running."""
+        self._preempted = 0
         self._ipa = int(donation.with_(enable=0))
 
     def disable(self) -> None:
@@ -94,8 +96,8 @@ class Donated(Placement):
         return self._ram.load_u64(self._at(_STEAL))
 
     def store(self, stolen: int) -> None:
-        """See :meth:`Placement.store`; the vCPU is about to run, so it is not preempted any more."""
-        self._ram.write(self._at(_PREEMPTED), b"\0")
+        """See :meth:`Placement.store`."""
+        self._ram.write(self._at(_PREEMPTED), bytes([self._preempted]))
         version = self._version() | 1
         self._set_version(version)
         self._ram.store_u64(self._at(_STEAL), stolen)
@@ -106,7 +108,12 @@ class Donated(Placement):
 
         :raises GuestMemoryError: the memory cannot be written now.
         """
+        self._preempted = PREEMPTED
         self._ram.write(self._at(_PREEMPTED), bytes([PREEMPTED]))
+
+    def run(self) -> None:
+        """The vCPU is about to run: the next :meth:`store` says that it is not preempted any more."""
+        self._preempted = 0
 
     def _version(self) -> int:
         return int.from_bytes(self._ram.read(self._at(_VERSION), 4), "little")

@@ -71,7 +71,7 @@ class SharedCpu:
             self.delay = thread_delay
         self._credited = start
         vcpu.clock.run(start)
-        vcpu.account.update(vcpu.clock.read(start))
+        vcpu.account.load(vcpu.clock.read(start))
         vcpu.loads += 1
         self._ticker.arm(self._slice_end())
         self._running = True
