@@ -14,6 +14,7 @@ from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.engine.base import Outcome, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
+from pvtime.steal.clock import Schedstat
 
 COUNT = StolenTime.stolen_time.offset
 
@@ -158,3 +159,21 @@ def test_a_sample_that_must_wait_leaves_the_interrupt_controller_alone(
         asker.join(DEADLINE)
         assert samples
         assert resets == ["pvtime-engine"], "once, at the start"
+
+
+def test_what_the_host_took_before_pv_time_st_is_not_counted_after_it(
+    internals: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, for the slice in which the call came: only at its end was the thread's run_delay looked at."""
+    stolen, real = [0], Schedstat.run_delay
+    monkeypatch.setattr(Schedstat, "run_delay", lambda self: real(self) + stolen[0])
+    payload = Payload().mov(1, 1).keep(1, 0).await_result(1).call(PvTime.ST).power_off()
+    with boot(payload, internals) as guest:
+        guest.engine.start()
+        while not guest.result(0):
+            assert guest.engine.wait(0.001) is None
+        stolen[0] = 10**15
+        guest.tell(1)
+        guest.end()
+        (figures,) = guest.engine.sample()
+        assert figures.truth_ns == figures.structure_ns < 10**15

@@ -112,8 +112,6 @@ def ask_anew(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSamp
     It has done so if no more was stolen than time has passed since.
     """
     began = time.monotonic_ns()
-    # The embedded engine learns at the end of a slice what the host kept from its thread in it: begin one.
-    probe.engine.sample()
     answer = ask()
     after = probe.engine.sample()[vcpu]
     passed = time.monotonic_ns() - began

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 
 from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
+from pvtime.abi.donated import DonationCall
+from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.shared_cpu import SharedCpu
@@ -19,6 +21,7 @@ from pvtime.machine.smccc import hypercall
 __all__ = ["Hypervisor"]
 
 _U32 = (1 << 32) - 1
+_STARTING = frozenset({PvTime.ST, DonationCall.SET})
 
 
 class Hypervisor:
@@ -37,7 +40,8 @@ class Hypervisor:
     def hypercall(self, registers: Sequence[int]) -> int:
         """See :meth:`Supervisor.hypercall`."""
         vcpu = self._cpu.loaded
-        now = time.monotonic_ns()
+        # What was stolen before a call that starts a count anew is not in that count.
+        now = self._cpu.catch_up() if registers[0] & _U32 in _STARTING else time.monotonic_ns()
         run_delay = vcpu.clock.read(now)
         if vcpu.on_hypercall is None:
             return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)

@@ -29,7 +29,7 @@ class SharedCpu:
         self.delay = 0
         """The engine thread's own run_delay after the last slice."""
         self._running = False
-        self._credited = self._slice_ended = 0
+        self._credited = self._slice_ended = self._kept = 0
 
     @property
     def loaded(self) -> Vcpu:
@@ -69,23 +69,29 @@ class SharedCpu:
         if vcpu.clock.waiting:
             # What the thread itself waited until here is part of the vCPU's wait.
             self.delay = thread_delay
-        self._credited = start
+        self._credited, self._kept = start, 0
         vcpu.clock.run(start)
         vcpu.account.load(vcpu.clock.read(start))
         vcpu.loads += 1
         self._ticker.arm(self._slice_end())
+        self._clock = clock
         self._running = True
         left = self._core.run()
         self._running = False
         self._ticker.disarm()
-        end, thread_delay = clock.read()
-        self._slice_ended = end
-        stolen, self.delay = thread_delay - self.delay, thread_delay
-        vcpu.clock.add(stolen)
-        vcpu.ran_ns += max(0, end - start - stolen)
-        vcpu.virtual_ns += max(0, end - self._credited - stolen)
+        self._slice_ended = end = self.catch_up()
+        vcpu.ran_ns += max(0, end - start - self._kept)
+        vcpu.virtual_ns += max(0, end - self._credited - self._kept)
         if left is Exit.IDLE and vcpu.state is State.RUNNABLE and not vcpu.irq:
             vcpu.state = State.IDLE
+
+    def catch_up(self) -> int:
+        """Count what the host has kept from the thread in this slice so far; return the time."""
+        now, delay = self._clock.read()
+        kept, self.delay = delay - self.delay, delay
+        self.loaded.clock.add(kept)
+        self._kept += kept
+        return now
 
     def credit(self) -> None:
         """Count what the vCPU on the CPU has run of its slice so far: who wakes is compared with that."""
