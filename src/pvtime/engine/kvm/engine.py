@@ -52,6 +52,7 @@ class KvmEngine(Engine):
     name = "kvm"
 
     def __init__(self, machine: Machine, options: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         if options:
             raise UsageError(f"--engine-option {min(options)}: the kvm engine has no options")
         if machine.config.cpu not in (None, HOST_CPU):
@@ -78,10 +79,7 @@ class KvmEngine(Engine):
         self._before = self._last = [
             VcpuSample(index, 0, 0, 0, enabled=False, loads=0) for index in range(machine.config.vcpus)
         ]
-        self._outcome: Outcome | None = None
-        self._error: PvtimeError | None = None
         self._over = threading.Event()
-        self._finished = threading.Event()
         self._thread = threading.Thread(target=self._manage, name="pvtime-kvm", daemon=True)
         machine.connect(self.set_irq)
 
@@ -110,14 +108,6 @@ class KvmEngine(Engine):
                 for index, vcpu in enumerate(state.vcpus)
             ]
 
-    def wait(self, timeout: float | None = None) -> Outcome | None:
-        """See :meth:`Engine.wait`."""
-        if not self._finished.wait(timeout):
-            return None
-        if self._error is not None:
-            raise self._error
-        return self._outcome
-
     def stop(self) -> None:
         """See :meth:`Engine.stop`."""
         if self._thread.ident is None:
@@ -141,7 +131,7 @@ class KvmEngine(Engine):
             if self._assembly is not None:
                 self._assembly.pause()
             # A guest that asked for a restart just before gets it: its new life begins paused.
-            self._changed.wait_for(lambda: not self._over.is_set() or self._outcome is not None)
+            self._changed.wait_for(lambda: not self._over.is_set() or self._ending.outcome is not None)
 
     def resume(self) -> None:
         """See :meth:`Engine.resume`."""
@@ -153,7 +143,7 @@ class KvmEngine(Engine):
     def state(self) -> JsonObject:
         """See :meth:`Engine.state`."""
         with self._lock:
-            if self._assembly is None or self._outcome is not None:
+            if self._assembly is None or self._ending.outcome is not None:
                 raise EngineError("a machine that has not begun, or has ended, has no state")
             if not self._paused:
                 raise EngineError("the machine runs: it must be paused for its state")
@@ -209,8 +199,7 @@ class KvmEngine(Engine):
 
     def end(self, outcome: Outcome) -> None:
         """See :meth:`Owner.end`."""
-        if self._outcome is None:
-            self._outcome = outcome
+        self._ending.end(outcome)
         self._over.set()
 
     def restart(self) -> None:
@@ -219,9 +208,8 @@ class KvmEngine(Engine):
 
     def fail(self, error: PvtimeError) -> None:
         """See :meth:`Owner.fail`."""
-        if self._error is None:
-            self._error = error
-        self.end(Outcome.FAILED)
+        self._ending.fail(error)
+        self._over.set()
 
     # A life of the machine, from reset to reset. Called with the lock held.
 
@@ -283,7 +271,7 @@ class KvmEngine(Engine):
             self._last = self._since_start(assembly.conclude())
             self._clear_away()
             self._over.clear()  # first: an end that is told from here on is seen
-            if self._outcome is None:
+            if self._ending.outcome is None:
                 self._before = self._last
                 if self._log is not None:
                     self._log.start_anew()
@@ -306,4 +294,4 @@ class KvmEngine(Engine):
                 self._changed.notify_all()
             if self._thief is not None:
                 self._thief.close()
-            self._finished.set()
+            self._ending.conclude()
