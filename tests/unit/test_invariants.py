@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pvtime.abi.donated import DonateResult, DonationCall, KvmStealTime
 from pvtime.abi.pvtime import STRUCTURE_ALIGN, PvTime, StolenTime
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.engine.unicorn.vcpu import State
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.saved.codec import from_json, to_json
@@ -30,6 +32,7 @@ from pvtime.machine.saved.write import write
 from pvtime.scenario.guest import guest
 from pvtime.scenario.probe import Probe
 from pvtime.steal.placement import PlacementName
+from pvtime.steal.schedule import Schedule
 from pvtime.transfer.description import config_of, to_saved
 from pvtime.transfer.source import send
 from pvtime.transfer.state import restore, state
@@ -39,6 +42,8 @@ from pvtime.transfer.wire import Stream
 VCPUS = 3
 EXAMPLES = 1000
 STEPS = 10
+SCHEDULES = [Schedule(), Schedule.parse(["200us/1ms", "1:2ms@0.01"])]
+"""What is stolen on purpose, beside what the vCPUs steal from each other."""
 GIVEN = RAM_BASE + (16 << 20)
 """Where the vCPUs have their structures, in the placement guest."""
 U64 = 1 << 64
@@ -70,9 +75,9 @@ def build(machine: Machine) -> UnicornEngine:
 class Everything(RuleBasedStateMachine):
     """One machine's life, in as many processes as it likes."""
 
-    @initialize(placement=st.sampled_from(list(PlacementName)))
-    def boot(self, placement: PlacementName) -> None:
-        self.config = replace(guest(VCPUS), placement=placement)
+    @initialize(placement=st.sampled_from(list(PlacementName)), steal=st.sampled_from(SCHEDULES))
+    def boot(self, placement: PlacementName, steal: Schedule) -> None:
+        self.config = replace(guest(VCPUS), placement=placement, steal=steal)
         self.counts_by_itself = placement is not PlacementName.GUEST
         self.machine = self._machine(self.config)
         self.engine: Engine = build(self.machine)
@@ -204,7 +209,7 @@ class Everything(RuleBasedStateMachine):
             write(Path(directory, "machine"), saved, self.machine.memories)
             self._end_here()
             with load(Path(directory, "machine")) as found:
-                self.machine = self._machine(config_of(found.machine))
+                self.machine = self._machine(self._config_of(found.machine))
                 self.engine = build(self.machine)
                 found.fill(self.machine.memories)
                 restore(found.machine.state, self.machine, self.engine)
@@ -219,7 +224,7 @@ class Everything(RuleBasedStateMachine):
         arrived: list[tuple[Machine, Engine]] = []
 
         def make(saved: SavedMachine) -> tuple[Machine, Engine]:
-            machine = self._machine(config_of(saved))
+            machine = self._machine(self._config_of(saved))
             return machine, build(machine)
 
         def take() -> None:
@@ -237,6 +242,10 @@ class Everything(RuleBasedStateMachine):
         self._end_here()
         self.machine, self.engine = arrived[0]
         self._go_on(before)
+
+    def _config_of(self, saved: SavedMachine) -> MachineConfig:
+        """A schedule is given anew: it is not saved."""
+        return replace(config_of(saved), steal=self.config.steal)
 
     def _saved(self, empty: bool = False) -> SavedMachine:
         document = {} if empty else from_json(to_json(state(self.machine, self.engine)), "the state")
@@ -263,10 +272,14 @@ class Everything(RuleBasedStateMachine):
             assert seen.fault is None
             assert (seen.structure_ns - seen.truth_ns - its.lie_ns) % U64 == 0, (its, seen)
             assert seen.enabled == its.enabled
+            assert 0 <= seen.injected_ns <= seen.truth_ns or not its.counting, (its, seen)
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()
     def stolen_time_never_runs_backwards_and_who_idles_is_not_stolen_from(self) -> None:
+        for index in range(VCPUS):
+            if self.expected[index].resting:
+                self._await_idle(index)
         first = self.engine.sample()
         for its, seen in zip(self.expected, first, strict=True):
             assert seen.truth_ns >= its.least_ns, (its, seen)
@@ -278,6 +291,14 @@ class Everything(RuleBasedStateMachine):
             if its.resting or not its.on:
                 assert after.truth_ns == before.truth_ns, (its, before, after)
             its.least_ns = after.truth_ns
+
+    def _await_idle(self, index: int) -> None:
+        """It has answered that it rests; where it is held on purpose it has yet to get there."""
+        assert isinstance(self.engine, UnicornEngine)
+        end = time.monotonic() + 20
+        while self.engine.vcpus[index].state is not State.IDLE:
+            assert time.monotonic() < end, "it does not idle"
+            time.sleep(0)
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()
