@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+import click
+
 from pvtime.engine.base import Engine
 from pvtime.errors import UsageError
 
 if TYPE_CHECKING:
     from pvtime.machine.machine import Machine
 
-__all__ = ["AUTO", "ENGINES", "EngineKind", "choose"]
+__all__ = ["AUTO", "ENGINES", "EngineKind", "choose", "engine_option"]
 
 AUTO: Final = "auto"
 ARM64: Final = "aarch64"
@@ -68,6 +70,15 @@ ENGINES: Final = [
     EngineKind("unicorn", "an emulated CPU, which runs on every host", lambda: None, _unicorn),
 ]
 """In the order in which ``auto`` tries them."""
+
+engine_option: Final = click.option(
+    "--engine",
+    type=click.Choice([AUTO, *(kind.name for kind in ENGINES)]),
+    default=AUTO,
+    show_default=True,
+    help="What executes the vCPUs.",
+)
+"""A command's option, for :func:`choose`."""
 
 
 def choose(name: str) -> tuple[EngineKind, str]:

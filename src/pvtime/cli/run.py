@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pvtime.cli.engines import AUTO, ENGINES
+from pvtime.cli.engines import engine_option
 from pvtime.cli.params import size
 from pvtime.cli.showing import Showing, showing
 from pvtime.errors import UsageError
@@ -31,13 +31,7 @@ __all__ = ["run_command"]
     "--memory", callback=size, default="512M", metavar="SIZE", show_default=True, help="The guest's RAM."
 )
 @click.option("--cpu", metavar="MODEL", help="CPU model. Default: the engine's choice.")
-@click.option(
-    "--engine",
-    type=click.Choice([AUTO, *(kind.name for kind in ENGINES)]),
-    default=AUTO,
-    show_default=True,
-    help="What executes the vCPUs.",
-)
+@engine_option
 @click.option(
     "--placement",
     type=click.Choice([name.value for name in PlacementName]),

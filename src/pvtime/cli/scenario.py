@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pvtime.cli.engines import AUTO, ENGINES, EngineKind, choose
+from pvtime.cli.engines import AUTO, EngineKind, choose, engine_option
 from pvtime.errors import UsageError
 from pvtime.steal.placement import PlacementName
 
@@ -37,13 +37,7 @@ FAILED: Final = 1
     show_default=True,
     help="Who provides the memory for stolen time.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice([AUTO, *(kind.name for kind in ENGINES)]),
-    default=AUTO,
-    show_default=True,
-    help="What executes the vCPUs.",
-)
+@engine_option
 @click.option("--real", is_flag=True, help="Debian's kernel, and not the small guest, where it can do it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of sentences.")
 def scenario_command(name: str | None, placement: str, engine: str, real: bool, as_json: bool) -> int:

@@ -47,6 +47,17 @@ class Source(Protocol):
         """
 
 
+def _build(
+    config: MachineConfig, kind: engines.EngineKind, options: Mapping[str, str], inbox: Inbox
+) -> tuple[Machine, Engine]:
+    machine = Machine(config, console=inbox.console, agent=inbox.agent)
+    try:
+        return machine, kind.build(machine, options)
+    except BaseException:
+        machine.close()
+        raise
+
+
 @dataclass(frozen=True)
 class Booting:
     """A kernel that boots. ``memory`` in bytes."""
@@ -75,8 +86,7 @@ class Booting:
             without=self.without,
             steal=self.steal,
         )
-        machine = Machine(config, console=inbox.console, agent=inbox.agent)
-        engine = kind.build(machine, self.options)
+        machine, engine = _build(config, kind, self.options, inbox)
         return Made(machine, engine, chosen.agent, f"{kind.name}: {reason}")
 
 
@@ -98,10 +108,9 @@ class Restoring:
             kind, reason = engines.choose(saved.machine.engine)
             its = about(saved.machine)
             config = replace(config_of(saved.machine), steal=self.steal)
-            machine = Machine(config, console=inbox.console, agent=inbox.agent)
+            machine, engine = _build(config, kind, self.options, inbox)
             with contextlib.ExitStack() as undo:
                 undo.callback(machine.close)
-                engine = kind.build(machine, self.options)
                 saved.fill(machine.memories)
                 restore(saved.machine.state, machine, engine)
                 undo.pop_all()
@@ -130,13 +139,8 @@ class Arriving:
         def build(saved: SavedMachine) -> tuple[Machine, Engine]:
             kind, _ = engines.choose(saved.engine)
             config = replace(config_of(saved), steal=self.steal)
-            machine = Machine(config, console=inbox.console, agent=inbox.agent)
             described.append(saved)
-            try:
-                return machine, kind.build(machine, self.options)
-            except BaseException:
-                machine.close()
-                raise
+            return _build(config, kind, self.options, inbox)
 
         if output is not None:
             print(f"pvtime: waiting for a machine at {address}", file=output, flush=True)

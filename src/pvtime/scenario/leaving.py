@@ -22,6 +22,7 @@ from pvtime.scenario.memory import attributes, device_of
 from pvtime.scenario.probe import Probe
 from pvtime.scenario.software import Software
 from pvtime.scenario.stage import Stage, await_theft
+from pvtime.scenario.story import Finding
 from pvtime.transfer.description import config_of, to_saved
 from pvtime.transfer.keeper import Keeper
 from pvtime.transfer.source import Moved, send
@@ -159,10 +160,12 @@ def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[l
     return now, "saved + new truth, to the ns"
 
 
-def needs(probe: Probe, guest: Guest) -> str:
-    """Return what must be kept of a placement beside the memory that the VMM saves and moves anyhow."""
+def needs(stage: Stage, probe: Probe, guest: Guest, topic: str) -> Finding:
+    """Find what must be kept of a placement beside the memory that the VMM saves and moves anyhow."""
     own = [name for name in attributes(device_of(probe)) if name.startswith("STATE")]
-    given = guest.kernel.given(probe, 0)
-    if given:
-        own.append("the address that the guest gave")
-    return ", ".join(own) or "nothing"
+    given = "the address that the guest gave"
+    if guest.kernel.given(probe, 0):
+        own.append(given)
+    return stage.found(
+        topic, ", ".join(own) or "nothing", "nothing", hypervisor="STATE_SIZE, STATE", guest=given
+    )

@@ -33,13 +33,7 @@ def tell(stage: Stage) -> Iterator[Event]:
                     f"{one.structure_ns} ns there, by that host's count {one.truth_ns} ns."
                 )
             yield stage.found("the count", seen, "saved + new truth, to the ns")
-            yield stage.found(
-                "what is sent beside memory",
-                needs(probe, guest),
-                "nothing",
-                hypervisor="STATE_SIZE, STATE",
-                guest="the address that the guest gave",
-            )
+            yield needs(stage, probe, guest, "what is sent beside memory")
             read = guest.kernel.count(probe, 0, guest.at[0])
             on = all(one.enabled for one in now) and read >= saved[0].structure_ns
             yield stage.found("the guest", "goes on reading" if on else "must ask again", "goes on reading")

@@ -53,13 +53,7 @@ def tell(stage: Stage) -> Iterator[Event]:
             hypervisor="by the device's STATE",
             guest="with the VMM's memory: RAM",
         )
-        yield stage.found(
-            "what is saved beside memory",
-            needs(probe, guest),
-            "nothing",
-            hypervisor="STATE_SIZE, STATE",
-            guest="the address that the guest gave",
-        )
+        yield needs(stage, probe, guest, "what is saved beside memory")
 
 
 SCENARIO: Final = Scenario(
