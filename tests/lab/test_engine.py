@@ -17,8 +17,8 @@ from pvtime.lab.lab import Lab
 from pvtime.lab.result import CompletedRun
 from pvtime.report import document
 
-TIMEOUT = 180
-"""Seconds after which a command in the lab is given up; a loaded host needs a third of it."""
+TIMEOUT = 400
+"""Seconds after which a command in the lab is given up; a quiet host needs a tenth of it."""
 
 TICK_NS = 10_000_000
 PYTHON = {"PYTHONPATH": "tests"}
