@@ -28,6 +28,8 @@ class SharedCpu:
         """Who is on the CPU."""
         self.delay = 0
         """The engine thread's own run_delay after the last slice."""
+        self._clock: ThreadClock
+        """The engine thread's, from the first slice on."""
         self._running = False
         self._credited = self._slice_ended = self._kept = 0
 
