@@ -47,7 +47,7 @@ class SavedStateError(UsageError):
 
 
 class MigrationError(PvtimeError):
-    """A machine could not be moved to another process: the peer has gone, refuses, or sent what it may not."""
+    """A machine could not be moved: the peer has gone, refuses, or sent what it may not."""
 
 
 class EngineError(PvtimeError):
