@@ -53,6 +53,13 @@ STOLEN_FROM = replace(ROWS[0], injected_ns=3_000_000_000, fault="the structure a
 INJECTED = Moment(10.0, (STOLEN_FROM, *ROWS[1:]), stealing=True)
 
 
+def test_what_was_stolen_elsewhere_has_no_share_of_the_time_here() -> None:
+    before = 4_000_000_000, 5_000_000_000, 0  # vCPU 1 has counted anew since
+    table = last_table(replace(MOMENT, before_ns=before)).splitlines()
+    shares = {line.split()[0]: line.split()[-3:-1] for line in table if line.split()[:1] in (["0"], ["1"])}
+    assert shares == {"0": ["10.0", "%"], "1": ["50.0", "%"]}
+
+
 def test_what_was_injected_has_a_column_where_there_was_a_schedule() -> None:
     assert "injected" not in last_table()
     table = last_table(INJECTED)

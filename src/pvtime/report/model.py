@@ -69,6 +69,13 @@ class Moment:
     vcpus: tuple[VcpuRow, ...]
     stealing: bool = False
     """Something may be stolen on purpose."""
+    before_ns: tuple[int, ...] = ()
+    """Each vCPU's truth at the start, where the machine ran elsewhere before."""
+
+    def stolen_here_ns(self, row: VcpuRow) -> int:
+        """Return what of a row's truth was stolen since the start; all of it where the guest counts anew."""
+        before = self.before_ns[row.index] if self.before_ns else 0
+        return row.truth_ns - before if row.truth_ns >= before else row.truth_ns
 
     @property
     def from_guest(self) -> bool:

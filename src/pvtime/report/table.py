@@ -66,7 +66,7 @@ def moment_table(moment: Moment, title: str) -> Table:
     for heading in _chosen(COLUMNS, moment):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in moment.vcpus:
-        cells = _chosen(_cells(row, moment.elapsed_seconds), moment)
+        cells = _chosen(_cells(row, moment), moment)
         table.add_row(*cells, style=None if row.enabled else "dim")
     return table
 
@@ -82,7 +82,7 @@ def fault_notes(moment: Moment) -> list[str]:
     return [f"vCPU {row.index}: {row.fault}" for row in moment.vcpus if row.fault is not None]
 
 
-def _cells(row: VcpuRow, elapsed_seconds: float) -> list[str]:
+def _cells(row: VcpuRow, moment: Moment) -> list[str]:
     """Return one vCPU's cells in the order of :data:`COLUMNS`."""
     guest, guest_error = row.guest_steal_ns, row.guest_error_ns
     stolen = (
@@ -93,7 +93,7 @@ def _cells(row: VcpuRow, elapsed_seconds: float) -> list[str]:
             "-" if guest is None else units.time(guest),
             units.difference(row.error_ns),
             "-" if guest_error is None else units.difference(guest_error),
-            units.percent(row.truth_ns, elapsed_seconds),
+            units.percent(moment.stolen_here_ns(row), moment.elapsed_seconds),
         ]
         if row.enabled
         else ["off", "-", "-", "-", "-", "-", "-"]
