@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from pvtime.errors import SavedStateError
 from pvtime.machine.image import KernelImage
@@ -36,6 +39,36 @@ class Description:
     release: str | None
     """The kernel's, as the guest printed it."""
 
+    def check(self, saved: SavedMachine) -> None:
+        """Check what :class:`Machine` does not; some of it is printed, some used at a reset only.
+
+        :raises SavedStateError: no machine has this.
+        """
+        possible = {
+            "engine": _WORD.fullmatch(saved.engine),
+            "CPU model": self.cpu is None or _WORD.fullmatch(self.cpu),
+            "placement": self.placement in {name.value for name in PlacementName},
+            "kernel release": self.release is None or _WORD.fullmatch(self.release),
+            "command line": _is_command_line(self.append),
+            "memory": 0 <= self.memory <= _U64,
+            "text offset": 0 <= self.text_offset <= _U64,
+            "image size": len(saved.kernel) <= self.image_size <= _U64,
+        }
+        for name, is_possible in possible.items():
+            if not is_possible:
+                raise SavedStateError(f"the saved machine has an impossible {name}")
+
+
+_WORD: Final = re.compile("[!-~]{1,64}")
+_U64: Final = (1 << 64) - 1
+
+
+def _is_command_line(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeError:
+        return False
+
 
 def describe(config: MachineConfig, agent: bool, release: str | None) -> Description:
     """Return what is to be saved of a configuration."""
@@ -60,7 +93,9 @@ def about(saved: SavedMachine) -> Description:
 
     :raises SavedStateError: it is none.
     """
-    return decode(Description, saved.config, "the saved machine's configuration")
+    its = decode(Description, saved.config, "the saved machine's configuration")
+    its.check(saved)
+    return its
 
 
 def config_of(saved: SavedMachine) -> MachineConfig:
@@ -69,10 +104,6 @@ def config_of(saved: SavedMachine) -> MachineConfig:
     :raises SavedStateError: it is none.
     """
     its = about(saved)
-    try:
-        placement = PlacementName(its.placement)
-    except ValueError:
-        raise SavedStateError(f"the saved machine has the unknown placement {its.placement!r}") from None
     return MachineConfig(
         vcpus=its.vcpus,
         memory=its.memory,
@@ -80,7 +111,7 @@ def config_of(saved: SavedMachine) -> MachineConfig:
         initrd=saved.initrd,
         append=its.append,
         cpu=its.cpu,
-        placement=placement,
+        placement=PlacementName(its.placement),
         without=frozenset(its.without),
         stolen_time=Region(STOLEN_TIME.name, its.stolen_time, STOLEN_TIME.size),
     )
