@@ -250,3 +250,11 @@ def test_what_a_guest_prints_too_fast_is_counted(monkeypatch: pytest.MonkeyPatch
         bench.inbox.console(b"x")
     bench.engine.power_off()
     assert bench.run().notes == ("5 bytes of console output came too fast to be shown",)
+
+
+def test_what_a_machine_counted_elsewhere_is_noted_at_its_start() -> None:
+    engine = FakeEngine()
+    engine.samples = 41
+    plan = Plan(tell_agent=None, duration=0.01, resumed=True)
+    last = Session(engine, Inbox(), RecordingView(), plan).run().last
+    assert (last.before_ns, last.vcpus[0].truth_ns) == ((42, 42), 43)

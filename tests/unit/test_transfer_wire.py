@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pvtime.errors import MigrationError, PvtimeError, UsageError
 from pvtime.machine.saved.contents import SavedMachine
-from pvtime.transfer.address import Address
+from pvtime.transfer.address import Address, first_peer
 from pvtime.transfer.target import receive
 from pvtime.transfer.wire import LIMITS, Header, Kind, Stream
 
@@ -57,6 +57,24 @@ def test_a_peer_that_has_gone_is_noticed_and_its_last_words_are_heard(pair: tupl
     pair[0].close()
     with pytest.raises(MigrationError, match="no such placement"):
         pair[1].send(Kind.KERNEL, bytes(8 << 20))
+
+
+class Sluggish:
+    """A connection that takes three bytes at a time, and would not take all in one call's time."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def send(self, data: memoryview) -> int:
+        """Take some."""
+        self.taken += data[:3]
+        return len(data[:3])
+
+
+def test_a_peer_is_waited_for_as_long_as_it_takes_something() -> None:
+    connection = Sluggish()
+    Stream(cast("socket.socket", connection)).send(Kind.KERNEL, b"a kernel")
+    assert connection.taken == bytes(Header(kind=Kind.KERNEL, length=8)) + b"a kernel"
 
 
 def test_a_closed_connection_is_an_error(pair: tuple[Stream, Stream]) -> None:
@@ -119,23 +137,13 @@ def test_addresses_read_as_they_were_written() -> None:
 
 def test_a_path_is_for_its_owner_and_goes_when_a_peer_has_come(tmp_path: Path) -> None:
     address = Address.parse(f"unix:{tmp_path}/socket")
-    accepted: list[socket.socket] = []
-    thread = threading.Thread(target=lambda: accepted.append(address.accept()))
-    thread.start()
     path = tmp_path / "socket"
-    while not path.exists():
-        assert thread.is_alive()
+    listener = address.listen()
     assert path.stat().st_mode & 0o077 == 0
-    while True:
-        try:
-            connection = address.connect()
-            break
-        except UsageError:
-            assert thread.is_alive(), "it is there, but does not listen yet"
-    thread.join(10)
-    assert not path.exists()
-    for each in (connection, *accepted):
-        each.close()
+    with address.connect() as connection, first_peer(listener) as accepted:
+        assert not path.exists()
+        connection.sendall(b"it is")
+        assert accepted.recv(10) == b"it is"
 
 
 def test_where_nobody_listens_is_said(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def _give_up_output() -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    """Print ``message`` as one line."""
-    print(f"pvtime: {' '.join(message.split())}", file=sys.stderr)
+    """Print ``message`` as one line. A part of it may be a peer's, and the terminal is the user's."""
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
+    print(f"pvtime: {line}", file=sys.stderr)
     return code

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+import threading
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ from pvtime.report.plan import Ended
 from pvtime.report.session import Session
 
 if TYPE_CHECKING:
+    from pvtime.transfer.address import OwnSocket
+    from pvtime.transfer.control import Control
     from pvtime.transfer.keeper import Keeper
 
-__all__ = ["Departure", "refuse_existing"]
+__all__ = ["Departure", "listen", "refuse_existing"]
 
 
 def refuse_existing(directory: Path) -> None:
@@ -34,36 +36,34 @@ def refuse_existing(directory: Path) -> None:
         raise UsageError(f"{parent} is no directory: create it first")
 
 
-class Departure:
-    """A run's. What it takes is imported when it is asked for: most runs end where they began."""
+def listen(path: Path) -> OwnSocket:
+    """Return a control socket. Who connects is served when the machine runs.
 
-    def __init__(self, made: Made, inbox: Inbox) -> None:
+    :raises UsageError: it cannot be at ``path``.
+    """
+    from pvtime.transfer.address import OwnSocket
+
+    try:
+        return OwnSocket(str(path))
+    except OSError as error:
+        raise UsageError(f"--control {path}: {error.strerror or error}") from error
+
+
+class Departure:
+    """A run's. What it takes is imported when it is asked for: most runs end where they began.
+
+    :param listener: the control socket; None: there is none.
+    """
+
+    def __init__(self, made: Made, inbox: Inbox, listener: OwnSocket | None) -> None:
         self._made = made
         self._inbox = inbox
+        self._listener = listener
+        self._control: Control | None = None
+        self._saver: threading.Thread | None = None
         self.session: Session | None = None
 
-    def saving(self, directory: Path) -> Callable[[], None]:
-        """Return what saves the machine to ``directory`` and ends the run, or says why it could not."""
-
-        def save() -> None:
-            try:
-                self._keeper().save(directory)
-            except PvtimeError as error:
-                self._inbox.put(Ended(Outcome.FAILED, error))
-
-        return save
-
-    @contextlib.contextmanager
-    def listen(self, path: Path) -> Iterator[None]:
-        """Serve the control socket at ``path``.
-
-        :raises UsageError: it cannot be there.
-        """
-        from pvtime.transfer.control import Control
-
-        with contextlib.closing(Control(path, self._keeper())):
-            yield
-
+    @cached_property
     def _keeper(self) -> Keeper:
         from pvtime.transfer.keeper import Keeper
 
@@ -74,3 +74,34 @@ class Departure:
             release=lambda: self.session.release if self.session is not None else None,
             ended=lambda outcome: self._inbox.put(Ended(outcome)),
         )
+
+    def begin(self) -> None:
+        """The machine runs: tell who sent it, and serve who asks for it."""
+        if self._made.on_start is not None:
+            self._made.on_start()
+        if self._listener is not None:
+            from pvtime.transfer.control import Control
+
+            self._control = Control(self._listener, self._keeper)
+
+    def save(self, directory: Path) -> None:
+        """Begin to save the machine to ``directory``; the run ends when that is done, or cannot be."""
+
+        def save() -> None:
+            try:
+                keeper.save(directory)
+            except PvtimeError as error:
+                self._inbox.put(Ended(Outcome.FAILED, error))
+
+        keeper = self._keeper
+        self._saver = threading.Thread(target=save, name="pvtime-save", daemon=True)
+        self._saver.start()
+
+    def close(self) -> None:
+        """Serve nobody any more; what is being saved is finished, what is being sent is given up."""
+        if self._saver is not None or self._control is not None:
+            self._keeper.close()
+        if self._saver is not None:
+            self._saver.join()
+        if self._control is not None:
+            self._control.close()

@@ -7,10 +7,11 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
-from pvtime.cli.departure import Departure, refuse_existing
+from pvtime.cli.departure import Departure, listen, refuse_existing
 from pvtime.cli.interactive import ANNOUNCEMENT, Keyboard, RawView
 from pvtime.cli.signals import ending_signals, window_changes
 from pvtime.cli.source import Made, Source
@@ -20,6 +21,9 @@ from pvtime.report.inbox import Inbox
 from pvtime.report.live import LinesView, LiveView, QuietView, is_terminal
 from pvtime.report.plan import Ending, Plan
 from pvtime.report.session import Session
+
+if TYPE_CHECKING:
+    from pvtime.transfer.address import OwnSocket
 
 __all__ = ["STDOUT", "Run", "execute"]
 
@@ -65,16 +69,20 @@ def execute(run: Run, source: Source) -> int:
         terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if run.interactive else None
         inbox = Inbox(eager=terminal is not None)
         stack.callback(inbox.close)
+        # Before the machine: one that another process has sent is not to fail for want of a socket.
+        listener = stack.enter_context(listen(run.control)) if run.control is not None else None
         screen = terminal.size() if terminal else os.terminal_size((0, 0))
         made = source.make(inbox, screen, None if run.quiet else run.output)
         stack.callback(made.machine.close)
         if not run.quiet:
             print(f"pvtime: engine {made.reason}", file=run.output, flush=True)
-        ending = _show(run, made, inbox, terminal)
+        ending = _show(run, made, inbox, terminal, listener)
     return _leave(run, ending)
 
 
-def _show(run: Run, made: Made, inbox: Inbox, terminal: Terminal | None) -> Ending:
+def _show(
+    run: Run, made: Made, inbox: Inbox, terminal: Terminal | None, listener: OwnSocket | None
+) -> Ending:
     """Run the session behind the view that the output allows."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(ending_signals(inbox))
@@ -90,7 +98,7 @@ def _show(run: Run, made: Made, inbox: Inbox, terminal: Terminal | None) -> Endi
         else:
             view = LiveView(run.output) if is_terminal(run.output) else LinesView(run.output)
             stack.enter_context(view)
-        departure = Departure(made, inbox)
+        departure = Departure(made, inbox, listener)
         plan = Plan(
             tell_agent=made.machine.agent.receive if made.agent else None,
             duration=run.duration,
@@ -98,13 +106,12 @@ def _show(run: Run, made: Made, inbox: Inbox, terminal: Terminal | None) -> Endi
             stealing=bool(made.machine.config.steal),
             resumed=made.resumed,
             release=made.release,
-            on_start=made.on_start,
-            save=None if run.save is None else (run.save[0], departure.saving(run.save[1])),
+            on_start=departure.begin,
+            save=None if run.save is None else (run.save[0], partial(departure.save, run.save[1])),
         )
         session = departure.session = Session(made.engine, inbox, view, plan)
-        if run.control is not None:
-            stack.enter_context(departure.listen(run.control))
-        return session.run()
+        with contextlib.closing(departure):
+            return session.run()
 
 
 def _leave(run: Run, ending: Ending) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -26,13 +27,13 @@ def save_command(socket: Path, directory: Path, keep_running: bool, as_json: boo
     """
     from pvtime.report import units
     from pvtime.transfer.control import ask
-    from pvtime.transfer.requests import Save
+    from pvtime.transfer.requests import Save, Saved
 
-    result = ask(socket, Save(str(directory.absolute()), keep_running))
+    saved = ask(socket, Save(str(directory.absolute()), keep_running), Saved)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(asdict(saved)))
     else:
-        click.echo(f"saved {units.size(result['bytes'])} in {units.time(result['pause_ns'])}: {directory}")
+        click.echo(f"saved {units.size(saved.bytes)} in {units.time(saved.pause_ns)}: {directory}")
 
 
 @click.command("migrate")
@@ -47,17 +48,19 @@ def migrate_command(socket: Path, address: str, as_json: bool) -> None:
     from pvtime.report import units
     from pvtime.transfer.address import Address
     from pvtime.transfer.control import ask
-    from pvtime.transfer.requests import Migrate
+    from pvtime.transfer.requests import Migrate, Moved
 
     def tell(number: int, size: int) -> None:
         if not as_json:
             click.echo(f"round {number}: {units.size(size)} of memory")
 
-    result = ask(socket, Migrate(str(Address.parse(address))), tell)
+    # A path is from here, and not from where the machine's process is.
+    peer = Address.parse(address).absolute()
+    moved = ask(socket, Migrate(str(peer)), Moved, tell)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(asdict(moved)))
         return
     click.echo(
-        f"moved in {units.time(result['total_ns'])}: {units.size(result['sent_bytes'])} sent, "
-        f"paused for {units.time(result['pause_ns'])} with the last {units.size(result['paused_bytes'])}"
+        f"moved in {units.time(moved.total_ns)}: {units.size(moved.sent_bytes)} sent, "
+        f"paused for {units.time(moved.pause_ns)} with the last {units.size(moved.paused_bytes)}"
     )

@@ -21,6 +21,17 @@ __all__ = ["Showing", "showing"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _save_at(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, Path] | None
+) -> tuple[float, Path] | None:
+    if value is None:
+        return None
+    span = seconds(ctx, param, value[0])
+    assert span is not None, "there is a value"
+    return span, value[1]
+
+
 OPTIONS: Final = (
     click.option(
         "--engine-option",
@@ -45,7 +56,8 @@ OPTIONS: Final = (
     ),
     click.option(
         "--save-at",
-        type=(click.FloatRange(min=0, min_open=True), click.Path(path_type=Path)),
+        type=(str, click.Path(path_type=Path)),
+        callback=_save_at,
         metavar="SECONDS DIRECTORY",
         help="Save the machine to a new directory and end, that long after userland came up.",
     ),
@@ -96,6 +108,8 @@ class Showing:
 
         if self.quiet and self.interactive:
             raise UsageError("--quiet and --interactive do not go together: leave one out")
+        if self.save_at is not None and self.duration is not None and self.save_at[0] >= self.duration:
+            raise UsageError("--save-at is later than --duration, which ends the run: leave one out")
         return Run(self.duration, self.report, self.quiet, self.interactive, self.control, self.save_at)
 
 

@@ -8,14 +8,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from pvtime.cli import engines, guest
 from pvtime.engine.base import Engine
+from pvtime.errors import UsageError
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.report.inbox import Inbox
 from pvtime.steal.placement import PlacementName
 from pvtime.steal.schedule import Schedule
+
+if TYPE_CHECKING:
+    from pvtime.machine.saved.contents import SavedMachine
 
 __all__ = ["Arriving", "Booting", "Made", "Restoring", "Source"]
 
@@ -45,6 +49,21 @@ class Source(Protocol):
         :param output: where to tell what takes its time; None: nowhere.
         :raises PvtimeError: it cannot be had, or not be run here.
         """
+
+
+RESUMED: Final = "it ran on that"
+"""Why a machine that comes from elsewhere has its engine."""
+
+
+def _same_engine(saved: SavedMachine) -> engines.EngineKind:
+    """Return the engine that a machine ran on.
+
+    :raises UsageError: there is no such engine, or this host cannot use it.
+    """
+    kind, _ = engines.choose(saved.engine)
+    if kind.name != saved.engine:
+        raise UsageError(f"the machine ran on {saved.engine!r}, which is no engine")
+    return kind
 
 
 def _build(
@@ -105,8 +124,8 @@ class Restoring:
         from pvtime.transfer.state import restore
 
         with load(self.directory) as saved:
-            kind, reason = engines.choose(saved.machine.engine)
             its = about(saved.machine)
+            kind = _same_engine(saved.machine)
             config = replace(config_of(saved.machine), steal=self.steal)
             machine, engine = _build(config, kind, self.options, inbox)
             with contextlib.ExitStack() as undo:
@@ -114,7 +133,7 @@ class Restoring:
                 saved.fill(machine.memories)
                 restore(saved.machine.state, machine, engine)
                 undo.pop_all()
-        return Made(machine, engine, its.agent, f"{kind.name}: {reason}", resumed=True, release=its.release)
+        return Made(machine, engine, its.agent, f"{kind.name}: {RESUMED}", resumed=True, release=its.release)
 
 
 @dataclass(frozen=True)
@@ -127,8 +146,7 @@ class Arriving:
 
     def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
         """See :meth:`Source.make`."""
-        from pvtime.machine.saved.contents import SavedMachine
-        from pvtime.transfer.address import Address
+        from pvtime.transfer.address import Address, first_peer
         from pvtime.transfer.description import about, config_of
         from pvtime.transfer.target import confirm, receive
         from pvtime.transfer.wire import Stream
@@ -137,21 +155,22 @@ class Arriving:
         described: list[SavedMachine] = []
 
         def build(saved: SavedMachine) -> tuple[Machine, Engine]:
-            kind, _ = engines.choose(saved.engine)
+            kind = _same_engine(saved)
             config = replace(config_of(saved), steal=self.steal)
             described.append(saved)
             return _build(config, kind, self.options, inbox)
 
+        listener = address.listen()
         if output is not None:
             print(f"pvtime: waiting for a machine at {address}", file=output, flush=True)
-        stream = Stream(address.accept())
+        stream = Stream(first_peer(listener))
         machine, engine = receive(stream, build)
         its = about(described[0])
         return Made(
             machine,
             engine,
             its.agent,
-            f"{engine.name}: it ran on that",
+            f"{engine.name}: {RESUMED}",
             resumed=True,
             release=its.release,
             on_start=lambda: confirm(stream),

@@ -77,7 +77,7 @@ class Plan:
     on_start: Callable[[], object] | None = None
     """Called when the engine has started."""
     save: tuple[float, Callable[[], object]] | None = None
-    """Seconds, counted as ``duration`` is, and what is done then, on a thread of its own."""
+    """Seconds, counted as ``duration`` is, and what begins to save the machine then."""
 
 
 @dataclass(frozen=True)

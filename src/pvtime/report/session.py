@@ -43,6 +43,7 @@ class Session:
         self._asked_at: float | None = None
         """When /proc/stat was asked for; None when the answer has come."""
         self._shown_at = self._times.start
+        self._before: tuple[int, ...] = ()
         self._final: Moment | None = None
         self._size: Resized | None = None
         self._signal: int | None = None
@@ -58,6 +59,8 @@ class Session:
         watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
         try:
             self._engine.start()
+            if self._plan.resumed:
+                self._before = tuple(sample.truth_ns for sample in self._engine.sample())
             if self._plan.on_start is not None:
                 self._plan.on_start()
             watcher.start()
@@ -143,7 +146,7 @@ class Session:
         now = time.monotonic()
         if self._plan.save is not None and (at := self._times.save_at()) is not None and now >= at:
             self._times.note_saved()
-            threading.Thread(target=self._plan.save[1], name="pvtime-save", daemon=True).start()
+            self._plan.save[1]()
         if (end := self._times.end()) is not None and now >= end and self._ended is None:
             if self._times.give_up_at is None:
                 self._finish(GRACE)
@@ -188,12 +191,14 @@ class Session:
         rows = tuple(
             VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None) for sample in samples
         )
-        return Moment(self._times.elapsed(), rows, self._plan.stealing)
+        return Moment(self._times.elapsed(), rows, self._plan.stealing, self._before)
 
     def _ending(self, elapsed: float) -> Ending:
         last = self._final or self._sample(None)
         if self._inbox.dropped:
             self._notes.append(f"{self._inbox.dropped} bytes of console output came too fast to be shown")
+        if not self._times.saved:
+            self._notes.append("the run ended before the machine was to be saved")
         outcome = self._ended.outcome if self._ended else Outcome.STOPPED
         report = RunReport(
             engine=self._engine.name,

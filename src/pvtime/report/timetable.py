@@ -22,7 +22,8 @@ class Timetable:
         self.start = time.monotonic()
         self.ready_at = self.start if plan.resumed and plan.tell_agent is not None else None
         """When userland reported; None until it has."""
-        self._saved = plan.save is None
+        self.saved = plan.save is None
+        """Nothing is to be saved, or it was begun."""
         self.give_up_at: float | None = None
         """When a guest that was asked to power off is stopped."""
 
@@ -46,14 +47,14 @@ class Timetable:
 
     def save_at(self) -> float | None:
         """Return when the machine is to be saved; None: not (again), or it is not known yet."""
-        if self._plan.save is None or self._saved:
+        if self._plan.save is None or self.saved:
             return None
         begin = self.start if self._plan.tell_agent is None else self.ready_at
         return None if begin is None else begin + self._plan.save[0]
 
     def note_saved(self) -> None:
-        """It was done."""
-        self._saved = True
+        """It was begun."""
+        self.saved = True
 
     def duration_ends_at(self) -> float | None:
         """Return when ``--duration`` is over; None where there is no such time."""

@@ -7,7 +7,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pvtime.engine.base import Engine, Outcome
@@ -18,25 +17,18 @@ from pvtime.machine.saved.contents import SavedMachine
 from pvtime.machine.saved.write import write
 from pvtime.transfer.address import Address
 from pvtime.transfer.description import to_saved
-from pvtime.transfer.source import Moved, send
+from pvtime.transfer.requests import Moved, Saved
+from pvtime.transfer.source import send
 from pvtime.transfer.state import state
 from pvtime.transfer.wire import Stream
 
-__all__ = ["Keeper", "Saved"]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A machine that was saved."""
-
-    bytes: int
-    """Of the files, holes not counted."""
-    pause_ns: int
-    """For how long the machine did not run, or has not run when it ended."""
+__all__ = ["Keeper"]
 
 
 class Keeper:
-    """One machine's. Any thread may ask, one is served at a time.
+    """The only one of its machine: two would have it run for the one while it is paused for the other.
+
+    Any thread may ask, one is served at a time.
 
     :param agent: the stock userland answers on the second serial port.
     :param release: returns the kernel's release, as far as it is known.
@@ -58,7 +50,9 @@ class Keeper:
         self._release = release
         self._ended = ended
         self._busy = threading.Lock()
+        self._stream: Stream | None = None
         self._gone = False
+        self._closed = False
 
     def save(self, path: Path, *, keep_running: bool = False) -> Saved:
         """Save the machine to a new directory, and end it here unless it is to be kept running.
@@ -83,19 +77,24 @@ class Keeper:
         :raises MigrationError: the peer refuses, or has gone; the machine goes on, unless it says otherwise.
         :raises EngineError: the machine has ended.
         """
-        with self._serving():
-            stream = Stream(address.connect())
-            try:
-                return send(
-                    stream,
-                    self._engine,
-                    self._machine,
-                    self._saved({}),
-                    lambda: self._leave(Outcome.MIGRATED),
-                    progress,
-                )
-            finally:
-                stream.close()
+        with self._serving(), self._connected(address) as stream:
+            return send(
+                stream,
+                self._engine,
+                self._machine,
+                self._saved({}),
+                lambda: self._leave(Outcome.MIGRATED),
+                progress,
+            )
+
+    def close(self) -> None:
+        """Serve nobody any more. A save is waited for, a migration given up unless the machine has left."""
+        self._closed = True
+        stream = self._stream
+        if stream is not None and not self._gone:
+            stream.cancel()
+        with self._busy:
+            return
 
     def _saved(self, document: JsonObject) -> SavedMachine:
         return to_saved(self._engine.name, self._machine.config, self._agent, self._release(), document)
@@ -109,11 +108,19 @@ class Keeper:
         if not self._busy.acquire(blocking=False):
             raise UsageError("the machine is being saved or moved already: wait for that to end")
         try:
-            if self._gone or self._engine.wait(0) is not None:
+            if self._closed or self._gone or self._engine.wait(0) is not None:
                 raise EngineError("the machine has ended")
             yield
         finally:
             self._busy.release()
+
+    @contextlib.contextmanager
+    def _connected(self, address: Address) -> Iterator[Stream]:
+        with contextlib.closing(Stream(address.connect())) as stream:
+            self._stream = stream
+            if self._closed:
+                stream.cancel()
+            yield stream
 
     @contextlib.contextmanager
     def _paused(self) -> Iterator[None]:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a running machine may be asked for over its control socket."""
+"""What a running machine may be asked for over its control socket, and what it answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Migrate", "Save"]
+__all__ = ["Migrate", "Moved", "Progress", "Save", "Saved"]
 
 
 @dataclass(frozen=True)
 class Save:
-    """Be saved to a new directory."""
+    """Be saved to a new directory; the answer is :class:`Saved`."""
 
     directory: str
     """An absolute path."""
@@ -19,6 +19,38 @@ class Save:
 
 @dataclass(frozen=True)
 class Migrate:
-    """Move to the process that listens at an address."""
+    """Move to the process that listens at an address; the answer is :class:`Moved`."""
 
     address: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A machine that was saved."""
+
+    bytes: int
+    """Of the files, holes not counted."""
+    pause_ns: int
+    """For how long the machine did not run, or has not run when it ended."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A machine that was moved. Times in ns."""
+
+    rounds: int
+    sent_bytes: int
+    """All of it, images included."""
+    paused_bytes: int
+    """What was sent while the machine did not run."""
+    pause_ns: int
+    """From the source's pause until the target said that it runs."""
+    total_ns: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Memory was sent once more while the machine ran; told before :class:`Moved`."""
+
+    round: int
+    bytes: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.engine.base import Engine
@@ -13,6 +12,7 @@ from pvtime.errors import MigrationError, PvtimeError
 from pvtime.machine.machine import Machine
 from pvtime.machine.saved.codec import to_json
 from pvtime.machine.saved.contents import SavedMachine
+from pvtime.transfer.requests import Moved
 from pvtime.transfer.state import state
 from pvtime.transfer.wire import FORMAT, PAGES_AT, Kind, Stream
 
@@ -23,20 +23,6 @@ ROUNDS: Final = 8
 
 FEW: Final = 1 << 20
 """Bytes: with less than that left another round would not make the pause shorter."""
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A machine that was moved. Times in ns."""
-
-    rounds: int
-    sent_bytes: int
-    """All of it, images included."""
-    paused_bytes: int
-    """What was sent while the machine did not run."""
-    pause_ns: int
-    """From the source's pause until the target said that it runs."""
-    total_ns: int
 
 
 def send(

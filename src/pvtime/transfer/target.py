@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -54,8 +55,9 @@ def receive(stream: Stream, build: Build) -> tuple[Machine, Engine]:
 
 
 def confirm(stream: Stream) -> None:
-    """Tell the source that the machine runs."""
-    stream.send(Kind.RUNNING)
+    """Tell the source that the machine runs. It does, whether or not the source is still there to hear."""
+    with contextlib.suppress(MigrationError):
+        stream.send(Kind.RUNNING)
     stream.close()
 
 

@@ -21,6 +21,7 @@ A peer is input: lengths are bounded, kinds come in this order.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import socket
@@ -32,6 +33,8 @@ from pvtime.errors import MigrationError
 __all__ = ["FORMAT", "LIMITS", "PAGES_AT", "Kind", "Stream"]
 
 FORMAT: Final = "pvtime migration 1"
+LAST_WORDS: Final = 1.0
+"""Seconds for telling a peer why; it may be one that takes nothing."""
 PAGES_AT: Final = 8
 """Bytes before a PAGES frame's data: the IPA, little-endian."""
 
@@ -92,9 +95,11 @@ class Stream:
         header = bytes(Header(kind=kind, length=sum(map(len, parts))))
         try:
             for part in (header, *parts):
-                self._connection.sendall(part)
+                self._write(part)
                 self._digest.update(part)
                 self.sent += len(part)
+        except TimeoutError as error:
+            raise MigrationError("the peer takes nothing any more") from error
         except OSError as error:
             raise MigrationError(self._last_words(f"the peer has gone: {error.strerror or error}")) from error
 
@@ -121,11 +126,18 @@ class Stream:
 
     def give_up(self, reason: str) -> None:
         """Tell the peer, where it still listens."""
-        text = reason.encode()[: LIMITS[Kind.ERROR]]
+        text = reason.encode(errors="replace")[: LIMITS[Kind.ERROR]]
         try:
+            self._connection.settimeout(LAST_WORDS)
             self._connection.sendall(bytes(Header(kind=Kind.ERROR, length=len(text))) + text)
         except OSError:
             return
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it; a peer is waited for as long as it takes a part now and then."""
+        view = memoryview(data)
+        while view:
+            view = view[self._connection.send(view) :]
 
     def _read(self, length: int) -> bytearray:
         content = bytearray(length)
@@ -147,6 +159,11 @@ class Stream:
         except MigrationError as error:
             return str(error) if "gave up" in str(error) else otherwise
         return otherwise
+
+    def cancel(self) -> None:
+        """Have whoever sends or receives be told that the peer has gone; from any thread."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the connection."""
