@@ -154,7 +154,8 @@ def main() -> None:
         import tarfile
 
         with tarfile.open(words[1]) as archive:
-            archive.extractall(words[2], filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            archive.extractall(words[2])
     else:
         data = Path(words[1]).read_bytes()
         sys.stdout.buffer.write(data)
