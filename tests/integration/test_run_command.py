@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,14 +96,14 @@ def test_ctrl_c_ends_a_running_guest_with_its_last_figures() -> None:
 
 
 class Console:
-    """An interactive guest on a pseudo-terminal of 24 lines and 80 columns."""
+    """An interactive guest on a pseudo-terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *command: str, rows: int = 24, columns: int = 80) -> None:
         self.master, self.slave = os.openpty()
         self.modes = termios.tcgetattr(self.slave)
-        self.resize(24, 80)
+        self.resize(rows, columns)
         self.process = subprocess.Popen(
-            [*PVTIME, "run", "--interactive"],
+            [*PVTIME, *command, "--interactive"],
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
@@ -127,19 +128,20 @@ class Console:
             self.text += os.read(self.master, 4096)
         self.text = self.text.partition(wanted)[2]
 
+    def close(self) -> None:
+        """Take it away."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
 
 @pytest.fixture
 def console() -> Iterator[Console]:
     """Return an interactive guest at its prompt."""
-    console = Console()
-    try:
+    with closing(Console("run")) as console:
         console.expect(b"# ")
         yield console
-    finally:
-        console.process.kill()
-        console.process.wait()
-        os.close(console.master)
-        os.close(console.slave)
 
 
 def test_the_console_is_a_shell_that_knows_the_terminals_size_and_ctrl_c(console: Console) -> None:

@@ -7,13 +7,13 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration.test_run_command import LIMIT, PVTIME
+from integration.test_run_command import LIMIT, PVTIME, Console
 from pvtime.report import document
 from pvtime.report.model import RunReport
 
@@ -160,6 +160,28 @@ def test_a_machine_that_cannot_move_goes_on(tmp_path: Path) -> None:
         after = finish(process, report)
     assert after.outcome.value == "power-off"
     refuse_disagreement(after)
+
+
+def test_an_interactive_guest_goes_on_and_reboots_on_a_terminal_of_another_size(tmp_path: Path) -> None:
+    saved, control = tmp_path / "saved", tmp_path / "control"
+    with closing(Console("run", "--memory", "256M", "--control", str(control))) as console:
+        console.expect(b"# ")
+        console.type(b"X=kept; echo se''t\r")
+        console.expect(b"set\r\n")
+        assert pvtime("save", str(control), str(saved)).returncode == 0
+        console.expect(b"saved after")
+        assert console.process.wait(LIMIT) == 0
+    with closing(Console("restore", str(saved), rows=50, columns=132)) as console:
+        console.expect(b"# ")  # drawn anew, for a terminal of that size
+        console.type(b"until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo $X resi''zed\r")
+        console.expect(b"kept resized\r\n")
+        console.type(b"reboot -f\r")
+        console.expect(b"Linux version")
+        console.expect(b"using stolen time PV")
+        console.expect(b"# ")
+        console.type(b"exit\r")
+        console.expect(b"power-off after")
+        assert console.process.wait(LIMIT) == 0
 
 
 def test_what_is_no_saved_machine_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def _show(
         view: RawView | QuietView | LinesView | LiveView
         if terminal is not None:
             print(ANNOUNCEMENT, file=run.output, flush=True)
-            stack.enter_context(window_changes(inbox, terminal.size))
+            # A guest that boots is told the first size by its command line.
+            stack.enter_context(window_changes(inbox, terminal.size, at_once=made.resumed))
             stack.enter_context(terminal.raw())
             inbox.watch(terminal.fd, Keyboard(terminal.fd, made.machine.console.receive, inbox).readable)
             view = RawView(run.output)

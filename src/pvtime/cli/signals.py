@@ -46,14 +46,24 @@ def ending_signals(inbox: Inbox) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def window_changes(inbox: Inbox, size: Callable[[], os.terminal_size]) -> Iterator[None]:
-    """Hand over every new ``size`` of the terminal for the time of a ``with`` block."""
+def window_changes(
+    inbox: Inbox, size: Callable[[], os.terminal_size], *, at_once: bool = False
+) -> Iterator[None]:
+    """Hand over every new ``size`` of the terminal for the time of a ``with`` block.
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    :param at_once: the present one too.
+    """
+
+    def tell() -> None:
         columns, rows = size()
         if rows and columns:
             inbox.put(Resized(rows, columns))
 
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        tell()
+
+    if at_once:
+        tell()
     former = signal.signal(signal.SIGWINCH, handle)
     try:
         yield
