@@ -20,7 +20,7 @@ from pvtime.machine.machine import Machine
 from pvtime.machine.saved.contents import SavedMachine
 from pvtime.machine.saved.load import load
 from pvtime.machine.saved.write import write
-from pvtime.transfer import address, keeper
+from pvtime.transfer import address, keeper, wire
 from pvtime.transfer.address import Address, first_peer
 from pvtime.transfer.description import config_of
 from pvtime.transfer.keeper import Keeper
@@ -187,6 +187,18 @@ def test_a_peer_that_takes_nothing_is_given_up(
     kept.runs_on()
 
 
+def test_a_peer_that_does_not_answer_keeps_no_guest_paused(
+    kept: Kept, peer: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "PAUSED_PATIENCE", 0.1)
+    listener = peer.listen()
+    moving = kept.migrate(peer)
+    with first_peer(listener) as connection:
+        _take_until_ready(Stream(connection))
+        assert "timed out" in str(moving.result())
+    kept.runs_on()
+
+
 def test_whoever_asked_may_go_and_the_machine_stays(kept: Kept, peer: Address) -> None:
     def gone(_number: int, _size: int) -> None:
         raise MigrationError("whoever asked for it has gone")
@@ -199,13 +211,18 @@ def test_whoever_asked_may_go_and_the_machine_stays(kept: Kept, peer: Address) -
     kept.runs_on()
 
 
-def _take_until_go(stream: Stream) -> None:
-    """Be a target that believes everything."""
+def _take_until_ready(stream: Stream) -> None:
+    """Be a target that believes everything, and then says nothing."""
     for kind in (Kind.HELLO, Kind.KERNEL, Kind.INITRD):
         stream.receive(kind)
     while stream.receive(Kind.PAGES, Kind.STATE)[0] is not Kind.STATE:
         pass
     stream.receive(Kind.DIGEST)
+
+
+def _take_until_go(stream: Stream) -> None:
+    """Be one that takes the machine."""
+    _take_until_ready(stream)
     stream.send(Kind.READY)
     stream.receive(Kind.GO)
 
@@ -214,10 +231,7 @@ def test_a_machine_whose_target_refuses_at_the_last_moment_runs_on(kept: Kept, p
     listener = peer.listen()
     moving = kept.migrate(peer)
     stream = Stream(first_peer(listener))
-    for kind in (Kind.HELLO, Kind.KERNEL, Kind.INITRD):
-        stream.receive(kind)
-    while stream.receive(Kind.PAGES, Kind.STATE)[0] is not Kind.STATE:
-        pass
+    _take_until_ready(stream)
     stream.give_up("no room")
     assert "no room" in str(moving.result())
     stream.close()

@@ -54,6 +54,7 @@ def send(
             if size < FEW or rounds == ROUNDS:
                 break
         before, paused_at = stream.sent, time.monotonic_ns()
+        stream.hurry()
         engine.pause()
         gone = False
         try:

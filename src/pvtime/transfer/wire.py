@@ -33,6 +33,10 @@ from pvtime.errors import MigrationError
 __all__ = ["FORMAT", "LIMITS", "PAGES_AT", "Kind", "Stream"]
 
 FORMAT: Final = "pvtime migration 1"
+PAUSED_PATIENCE: Final = 5.0
+"""Seconds that a peer may keep a guest paused with nothing said or taken. The guest's clock goes on, and
+a kernel takes 20 s without progress for a soft lockup."""
+
 LAST_WORDS: Final = 1.0
 """Seconds for telling a peer why; it may be one that takes nothing."""
 PAGES_AT: Final = 8
@@ -159,6 +163,10 @@ class Stream:
         except MigrationError as error:
             return str(error) if "gave up" in str(error) else otherwise
         return otherwise
+
+    def hurry(self) -> None:
+        """Have less patience with the peer from now on: a guest is paused."""
+        self._connection.settimeout(PAUSED_PATIENCE)
 
     def cancel(self) -> None:
         """Have whoever sends or receives be told that the peer has gone; from any thread."""
