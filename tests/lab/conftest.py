@@ -25,7 +25,7 @@ def qemu() -> str:
     return PROGRAM
 
 
-@pytest.fixture(scope="session", params=CPUS)
+@pytest.fixture(scope="module", params=CPUS)
 def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
     """Return a booted lab with these very tests in it: with VHE and without."""
     extras = Extras(distributions=("pytest",), trees={"root/tests": TESTS})
