@@ -8,7 +8,7 @@ from pvtime.images.store import StockImages
 
 BUSY_NS = 1_000_000_000
 WINDOWS = 5
-"""Of which one must be good: on a busy host wake-ups wait for the engine's threads, which is another matter."""
+"""One must be good: on a busy host wake-ups wait for the engine's threads, which is another matter."""
 
 
 def lost_by_the_idle_one(guest: LinuxGuest) -> tuple[int, int]:
