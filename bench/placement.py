@@ -11,12 +11,12 @@ from __future__ import annotations
 import timeit
 from typing import Final
 
-from pvtime.abi.donated import Donation
+from pvtime.abi.registration import Donation
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import MemoryMap, Window
-from pvtime.steal.donated import Donated
 from pvtime.steal.placement import Hypervisor, Placement, Userspace
+from pvtime.steal.registered import Donated
 
 ROUNDS: Final = 20_000
 REPEATS: Final = 7

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvtime.cli.source import Restoring
-from pvtime.report.inbox import Inbox
-from pvtime.steal.schedule import Schedule
+from pvtime.inject.schedule import Schedule
+from pvtime.run.inbox import Inbox
+from pvtime.run.source import Restoring
 
 PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
 GUEST = ("--memory", "256M", "--busy", "0", "--engine", "unicorn")

@@ -13,9 +13,9 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from fakes import FakeEngine
-from pvtime.cli import engines
+from framework.fakes import FakeEngine
 from pvtime.cli.command import main
+from pvtime.engine import registry
 from pvtime.engine.base import Engine
 from pvtime.machine.machine import Machine
 
@@ -51,5 +51,5 @@ def build(machine: Machine, options: Mapping[str, str]) -> Engine:
 
 
 if __name__ == "__main__":
-    engines.ENGINES[:] = [engines.EngineKind("fake", "a test", lambda: None, build)]
+    registry.ENGINES[:] = [registry.EngineKind("fake", "a test", lambda: None, build)]
     sys.exit(main())

@@ -11,12 +11,12 @@ from pvtime.abi.psci import VERSION_1_1, Affinity, Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
-from pvtime.scenario import post
-from pvtime.scenario.guest import boot, guest
-from pvtime.scenario.instruction import CNTVCT_EL0, MPIDR_EL1
-from pvtime.scenario.mailbox import CODE
-from pvtime.scenario.post import ProbeError, ProbeFaultError
-from pvtime.scenario.probe import Difference, Probe
+from pvtime.probe import post
+from pvtime.probe.guest import boot, guest
+from pvtime.probe.instruction import CNTVCT_EL0, MPIDR_EL1
+from pvtime.probe.mailbox import CODE
+from pvtime.probe.post import ProbeError, ProbeFaultError
+from pvtime.probe.probe import Difference, Probe
 
 MEMORY = RAM_BASE + (16 << 20)
 """RAM that nobody uses."""

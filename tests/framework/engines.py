@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pvtime.cli.engines import ENGINES
 from pvtime.engine.base import Engine
+from pvtime.engine.registry import ENGINES
 from pvtime.machine.machine import Machine
-from pvtime.steal.clock import Schedstat
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["CHOICES", "Choice", "Host", "host_of"]
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.engine.base import VcpuSample
 from pvtime.images.store import StockImages
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.uart import Ns16550
-from pvtime.steal.schedule import Schedule
 from pvtime.userland.build import build_initramfs
 from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatReport, encode
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from pvtime.engine.base import Engine
 from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.machine.codec import JsonObject, from_json, to_json
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.memory import GuestMemory
-from pvtime.machine.saved.codec import JsonObject, from_json, to_json
-from pvtime.machine.saved.pages import extents
+from pvtime.machine.pages import extents
 
 __all__ = ["Image", "put", "take"]
 

@@ -14,10 +14,10 @@ from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Progra
 from framework.engines import Choice
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Engine, Outcome, VcpuSample
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
-from pvtime.steal.schedule import Schedule
 
 if TYPE_CHECKING:
     from pvtime.engine.unicorn.engine import UnicornEngine

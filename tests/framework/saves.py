@@ -23,9 +23,9 @@ from typing import Any, Final
 
 from pvtime.errors import SavedStateError
 from pvtime.machine.memory import GuestMemory
-from pvtime.machine.saved.contents import SavedMachine
-from pvtime.machine.saved.load import load
-from pvtime.machine.saved.write import write
+from pvtime.snapshot.contents import SavedMachine
+from pvtime.snapshot.load import load
+from pvtime.snapshot.write import write
 
 __all__ = ["HOST_CALLS", "SmallMachine", "load_number", "write_number"]
 

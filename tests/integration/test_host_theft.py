@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from framework.linux import DEADLINE, boot_linux
 from pvtime.engine.base import Engine
 from pvtime.images.store import StockImages
-from pvtime.steal.clock import Schedstat
+from pvtime.steal.run_delay import Schedstat
 
 STOLEN_NS = 200_000_000
 

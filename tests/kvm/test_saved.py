@@ -26,10 +26,10 @@ from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.kvm.engine import KvmEngine
 from pvtime.errors import EngineError, SavedStateError
+from pvtime.machine.codec import JsonObject
 from pvtime.machine.layout import CONSOLE
 from pvtime.machine.machine import Machine
-from pvtime.machine.saved.codec import JsonObject
-from pvtime.machine.saved.pages import extents
+from pvtime.machine.pages import extents
 
 COUNT = StolenTime.stolen_time.offset
 CNTVCT_EL0 = SysReg(3, 3, 14, 0, 2)

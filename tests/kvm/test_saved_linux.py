@@ -11,10 +11,10 @@ from framework.engines import Choice, host_of
 from framework.linux import TICK_NS, LinuxGuest
 from pvtime.engine.base import Outcome
 from pvtime.images.store import StockImages
+from pvtime.machine.codec import from_json, to_json
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
-from pvtime.machine.saved.codec import from_json, to_json
-from pvtime.machine.saved.pages import extents
+from pvtime.machine.pages import extents
 from pvtime.userland.build import build_initramfs
 
 COMPLAINTS = ("Oops", "BUG", "stall", "lockup", "WARNING")

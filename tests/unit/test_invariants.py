@@ -18,26 +18,26 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pvtime.abi.donated import DonateResult, DonationCall, KvmStealTime
 from pvtime.abi.pvtime import STRUCTURE_ALIGN, PvTime, StolenTime
+from pvtime.abi.registration import DonateResult, DonationCall, KvmStealTime
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import State
+from pvtime.inject.schedule import Schedule
+from pvtime.machine.codec import from_json, to_json
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
-from pvtime.machine.saved.codec import from_json, to_json
-from pvtime.machine.saved.contents import SavedMachine
-from pvtime.machine.saved.load import load
-from pvtime.machine.saved.write import write
-from pvtime.scenario.guest import guest
-from pvtime.scenario.probe import Probe
+from pvtime.probe.guest import guest
+from pvtime.probe.probe import Probe
+from pvtime.snapshot.contents import SavedMachine
+from pvtime.snapshot.description import config_of, to_saved
+from pvtime.snapshot.load import load
+from pvtime.snapshot.receive import confirm, receive
+from pvtime.snapshot.send import send
+from pvtime.snapshot.state import restore, state
+from pvtime.snapshot.stream import Stream
+from pvtime.snapshot.write import write
 from pvtime.steal.placement import PlacementName
-from pvtime.steal.schedule import Schedule
-from pvtime.transfer.description import config_of, to_saved
-from pvtime.transfer.source import send
-from pvtime.transfer.state import restore, state
-from pvtime.transfer.target import confirm, receive
-from pvtime.transfer.wire import Stream
 
 VCPUS = 3
 EXAMPLES = 1000

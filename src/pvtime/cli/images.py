@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 import click
 
-from pvtime.cli.fetching import shown
 from pvtime.images.cache import cache_directory
 from pvtime.images.store import Installed, State, installed, stock_images, verify
 from pvtime.report import units
+from pvtime.report.progress import shown
 from pvtime.report.table import open_console
 
 __all__ = ["images_command"]

@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from pvtime.cli.fetching import shown
 from pvtime.lab.lab import run_in_lab
 from pvtime.lab.qemu import CPUS, Settings
 from pvtime.lab.userland import fetch
+from pvtime.report.progress import shown
 
 __all__ = ["lab_command"]
 

@@ -9,10 +9,21 @@ from typing import Final
 
 import click
 
-__all__ = ["key_values", "parse_size", "seconds", "size"]
+from pvtime.engine.registry import AUTO, ENGINES
+
+__all__ = ["engine_option", "key_values", "parse_size", "seconds", "size"]
 
 UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Binary powers: a guest's memory is made of pages."""
+
+engine_option: Final = click.option(
+    "--engine",
+    type=click.Choice([AUTO, *(kind.name for kind in ENGINES)]),
+    default=AUTO,
+    show_default=True,
+    help="What executes the vCPUs.",
+)
+"""A command's option, for :func:`pvtime.engine.registry.choose`."""
 
 SIZE_PATTERN = re.compile(r"([0-9]{1,18})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 

@@ -22,8 +22,8 @@ def restore_command(directory: Path, **shown: Any) -> int:
     Its guest notices by its clocks only. The time that it was saved is not stolen. Times that are counted
     from userland on in pvtime run count from the start here.
     """
-    from pvtime.cli.running import execute
-    from pvtime.cli.source import Restoring
+    from pvtime.run.execute import execute
+    from pvtime.run.source import Restoring
 
     how = Showing(**shown)
     return execute(how.run(), Restoring(directory, how.options, how.schedule()))
@@ -38,8 +38,8 @@ def receive_command(address: str, **shown: Any) -> int:
     What is sent is neither encrypted nor authenticated: over a network, send it through a tunnel. Times that
     are counted from userland on in pvtime run count from the start here.
     """
-    from pvtime.cli.running import execute
-    from pvtime.cli.source import Arriving
+    from pvtime.run.execute import execute
+    from pvtime.run.source import Arriving
 
     how = Showing(**shown)
     return execute(how.run(), Arriving(address, how.options, how.schedule()))

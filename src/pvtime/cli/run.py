@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from pvtime.cli.engines import engine_option
-from pvtime.cli.params import size
+from pvtime.cli.params import engine_option, size
 from pvtime.cli.showing import Showing, showing
 from pvtime.errors import UsageError
 from pvtime.machine.layout import MAX_VCPUS
@@ -71,9 +70,9 @@ def run_command(
     Without --kernel and --initrd it boots the stock images (see pvtime images), whose userland keeps the
     vCPUs busy and tells its /proc/stat. Ends when the guest powers off, after --duration, or by Ctrl-C.
     """
-    from pvtime.cli.guest import Wishes
-    from pvtime.cli.running import execute
-    from pvtime.cli.source import Booting
+    from pvtime.run.execute import execute
+    from pvtime.run.guest import Wishes
+    from pvtime.run.source import Booting
 
     how = Showing(**shown)
     run = how.run()

@@ -26,8 +26,8 @@ def save_command(socket: Path, directory: Path, keep_running: bool, as_json: boo
     The directory is complete or absent, whatever happens meanwhile. pvtime restore goes on with it.
     """
     from pvtime.report import units
-    from pvtime.transfer.control import ask
-    from pvtime.transfer.requests import Save, Saved
+    from pvtime.run.control import ask
+    from pvtime.run.requests import Save, Saved
 
     saved = ask(socket, Save(str(directory.absolute()), keep_running), Saved)
     if as_json:
@@ -46,9 +46,9 @@ def migrate_command(socket: Path, address: str, as_json: bool) -> None:
     Its memory is sent while it runs; it is stopped for what is left then.
     """
     from pvtime.report import units
-    from pvtime.transfer.address import Address
-    from pvtime.transfer.control import ask
-    from pvtime.transfer.requests import Migrate, Moved
+    from pvtime.run.control import ask
+    from pvtime.run.requests import Migrate, Moved
+    from pvtime.snapshot.address import Address
 
     def tell(number: int, size: int) -> None:
         if not as_json:

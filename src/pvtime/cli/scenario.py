@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pvtime.cli.engines import AUTO, EngineKind, choose, engine_option
+from pvtime.cli.params import engine_option
+from pvtime.engine.registry import AUTO, EngineKind, choose
 from pvtime.errors import UsageError
 from pvtime.steal.placement import PlacementName
 
@@ -87,7 +88,7 @@ class _Wishes:
 
     def perform(self, teller: Teller) -> Iterator[Performance]:
         """Run each."""
-        from pvtime.cli.fetching import shown
+        from pvtime.report.progress import shown
         from pvtime.scenario.perform import perform
 
         with shown(sys.stderr if self.real else None) as progress:

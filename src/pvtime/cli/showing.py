@@ -14,8 +14,8 @@ from pvtime.cli.params import key_values, seconds
 from pvtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtime.cli.running import Run
-    from pvtime.steal.schedule import Schedule
+    from pvtime.inject.schedule import Schedule
+    from pvtime.run.execute import Run
 
 __all__ = ["Showing", "showing"]
 
@@ -104,7 +104,7 @@ class Showing:
 
         :raises UsageError: options that do not go together.
         """
-        from pvtime.cli.running import Run
+        from pvtime.run.execute import Run
 
         if self.quiet and self.interactive:
             raise UsageError("--quiet and --interactive do not go together: leave one out")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pvtime.errors import UsageError
-from pvtime.steal.schedule import Item, Schedule
+from pvtime.inject.schedule import Item, Schedule
 
 __all__ = ["schedule"]
 

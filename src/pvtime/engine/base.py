@@ -10,10 +10,10 @@ from enum import Enum
 from typing import ClassVar
 
 from pvtime.errors import PvtimeError
+from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
-from pvtime.machine.saved.codec import JsonObject
 
 __all__ = ["Ending", "Engine", "Outcome", "VcpuSample"]
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from pvtime.machine.memory import GuestMemory
-from pvtime.machine.saved.pages import BLOCK, Extent, touched
+from pvtime.machine.pages import BLOCK, Extent, touched
 
 __all__ = ["Comparison", "DirtyTracker"]
 

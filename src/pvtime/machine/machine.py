@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pvtime.errors import GuestMemoryError, UsageError
+from pvtime.inject.schedule import Schedule
 from pvtime.machine import boot
 from pvtime.machine.boot import Entry
+from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI, GicFlavour, TreeConfig, build
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import (
@@ -24,12 +26,10 @@ from pvtime.machine.layout import (
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap, Window
-from pvtime.machine.saved.codec import JsonObject, decode, encode
 from pvtime.machine.uart import Ns16550
 from pvtime.machine.uart_state import UartState
-from pvtime.steal.donated import Donated
 from pvtime.steal.placement import Placement, PlacementName, Userspace
-from pvtime.steal.schedule import Schedule
+from pvtime.steal.registered import Donated
 
 __all__ = ["Machine", "MachineConfig", "SetIrq"]
 

@@ -13,7 +13,7 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, VERSION_1_1, Smccc
 from pvtime.machine.psci import PsciCalls
 from pvtime.steal.account import Account
-from pvtime.steal.calls import DONATION_CALLS, donation_call, pv_time_features, pv_time_st
+from pvtime.steal.service_calls import DONATION_CALLS, donation_call, pv_time_features, pv_time_st
 
 __all__ = ["hypercall"]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.donated import KvmStealTime
 from pvtime.abi.psci import Psci
+from pvtime.abi.registration import KvmStealTime
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario import claims
 from pvtime.scenario.stage import Stage, await_theft

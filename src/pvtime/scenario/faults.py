@@ -9,8 +9,8 @@ from typing import Final
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory_map import Access
+from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.probe import Probe
 from pvtime.scenario.stage import Stage, await_loads, await_theft
 from pvtime.scenario.story import Event, Scenario, Step
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.donated import DonateResult, KvmStealTime
 from pvtime.abi.pvtime import PvTime
+from pvtime.abi.registration import DonateResult, KvmStealTime
 from pvtime.machine.layout import GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.memory import MIN_MEMORY
-from pvtime.scenario.probe import Probe
+from pvtime.probe.probe import Probe
 from pvtime.scenario.software import Software, signed
 from pvtime.scenario.stage import Stage, await_loads, await_theft
 from pvtime.scenario.story import Event, Scenario, Step

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.donated import DonateResult, KvmStealTime
+from pvtime.abi.registration import DonateResult, KvmStealTime
 from pvtime.images.progress import Progress
 from pvtime.machine.layout import RAM_BASE, Region
+from pvtime.probe.mailbox import MAILBOXES, SIZE
+from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
 from pvtime.scenario.changes import Snapshot, dump, fields_of
-from pvtime.scenario.mailbox import MAILBOXES, SIZE
-from pvtime.scenario.probe import Probe
 from pvtime.scenario.software import Software
 from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
 from pvtime.scenario.story import Event, Scenario, Step

@@ -16,19 +16,19 @@ from pvtime.engine.base import Engine, VcpuSample
 from pvtime.errors import MigrationError, PvtimeError
 from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.machine import Machine
-from pvtime.machine.saved.contents import SavedMachine
-from pvtime.machine.saved.load import load
+from pvtime.probe.probe import Probe
+from pvtime.run.keeper import Keeper
 from pvtime.scenario.memory import attributes, device_of
-from pvtime.scenario.probe import Probe
 from pvtime.scenario.software import Software
 from pvtime.scenario.stage import Stage, await_theft
 from pvtime.scenario.story import Finding
-from pvtime.transfer.description import config_of, to_saved
-from pvtime.transfer.keeper import Keeper
-from pvtime.transfer.source import Moved, send
-from pvtime.transfer.state import restore
-from pvtime.transfer.target import confirm, receive
-from pvtime.transfer.wire import Stream
+from pvtime.snapshot.contents import SavedMachine
+from pvtime.snapshot.description import config_of, to_saved
+from pvtime.snapshot.load import load
+from pvtime.snapshot.receive import confirm, receive
+from pvtime.snapshot.send import Moved, send
+from pvtime.snapshot.state import restore
+from pvtime.snapshot.stream import Stream
 
 __all__ = ["Guest", "count_after", "guest_with_count", "keeper", "migrated", "needs", "revived"]
 

@@ -7,13 +7,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.donated import DonationCall
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, PvTime
 from pvtime.abi.pvtime_device import PvTimeGroup
+from pvtime.abi.registration import DonationCall
 from pvtime.errors import PvTimeDeviceError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
+from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.probe import Probe
 from pvtime.scenario.software import Software, signed
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Scenario, Step

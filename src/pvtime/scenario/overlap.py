@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.donated import DonateResult
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
+from pvtime.abi.registration import DonateResult
 from pvtime.errors import UsageError
 from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import MIN_MEMORY, GuestMemory
+from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.probe import Probe
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Scenario, Step
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.abi.pvtime_device import PvTimeGroup
-from pvtime.machine.saved.manifest import memory_name
 from pvtime.scenario import claims
 from pvtime.scenario.leaving import guest_with_count, keeper, needs
 from pvtime.scenario.memory import device_of
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.snapshot.manifest import memory_name
 
 __all__ = ["SCENARIO"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvtime.abi.donated import DonateResult, Donation, DonationCall, KvmStealTime
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, PvTime, StolenTime
-from pvtime.scenario.post import ProbeError
-from pvtime.scenario.probe import Probe
+from pvtime.abi.registration import DonateResult, Donation, DonationCall, KvmStealTime
+from pvtime.probe.post import ProbeError
+from pvtime.probe.probe import Probe
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["Software", "signed"]

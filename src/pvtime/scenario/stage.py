@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.machine.machine import Machine
-from pvtime.scenario.guest import boot, guest
-from pvtime.scenario.post import ProbeError
-from pvtime.scenario.probe import Probe
+from pvtime.probe.guest import boot, guest
+from pvtime.probe.post import ProbeError
+from pvtime.probe.probe import Probe
 from pvtime.scenario.software import Software
 from pvtime.scenario.story import Finding
 from pvtime.steal.placement import PlacementName

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.donated import DonateResult
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
+from pvtime.abi.registration import DonateResult
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario import claims
 from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvtime.abi.donated import DonateResult, Donation
+from pvtime.abi.registration import DonateResult, Donation
 from pvtime.errors import GuestMemoryError
-from pvtime.steal.donated import Donated
 from pvtime.steal.placement import Placement
+from pvtime.steal.registered import Donated
 
 __all__ = ["Account", "AccountState"]
 

@@ -23,7 +23,7 @@ class PlacementName(Enum):
     HYPERVISOR = "hypervisor"
     """The hypervisor, behind a device (:mod:`pvtime.steal.device`): as first posted, in August 2019."""
     GUEST = "guest"
-    """The guest gives it (:mod:`pvtime.steal.donated`): as on x86."""
+    """The guest gives it (:mod:`pvtime.steal.registered`): as on x86."""
 
 
 class Memory(Protocol):

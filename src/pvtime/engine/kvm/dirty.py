@@ -9,7 +9,7 @@ from mmap import PAGESIZE
 
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.memory import GuestMemory
-from pvtime.machine.saved.pages import CHUNK, Extent, extents
+from pvtime.machine.pages import CHUNK, Extent, extents
 
 __all__ = ["DirtyLog"]
 

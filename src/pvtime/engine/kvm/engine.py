@@ -16,12 +16,12 @@ from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import System
 from pvtime.engine.kvm.thief import Thief
 from pvtime.errors import EngineError, PvtimeError, UsageError
+from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
-from pvtime.machine.saved.codec import JsonObject, decode, encode
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]

@@ -13,7 +13,7 @@ from pvtime.engine.kvm.exits import Exits
 from pvtime.engine.kvm.page import RunPage
 from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
-from pvtime.steal.clock import Schedstat
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["Meter", "figures"]
 

@@ -46,7 +46,7 @@ from pvtime.engine.kvm.thief import Victim
 from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError, PvtimeError
-from pvtime.steal.clock import Schedstat
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["VcpuRunner"]
 

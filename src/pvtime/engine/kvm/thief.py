@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Final
 
 from pvtime.engine.kvm.truth import Truth
-from pvtime.steal.hold import Hold
-from pvtime.steal.schedule import Schedule
+from pvtime.inject.hold import Hold
+from pvtime.inject.schedule import Schedule
 
 __all__ = ["Thief", "Victim"]
 

@@ -19,11 +19,11 @@ from pvtime.engine.unicorn.thread_clock import ThreadClock
 from pvtime.engine.unicorn.turns import Turns
 from pvtime.engine.unicorn.wakeups import Wakeups
 from pvtime.errors import EngineError, PvtimeError
+from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import Comparison, DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
-from pvtime.machine.saved.codec import JsonObject
 
 __all__ = ["UnicornEngine"]
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
-from pvtime.abi.donated import DonationCall
 from pvtime.abi.pvtime import PvTime
+from pvtime.abi.registration import DonationCall
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.shared_cpu import SharedCpu

@@ -10,8 +10,8 @@ from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.registers import CpuState
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, GuestMemoryError, PvTimeDeviceError, SavedStateError
+from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.gicv2 import GicV2State
-from pvtime.machine.saved.codec import JsonObject, decode, encode
 from pvtime.machine.timer import TimerState, counter
 from pvtime.steal.account import AccountState
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
-from pvtime.steal.clock import Schedstat
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["ThreadClock"]
 

@@ -9,11 +9,11 @@ from enum import Enum
 
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.context import Context
+from pvtime.inject.hold import Hold
+from pvtime.inject.schedule import Debts
 from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account
-from pvtime.steal.clock import RunDelay
-from pvtime.steal.hold import Hold
-from pvtime.steal.schedule import Debts
+from pvtime.steal.run_delay import RunDelay
 
 __all__ = ["State", "Vcpu"]
 

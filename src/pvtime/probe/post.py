@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's side of the probe's mailboxes: one command to a vCPU, and one answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pvtime.abi.arm64 import Esr
+from pvtime.engine.base import Engine
+from pvtime.errors import PvtimeError
+from pvtime.machine.memory import GuestMemory
+from pvtime.probe.mailbox import ARGUMENTS, BOXES, RESULTS, Command, Mailbox, State
+from pvtime.probe.wakeup import FIRST_SPI
+
+__all__ = ["Post", "ProbeError", "ProbeFaultError"]
+
+PATIENCE: Final = 30
+"""Seconds after which a vCPU is given up."""
+
+NAP: Final = 0.000_05
+"""Seconds between two looks for an answer."""
+
+
+class ProbeError(PvtimeError):
+    """The probe did not do what it was told."""
+
+
+class ProbeFaultError(ProbeError):
+    """What it was told raised an exception in the guest."""
+
+    def __init__(self, what: str, esr: int, far: int, elr: int) -> None:
+        super().__init__(f"{what}: exception in the guest, ESR {esr:#x}, FAR {far:#x}, ELR {elr:#x}")
+        self.esr = Esr(esr)
+        self.far = far
+        self.elr = elr
+
+
+class Post:
+    """The mailboxes of the probe at ``base``. One thread uses them."""
+
+    def __init__(self, memory: GuestMemory, engine: Engine, base: int) -> None:
+        self._memory = memory
+        self._engine = engine
+        self._base = base
+        self._raised: set[int] = set()
+
+    def _load(self, vcpu: int, offset: int) -> int:
+        return self._memory.load_u64(self._base + BOXES[vcpu] + offset)
+
+    def _store(self, vcpu: int, offset: int, value: int) -> None:
+        self._memory.store_u64(self._base + BOXES[vcpu] + offset, value)
+
+    def asked(self, vcpu: int) -> int:
+        """Return how many commands a vCPU was given, all its lives together."""
+        return self._load(vcpu, Mailbox.asked.offset)
+
+    def ready(self, vcpu: int) -> bool:
+        """Whether a vCPU waits for a command. The last one of a vCPU that is off is never answered."""
+        there = self._load(vcpu, Mailbox.state.offset) != State.ABSENT
+        return there and self._load(vcpu, Mailbox.answered.offset) == self.asked(vcpu)
+
+    def context(self, vcpu: int) -> int:
+        """Return what a vCPU found in X0 when it started."""
+        return self._load(vcpu, Mailbox.context.offset)
+
+    def tell(self, vcpu: int, command: Command, *arguments: int) -> None:
+        """Give a vCPU a command, and wake it; see :meth:`settle`."""
+        resting = self._load(vcpu, Mailbox.state.offset) == State.RESTING
+        self._store(vcpu, Mailbox.command.offset, command)
+        for index, argument in enumerate(arguments + (0,) * (ARGUMENTS - len(arguments))):
+            self._store(vcpu, Mailbox.arguments.offset + 8 * index, argument)
+        # What gives up and takes the interpreter's lock keeps the stores before it and behind it in order.
+        time.sleep(0)
+        self._store(vcpu, Mailbox.asked.offset, self.asked(vcpu) + 1)
+        if resting:
+            self._raised.add(vcpu)
+            self._engine.set_irq(FIRST_SPI + vcpu, True)
+
+    def settle(self, vcpu: int) -> None:
+        """Lower the wire that woke a vCPU, once it has done what it was told."""
+        if vcpu in self._raised:
+            self._raised.remove(vcpu)
+            self._engine.set_irq(FIRST_SPI + vcpu, False)
+
+    def ask(self, vcpu: int, command: Command, *arguments: int) -> tuple[int, ...]:
+        """Give a vCPU a command, and return the results.
+
+        :raises ProbeFaultError: the guest took an exception.
+        :raises ProbeError: the guest ended, or does not answer.
+        """
+        what = f"vCPU {vcpu}: {command.name.lower()} {' '.join(hex(argument) for argument in arguments)}"
+        self.tell(vcpu, command, *arguments)
+        self.wait(what, lambda: self.ready(vcpu))
+        self.settle(vcpu)
+        results = tuple(self._load(vcpu, Mailbox.results.offset + 8 * index) for index in range(RESULTS))
+        if self._load(vcpu, Mailbox.fault.offset):
+            raise ProbeFaultError(what, *results[:3])
+        return results
+
+    def wait(self, what: str, happened: Callable[[], bool]) -> None:
+        """Wait until ``what`` has happened.
+
+        :raises ProbeError: the guest ended, or it takes too long.
+        """
+        end = time.monotonic() + PATIENCE
+        while not happened():
+            outcome = self._engine.wait(NAP)
+            if outcome is not None and not happened():
+                raise ProbeError(f"{what}: the guest has ended ({outcome.value})")
+            if time.monotonic() > end:
+                raise ProbeError(f"{what}: no answer within {PATIENCE} s")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The PV-time service calls, answered as KVM does (arch/arm64/kvm/{hypercalls,pvtime}.c); and our own."""
+
+from __future__ import annotations
+
+from pvtime.abi.pvtime import PvTime
+from pvtime.abi.registration import Donation, DonationCall
+from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
+from pvtime.steal.account import Account
+
+__all__ = ["DONATION_CALLS", "donation_call", "pv_time_features", "pv_time_st"]
+
+DONATION_CALLS = frozenset(DonationCall)
+"""What a guest is offered that provides the memory itself."""
+
+_U32 = (1 << 32) - 1
+
+
+def pv_time_features(account: Account, function: int) -> int:
+    """PV_TIME_FEATURES: whether *this* vCPU offers ``function``; its upper half is ignored."""
+    offered = function & _U32 in (PvTime.FEATURES, PvTime.ST)
+    return SUCCESS if offered and account.available else NOT_SUPPORTED
+
+
+def pv_time_st(account: Account, run_delay: int) -> int:
+    """PV_TIME_ST: the IPA of the calling vCPU's structure. Not a pure query: see :meth:`Account.enable`."""
+    ipa = account.enable(run_delay) if account.available else None
+    return NOT_SUPPORTED if ipa is None else ipa
+
+
+def donation_call(account: Account, run_delay: int, function: int, argument: int) -> int:
+    """The calls of the placement ``guest`` (:class:`DonationCall`)."""
+    match function:
+        case DonationCall.SET:
+            return account.donate(run_delay, Donation(argument))
+        case DonationCall.GET:
+            return int(account.donated.donation) if account.donated is not None else NOT_SUPPORTED
+    return SUCCESS if argument & _U32 in DONATION_CALLS else NOT_SUPPORTED

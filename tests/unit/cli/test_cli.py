@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: what it refuses, in one line, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from framework.fake_images import PROGRAM, Images, make_images
+from pvtime.cli.command import EXIT_BROKEN_PIPE, main
+from pvtime.cli.params import parse_size
+from pvtime.errors import UsageError
+from pvtime.run.guest import Wishes, words
+
+UNKNOWN = os.terminal_size((0, 0))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    """Return files that pass."""
+    return make_images(tmp_path)
+
+
+def program(images: Images, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start ``pvtime run`` with the engine without a guest."""
+    return subprocess.Popen(
+        [*PROGRAM, *images.options, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})},
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Return exit code, standard output and standard error of a program that ends by itself."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+REFUSED = [
+    ([], "command"),
+    (["walk"], "walk"),
+    (["run", "--wings"], "--wings"),
+    (["run", "--vcpus", "0"], "--vcpus"),
+    (["run", "--vcpus", "9"], "--vcpus"),
+    (["run", "--vcpus", "two"], "two"),
+    (["run", "--memory", "much"], "much"),
+    (["run", "--memory", "-1"], "-1"),
+    (["run", "--memory", ""], "--memory"),
+    (["run", "--duration", "0"], "--duration"),
+    (["run", "--duration", "nan"], "nan"),
+    (["run", "--engine", "steam"], "steam"),
+    (["run", "--engine-option", "internals"], "internals"),
+    (["run", "--report", "/no/such/folder/r.json"], "/no/such/folder"),
+    (["run", "--report", "/"], "directory"),
+    (["run", "--kernel", "/no/kernel"], "/no/kernel"),
+    (["run", "--kernel", "/"], "directory"),
+    (["run", "--busy", "1", "--initrd", "/dev/null"], "--busy"),
+    (["run", "--busy", "3", "--vcpus", "2"], "--busy 3"),
+    (["run", "--quiet", "--interactive"], "--interactive"),
+    (["run", "--interactive"], "terminal"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
+def test_bad_input_gets_one_line_that_names_it(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pvtime: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+REFUSED_WITH_IMAGES = [
+    (["--memory", "1K"], "memory"),
+    (["--memory", "999999999G"], "memory"),
+    (["--memory", "134217729"], "MiB"),
+    (["--cpu", "z80"], "cortex-a72"),
+    (["--engine-option", "wings=on"], "wings"),
+    (["--engine-option", "internals=perhaps"], "perhaps"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), REFUSED_WITH_IMAGES, ids=[" ".join(case[0]) for case in REFUSED_WITH_IMAGES]
+)
+def test_a_machine_that_cannot_be_gets_one_line_too(
+    options: list[str], named: str, images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *images.options, *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_version_and_help_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert main(["--help"]) == 0
+    assert main(["run", "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("pvtime 0.")
+    assert "--engine-option" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512M", 512 << 20),
+        ("1g", 1 << 30),
+        ("1GiB", 1 << 30),
+        ("2 GB", 2 << 30),
+        ("65536", 65536),
+        ("64KiB", 65536),
+    ],
+)
+def test_sizes_are_powers_of_two_however_written(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "1.5G", "1X", "-1M", "1MM", "1 2", "9" * 30])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        parse_size(text)
+
+
+def wishes(busy: int | None = None, interactive: bool = False, append: str = "") -> Wishes:
+    """Return the wishes of a run with two vCPUs and the stock userland."""
+    return Wishes(None, None, append, 2, busy, interactive)
+
+
+def test_the_stock_userland_keeps_every_vcpu_busy_unless_told() -> None:
+    assert words(wishes(), UNKNOWN, "") == "pvtime.busy=2"
+    assert words(wishes(busy=1, append="quiet"), UNKNOWN, "") == "pvtime.busy=1 quiet"
+    with pytest.raises(UsageError):
+        words(wishes(busy=3), UNKNOWN, "")
+
+
+def test_an_interactive_guest_is_idle_and_knows_its_terminal() -> None:
+    screen = os.terminal_size((132, 50))
+    told = words(wishes(interactive=True), screen, "xterm")
+    assert told == "pvtime.busy=0 pvtime.shell pvtime.rows=50 pvtime.cols=132 pvtime.term=xterm"
+
+
+def test_a_term_that_would_be_more_than_one_word_is_left_out() -> None:
+    assert words(wishes(interactive=True), UNKNOWN, "xterm init=/bin/sh") == "pvtime.busy=0 pvtime.shell"
+
+
+def test_a_run_prints_engine_console_and_last_table_in_this_order(images: Images) -> None:
+    code, out, err = finished(program(images, "--append", "end"))
+    assert (code, err) == (0, "")
+    at = [out.index(part) for part in ("pvtime: engine fake: a test", "guest says hello", "power-off after")]
+    assert at == sorted(at)
+    assert "\x1b" not in out
+
+
+def test_quiet_prints_the_last_table_alone(images: Images) -> None:
+    code, out, _ = finished(program(images, "--append", "end", "--quiet"))
+    assert code == 0
+    assert out.lstrip().startswith("stolen time per vCPU")
+
+
+def test_a_report_to_standard_output_is_alone_there(images: Images) -> None:
+    code, out, err = finished(program(images, "--append", "end", "--report", "-"))
+    assert code == 0
+    assert json.loads(out)["outcome"] == "power-off"
+    assert "guest says hello" in err
+    code, out, err = finished(program(images, "--append", "end", "--report", "-", "--quiet"))
+    assert json.loads(out)["schema"] == 1
+    assert err == ""
+
+
+def test_the_duration_ends_a_run_and_the_report_says_so(images: Images) -> None:
+    path = images.folder / "report.json"
+    code, _, _ = finished(program(images, "--duration", "0.1", "--quiet", "--report", str(path)))
+    assert code == 0
+    assert json.loads(path.read_text())["outcome"] == "stopped"
+
+
+def test_an_engine_that_fails_leaves_table_report_and_one_line(images: Images) -> None:
+    path = images.folder / "report.json"
+    code, out, err = finished(program(images, "--append", "trip", "--report", str(path)))
+    assert code == 1
+    assert "failed after" in out
+    assert json.loads(path.read_text())["outcome"] == "failed"
+    assert err.count("\n") == 1
+    assert "a bug" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_with_its_last_table(images: Images, number: signal.Signals) -> None:
+    process = program(images)
+    assert process.stdout is not None
+    seen = [process.stdout.readline() for _ in range(2)]
+    assert seen[1] == "guest says hello\n"
+    process.send_signal(number)
+    code, out, err = finished(process)
+    assert code == 128 + number
+    assert "stopped after" in out
+    assert err == ""
+
+
+def test_a_reader_that_leaves_gets_no_traceback(images: Images) -> None:
+    process = program(images, "--append", "end")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(60) == EXIT_BROKEN_PIPE
+
+
+def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:
+    process = program(
+        images, "--append", "end", "--quiet", "--report", "-", env={"PYTHONPROFILEIMPORTTIME": "1"}
+    )
+    code, _, err = finished(process)
+    assert code == 0
+    assert "pvtime.run.session" in err
+    assert "rich" not in err
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "<&- >&-"])
+def test_an_output_that_takes_nothing_is_no_traceback(redirection: str, tmp_path: Path) -> None:
+    # A full disk gave an OSError's traceback, a closed stream an AttributeError's.
+    command = f"'{sys.executable}' -c 'import sys; from pvtime.cli import main; sys.exit(main([\"images\"]))'"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"],
+        env=os.environ | {"PVTIME_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fetching the stock guest images, with stand-ins for apt and dpkg-deb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pvtime
+from framework.fake_apt import KERNEL, META, SIGNED, FakeApt
+from pvtime.errors import ImagesError
+from pvtime.images import manifest
+from pvtime.images.archive import Archive
+from pvtime.images.store import State, installed, stock_images, verify
+
+UNSIGNED = f"{SIGNED}-unsigned"
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
+    """Nothing but the stand-ins and a shell is on PATH."""
+    fake = FakeApt.install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(fake.directory))
+    return fake
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache that is not there yet."""
+    return tmp_path / "cache"
+
+
+def refused(cache: Path) -> str:
+    """Fetch, expecting one line; nothing half may be left."""
+    with pytest.raises(ImagesError) as caught:
+        stock_images(cache)
+    text = str(caught.value)
+    assert "\n" not in text
+    folder = manifest.folder(cache)
+    assert not folder.is_dir() or not [path for path in folder.iterdir() if path.suffix == ".partial"]
+    return text
+
+
+def test_both_images_come_from_the_packages(apt: FakeApt, cache: Path) -> None:
+    images = stock_images(cache)
+    assert images.kernel.read_bytes() == KERNEL
+    assert images.busybox.read_bytes() == b"busybox"
+    kernel, busybox = verify(cache)
+    assert (kernel.name, kernel.package, kernel.version) == ("kernel", UNSIGNED, "1:2")
+    assert (busybox.name, busybox.size, busybox.state) == ("busybox", 7, State.PRESENT)
+    assert not list(cache.glob("archive/packages/*")), "the packages are of no use any more"
+
+
+def test_apt_gets_the_systems_sources_and_network_but_its_own_state(apt: FakeApt, cache: Path) -> None:
+    stock_images(cache)
+    config = cache.joinpath("archive/apt.conf").read_text()
+    assert 'Acquire::http::Proxy "http://proxy.test:3128";' in config
+    assert "Icons" not in config
+    assert f'Dir::State::lists "{cache}/archive/lists";' in config
+    written = cache.joinpath("archive/sources.list.d/system.list").read_text()
+    assert written == "deb http://mirror.test/debian stable main\n", "arm64 is wanted, whatever the system is"
+
+
+def test_what_is_there_is_taken_without_any_program(apt: FakeApt, cache: Path) -> None:
+    first = stock_images(cache)
+    before = len(apt.calls(""))
+    assert stock_images(cache) == first
+    assert len(apt.calls("")) == before
+
+
+@pytest.mark.parametrize("name", manifest.STOCK)
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
+def test_a_damaged_file_is_noticed_and_fetched_again(
+    apt: FakeApt, cache: Path, name: str, damage: str
+) -> None:
+    path: Path = getattr(stock_images(cache), name)
+    whole = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-1] if damage == "truncated" else b"")
+    (state,) = [image.state for image in installed(cache) if image.name == name]
+    assert state is (State.MISSING if damage == "removed" else State.DAMAGED)
+    assert getattr(stock_images(cache), name).read_bytes() == whole
+
+
+def test_verify_finds_what_has_the_right_size_but_other_bytes(apt: FakeApt, cache: Path) -> None:
+    path = stock_images(cache).kernel
+    path.write_bytes(b"x" + KERNEL[1:])
+    assert [image.state for image in installed(cache)] == [State.PRESENT, State.PRESENT]
+    assert [image.state for image in verify(cache)] == [State.DAMAGED, State.PRESENT]
+    stock_images(cache, refresh=True)
+    assert [image.state for image in verify(cache)] == [State.PRESENT, State.PRESENT]
+
+
+def test_a_refresh_replaces_the_kernel_before(apt: FakeApt, cache: Path) -> None:
+    old = stock_images(cache).kernel
+    apt.add(META, {}, "linux-image-7.0.0-cloud-arm64")
+    apt.add("linux-image-7.0.0-cloud-arm64", {"./boot/vmlinuz-7.0.0": b"new"})
+    assert stock_images(cache).kernel == old, "a newer kernel in the archive is no reason to fetch"
+    new = stock_images(cache, refresh=True).kernel
+    assert new.read_bytes() == b"new", "and where there is no unsigned package, the signed one serves"
+    assert not old.exists()
+
+
+def test_two_at_once_fetch_once(apt: FakeApt, cache: Path) -> None:
+    apt.fail("slow")
+    program = (
+        "import sys; from pathlib import Path; from pvtime.images.store import stock_images;"
+        "stock_images(Path(sys.argv[1]), lambda what, *_: print(what, flush=True))"
+    )
+    source = str(Path(pvtime.__file__).parents[1])
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, cache],
+            env={**os.environ, "PYTHONPATH": source},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(apt.calls("transfer")) == 2, "one of each package"
+    assert sorted("waiting for another pvtime" in text for text in said) == [False, True]
+
+
+def test_a_broken_download_goes_on_where_it_broke(apt: FakeApt, cache: Path) -> None:
+    apt.fail("cut")
+    assert "Connection reset by peer" in refused(cache)
+    half = apt.deb(UNSIGNED).stat().st_size // 2
+    apt.fail("")
+    assert stock_images(cache).kernel.read_bytes() == KERNEL
+    assert [call for call in apt.calls(f"transfer {UNSIGNED}") if f" {half}.." in call]
+
+
+def test_a_package_that_a_crash_left_full_of_zeros_is_downloaded_again(apt: FakeApt, cache: Path) -> None:
+    archive = Archive(cache)
+    file = archive.download([UNSIGNED])[UNSIGNED]
+    file.write_bytes(bytes(file.stat().st_size))
+    archive.download([UNSIGNED])
+    assert file.read_bytes() == apt.deb(UNSIGNED).read_bytes()
+
+
+def test_the_progress_counts_bytes_up_to_the_total(apt: FakeApt, cache: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    stock_images(cache, lambda what, done, total: seen.append((done, total)) if total else None)
+    total = apt.deb(UNSIGNED).stat().st_size + apt.deb("busybox-static").stat().st_size
+    assert seen == sorted(seen)
+    assert seen[-1] == (total, total)
+
+
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [
+        ("hash", "Hash Sum mismatch"),
+        ("room", "No space left on device"),
+        ("offline", "Could not resolve 'mirror.test'"),
+    ],
+)
+def test_what_apt_says_went_wrong_is_the_line(apt: FakeApt, cache: Path, mode: str, named: str) -> None:
+    apt.fail(mode)
+    text = refused(cache)
+    assert named in text
+    assert "--kernel" in text
+
+
+def test_a_source_that_fails_does_not_matter_if_another_has_it(apt: FakeApt, cache: Path) -> None:
+    apt.fail("third-party")
+    assert stock_images(cache).kernel.read_bytes() == KERNEL
+
+
+@pytest.mark.parametrize("package", [META, "busybox-static"])
+def test_a_package_that_no_source_has_is_named(apt: FakeApt, cache: Path, package: str) -> None:
+    apt.remove(package)
+    text = refused(cache)
+    assert f"no {package} for arm64" in text
+    assert "--kernel and --initrd" in text
+
+
+def test_no_sources_at_all_is_said(apt: FakeApt, cache: Path) -> None:
+    apt.directory.joinpath("debian.list").write_text("# nothing\n")
+    assert "apt has no sources" in refused(cache)
+
+
+@pytest.mark.parametrize("program", ["apt-config", "apt-get", "dpkg-deb"])
+def test_a_machine_without_the_program_gets_one_sentence(apt: FakeApt, cache: Path, program: str) -> None:
+    apt.directory.joinpath(program).unlink()
+    text = refused(cache)
+    assert "is not on this machine: give --kernel and --initrd" in text
+
+
+def test_no_room_names_the_place_and_the_size(
+    apt: FakeApt, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(cache.parent)
+    fields = list(real)
+    fields[4] = (5 << 20) // real.f_frsize  # f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    text = refused(cache)
+    assert str(cache) in text
+    assert "96 MiB needed, 5 MiB free" in text
+
+
+def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(
+    apt: FakeApt, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    text = refused(cache)
+    assert "No space left on device: make room there" in text
+    assert installed(cache)[0].state is State.MISSING
+
+
+def test_a_file_where_the_cache_should_be(apt: FakeApt, cache: Path) -> None:
+    cache.write_text("")
+    assert "PVTIME_CACHE" in refused(cache)
+
+
+def test_a_cache_that_cannot_be_written_to(apt: FakeApt) -> None:
+    text = refused(Path("/proc/pvtime"))
+    assert text.startswith("/proc/pvtime")
+    assert "PVTIME_CACHE" in text
+
+
+def test_a_name_that_apt_could_not_read_is_refused(apt: FakeApt, tmp_path: Path) -> None:
+    assert "apt cannot work" in refused(tmp_path / 'a"b')
+
+
+@pytest.mark.parametrize("kept", [0, 700, 20_000])
+def test_a_damaged_package_leaves_nothing_half(apt: FakeApt, cache: Path, kept: int) -> None:
+    deb = apt.deb(UNSIGNED)
+    deb.write_bytes(deb.read_bytes()[:kept])
+    assert "damaged package" in refused(cache)
+    assert not list(manifest.folder(cache).glob("vmlinuz*"))
+
+
+def test_a_package_without_the_file_is_named(apt: FakeApt, cache: Path) -> None:
+    apt.add("busybox-static", {"./usr/share/doc/busybox": b""})
+    assert "busybox-static_1%3a2_arm64.deb: no */bin/busybox in this package" in refused(cache)

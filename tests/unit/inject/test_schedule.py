@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The grammar of --steal, and what a vCPU owes by it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.errors import UsageError
+from pvtime.inject.schedule import MIN_PERIOD_NS, Item, Schedule
+
+S, MS, US = 10**9, 10**6, 10**3
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("30%", Item(30 * MS, 100 * MS)),
+        ("30%/1s", Item(300 * MS, S)),
+        ("12.5%@5", Item(12_500 * US, 100 * MS, 5 * S)),
+        ("1:30%@5-10", Item(30 * MS, 100 * MS, 5 * S, 10 * S, frozenset({1}))),
+        ("0-2:200ms/1s@500ms-2.5s", Item(200 * MS, S, 500 * MS, 2500 * MS, frozenset({0, 1, 2}))),
+        ("0,2-3:50us/1ms", Item(50 * US, MS, vcpus=frozenset({0, 2, 3}))),
+        ("4s@10", Item(4 * S, None, 10 * S)),
+        ("4@10-20", Item(4 * S, None, 10 * S, 20 * S)),
+        ("100%/10s@0-10", Item(10 * S, 10 * S, 0, 10 * S)),
+    ],
+)
+def test_an_item_says_who_how_much_and_when(text: str, item: Item) -> None:
+    assert Item.parse(text) == item
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "write [VCPUS:]AMOUNT"),
+        ("30@5-5", "its window"),
+        ("a lot", "write"),
+        ("30%,20%", "write"),
+        ("30%@", "write"),
+        ("-3s", "write"),
+        ("1e9s", "write"),
+        ("0%", "nothing"),
+        ("0.000000001%/1ms", "nothing"),
+        ("0s", "nothing"),
+        ("101%", "more time than there is"),
+        ("2s/1s", "more time than there is"),
+        ("4s@10-13", "more time than there is"),
+        ("1us/999us", "1 ms at least"),
+        ("30%/0", "1 ms at least"),
+        ("1ms/0s", "1 ms at least"),
+        ("30%@5-4", "its window"),
+        ("30%@5-5.05", "its window"),
+        ("30%@5m", "5m is not a time"),
+        ("1.2.3s", "1.2.3s is not a time"),
+        ("1234567890s", "is not a time"),
+        ("3-1:30%", "3-1 is no list of vCPUs"),
+        ("1,:30%", "is no list of vCPUs"),
+        ("--:30%", "is no list of vCPUs"),
+    ],
+)
+def test_what_is_no_item_is_refused_and_named(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Schedule.parse(["30%", text])
+    assert said in str(refused.value)
+    assert f"--steal {text}:" in str(refused.value)
+
+
+@given(st.text("0123456789.,-:@/%smu ", max_size=24))
+def test_no_text_raises_anything_else(text: str) -> None:
+    try:
+        item = Item.parse(text)
+    except UsageError:
+        return
+    assert item.amount_ns > 0
+    assert item.period_ns is None or item.amount_ns <= item.period_ns
+
+
+def test_a_vcpu_that_is_not_there_is_refused() -> None:
+    schedule = Schedule.parse(["10%", "0-2:30%"])
+    schedule.refuse_strangers(3)
+    with pytest.raises(UsageError, match=r"no vCPU 2 .* the last is 1"):
+        schedule.refuse_strangers(2)
+
+
+def test_a_vcpu_owes_by_the_items_that_name_it() -> None:
+    schedule = Schedule.parse(["1s", "1:2s", "0,2:4s"])
+    assert [schedule.debts(vcpu).take(0) for vcpu in range(4)] == [5 * S, 3 * S, 5 * S, S]
+    assert not Schedule()
+    assert Schedule().debts(0).due() is None
+
+
+items = st.builds(
+    lambda period, share, start, periods, rest: Item(
+        period * share // 100 or 1,
+        period,
+        start,
+        None if periods is None else start + periods * period + rest,
+    ),
+    period=st.integers(MIN_PERIOD_NS, 10 * MIN_PERIOD_NS),
+    share=st.integers(1, 100),
+    start=st.integers(0, 10**8),
+    periods=st.none() | st.integers(1, 10),
+    rest=st.integers(0, MIN_PERIOD_NS - 1),
+)
+
+
+def reference(item: Item, until: int) -> list[tuple[int, int]]:
+    """Return begin and end of the periods that have begun, one after the other."""
+    assert item.period_ns is not None
+    found = []
+    begin = item.start_ns
+    while begin <= until and (item.end_ns is None or begin + item.period_ns <= item.end_ns):
+        found.append((begin, begin + item.period_ns))
+        begin += item.period_ns
+    return found
+
+
+@given(item=items, moments=st.lists(st.integers(0, 3 * 10**8), max_size=8))
+def test_who_always_wants_to_run_pays_each_period_once_whenever_it_is_asked(
+    item: Item, moments: list[int]
+) -> None:
+    debts = Schedule((item,)).debts(0)
+    paid = 0
+    for now in sorted(moments):
+        paid += debts.take(now)
+        assert paid == len(reference(item, now)) * item.amount_ns
+        due = debts.due()
+        assert due is None or due > now
+
+
+@given(item=items, moments=st.lists(st.tuples(st.booleans(), st.integers(0, 3 * 10**8)), max_size=8))
+def test_what_was_not_paid_when_its_period_is_over_lapses_at_a_wake_up(
+    item: Item, moments: list[tuple[bool, int]]
+) -> None:
+    debts = Schedule((item,)).debts(0)
+    settled: set[tuple[int, int]] = set()
+    for wake, now in sorted(moments, key=lambda each: each[1]):
+        begun = reference(item, now)
+        if wake:
+            debts.lapse(now)
+            settled |= {period for period in begun if period[1] <= now}
+        else:
+            assert debts.take(now) == len(set(begun) - settled) * item.amount_ns
+            settled |= set(begun)
+        due = debts.due()
+        open_ = [period for period in reference(item, now + 2 * 10**8) if period not in settled]
+        assert due == (open_[0][0] if open_ else None)
+
+
+def test_a_burst_is_owed_until_it_is_paid_or_its_window_is_over() -> None:
+    for text, owed in [("4s@10", 4 * S), ("4s@10-20", 0)]:
+        debts = Schedule.parse([text]).debts(0)
+        assert debts.due() == 10 * S
+        assert debts.take(10 * S - 1) == 0
+        debts.lapse(20 * S)
+        assert debts.take(30 * S) == owed
+        assert debts.due() is None

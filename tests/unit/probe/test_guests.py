@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The scenarios' guests: the packaged bytes are those of the source, and both sides have the same numbers."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from pvtime.machine.layout import MAX_VCPUS, STOLEN_TIME
+from pvtime.probe.guest import probe_image
+from pvtime.probe.mailbox import ALIGN, ANOTHER, BOXES, CODE, MAILBOXES, SIZE, Command, Mailbox, State
+
+TOOL = Path(__file__).parents[3] / "tools" / "build-guests"
+ASSEMBLER = "aarch64-linux-gnu-as"
+PAGE = 0x1000
+
+
+def numbers() -> dict[str, int]:
+    """Return what the probe's source defines as plain numbers."""
+    source = (resources.files("pvtime.probe") / "guests" / "probe.S").read_text()
+    return {name: int(value, 0) for name, value in re.findall(r"\.equ\s+(\w+),\s+(\w+)\s", source)}
+
+
+def test_the_packaged_guest_is_what_the_source_gives(tmp_path: Path) -> None:
+    if shutil.which(ASSEMBLER) is None:
+        pytest.skip(f"{ASSEMBLER} is missing: install binutils-aarch64-linux-gnu (tools/need-cross does)")
+    subprocess.run([TOOL, tmp_path], check=True)
+    assert (tmp_path / "probe.bin").read_bytes() == probe_image()
+
+
+def test_the_mailbox_is_where_the_source_says() -> None:
+    fields = {name.upper(): getattr(Mailbox, name).offset for name, *_ in Mailbox._fields_}
+    del fields["PADDING"]
+    theirs = numbers()
+    assert {name: theirs[name] for name in fields} == fields
+    assert theirs["MAILBOX"] == ctypes.sizeof(Mailbox) == 2 * Mailbox.answered.offset
+
+
+def test_commands_and_states_have_the_same_numbers() -> None:
+    theirs = numbers()
+    assert {command.name: theirs[command.name] for command in Command} == {c.name: c.value for c in Command}
+    assert [theirs["POLLING"], theirs["RESTING"]] == [State.POLLING, State.RESTING]
+    assert theirs["STOLEN_TIME"] == STOLEN_TIME.base
+
+
+def test_what_lies_behind_the_code_has_room() -> None:
+    theirs = numbers()
+    assert len(probe_image()) == CODE <= theirs["TABLES"]
+    assert theirs["TABLES"] + 3 * PAGE == theirs["MAILBOXES"] == MAILBOXES == BOXES[0]
+    assert len(BOXES) == MAX_VCPUS
+    assert BOXES[-1] + ctypes.sizeof(Mailbox) <= theirs["SCRATCH"]
+    assert theirs["SCRATCH"] + 64 * MAX_VCPUS <= theirs["SIZE"] == SIZE
+    assert ALIGN == PAGE
+
+
+def test_it_is_entered_at_two_branches() -> None:
+    words = [int.from_bytes(probe_image()[at : at + 4], "little") for at in (0, ANOTHER)]
+    assert [word >> 26 for word in words] == [0b000101] * 2

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The JSON report: round trip, strict parsing, and files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.engine.base import Outcome
+from pvtime.errors import UsageError
+from pvtime.report import document
+from pvtime.report.model import RunReport, VcpuRow
+
+ns = st.integers(0, 2**64 - 1)
+seconds = st.floats(0, 1e6)
+rows = st.builds(
+    VcpuRow,
+    index=st.integers(0, 7),
+    ran_ns=ns,
+    truth_ns=ns,
+    structure_ns=ns,
+    guest_steal_ns=st.none() | ns,
+    enabled=st.booleans(),
+    loads=ns,
+    injected_ns=ns,
+    fault=st.none() | st.text(),
+)
+reports = st.builds(
+    RunReport,
+    engine=st.text(),
+    placement=st.text(),
+    kernel=st.none() | st.text(),
+    boot_seconds=st.none() | seconds,
+    elapsed_seconds=seconds,
+    outcome=st.sampled_from(Outcome),
+    vcpus=st.lists(rows, max_size=8).map(tuple),
+    schema=st.just(1),
+)
+
+REPORT = RunReport(
+    engine="unicorn",
+    placement="userspace",
+    kernel="6.1.0-37-cloud-arm64",
+    boot_seconds=1.4,
+    elapsed_seconds=11.9,
+    outcome=Outcome.POWER_OFF,
+    vcpus=(VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, 4_990_000_000, True, 312),),
+)
+
+ROW = asdict(REPORT.vcpus[0])
+
+
+@given(reports)
+def test_a_report_survives_its_round_trip(report: RunReport) -> None:
+    assert document.from_json(document.to_json(report)) == report
+
+
+def test_every_documented_field_is_there_and_every_field_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "report.md").read_text()
+    fields = json.loads(document.to_json(REPORT))
+    for name in [*fields, *fields["vcpus"][0]]:
+        assert f"`{name}`" in text, f"docs/report.md does not speak of {name}"
+
+
+def test_unknown_fields_are_ignored_since_later_releases_may_add_some() -> None:
+    assert document.from_json(json.dumps(json.loads(document.to_json(REPORT)) | {"new": 1})) == REPORT
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"schema": True}, "'schema' cannot be True"),
+        ({"engine": None}, "'engine' cannot be None"),
+        ({"elapsed_seconds": "1"}, "'elapsed_seconds' cannot be '1'"),
+        ({"outcome": "lost"}, "'lost'"),
+        ({"vcpus": [1]}, "vcpus[0] is not"),
+        ({"vcpus": [ROW | {"injected_ns": None}]}, "vcpus[0]: 'injected_ns' cannot be None"),
+        ({"vcpus": [ROW | {"fault": 1}]}, "vcpus[0]: 'fault' cannot be 1"),
+        ({"vcpus": [{}]}, "vcpus[0] has no field 'index'"),
+    ],
+)
+def test_a_field_that_cannot_be_is_refused_by_name(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        document.from_json(json.dumps(json.loads(document.to_json(REPORT)) | change))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
+def test_what_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        document.from_json(text)
+
+
+def test_the_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    document.write(REPORT, path)
+    assert document.from_json(path.read_text()) == REPORT
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    document.write(REPORT, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert document.from_json((tmp_path / "target").read_text()) == REPORT
+
+
+def test_the_check_before_the_boot_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    document.refuse_unwritable(tmp_path / "old")
+    document.refuse_unwritable(tmp_path / "new")
+    document.refuse_unwritable(Path("/dev/null"))
+    assert (tmp_path / "old").read_text() == "old"
+    assert os.listdir(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/proc/report.json", "/no/such/folder/report.json", "/dev/null/x", "x" * 300]
+)
+def test_an_unwritable_path_is_refused_and_named(path: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        document.refuse_unwritable(Path(path))
+    assert path in str(refused.value)

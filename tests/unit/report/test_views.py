@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people see: tables and lines, without control codes where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import TextIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framework.ptys import written
+from pvtime.engine.base import Outcome
+from pvtime.report import units
+from pvtime.report.lines import LINE_LIMIT, LineBuffer
+from pvtime.report.live import LinesView, LiveView, is_terminal
+from pvtime.report.model import Moment, RunReport, VcpuRow
+from pvtime.report.table import print_report
+
+ROWS = (
+    VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, 4_990_000_000, True, 312),
+    VcpuRow(1, 5_000_000_000, 4_998_878_240, 4_998_878_247, None, True, 9),
+    VcpuRow(2, 1_000, 0, 0, None, False, 1),
+)
+MOMENT = Moment(10.0, ROWS)
+REPORT = RunReport("unicorn", "userspace", "6.1.0", 1.5, 11.0, Outcome.POWER_OFF, ROWS)
+
+
+def last_table(moment: Moment = MOMENT) -> str:
+    """Return the last table as a file gets it."""
+    file = io.StringIO()
+    print_report(REPORT, moment, file)
+    return file.getvalue()
+
+
+def test_the_last_table_has_every_figure_of_a_vcpu_in_one_line() -> None:
+    line = next(line for line in last_table().splitlines() if line.split()[:1] == ["0"])
+    assert " ".join(line.split()) == "0 5.000 s 4.999 s 4.999 s 4.990 s 0 ns -8.9 ms 50.0 % 312"
+
+
+def test_an_error_of_some_ns_is_not_rounded_away() -> None:
+    assert "+7 ns" in last_table()
+
+
+def test_a_vcpu_whose_guest_asked_for_nothing_is_off() -> None:
+    line = next(line for line in last_table().splitlines() if line.split()[:1] == ["2"])
+    assert "off" in line
+
+
+STOLEN_FROM = replace(ROWS[0], injected_ns=3_000_000_000, fault="the structure at 0x40000000 is away")
+INJECTED = Moment(10.0, (STOLEN_FROM, *ROWS[1:]), stealing=True)
+
+
+def test_what_was_stolen_elsewhere_has_no_share_of_the_time_here() -> None:
+    before = 4_000_000_000, 5_000_000_000, 0  # vCPU 1 has counted anew since
+    table = last_table(replace(MOMENT, before_ns=before)).splitlines()
+    shares = {line.split()[0]: line.split()[-3:-1] for line in table if line.split()[:1] in (["0"], ["1"])}
+    assert shares == {"0": ["10.0", "%"], "1": ["50.0", "%"]}
+
+
+def test_what_was_injected_has_a_column_where_there_was_a_schedule() -> None:
+    assert "injected" not in last_table()
+    table = last_table(INJECTED)
+    assert "injected" in table
+    line = next(line for line in table.splitlines() if line.split()[:1] == ["0"])
+    assert " ".join(line.split()) == "0 5.000 s 4.999 s 3.000 s 4.999 s 4.990 s 0 ns -8.9 ms 312"
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+    assert STOLEN_FROM.natural_ns == 1_998_878_240
+
+
+def test_a_fault_is_told_under_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = "vCPU 0: the structure at 0x40000000 is away"
+    assert note in last_table(INJECTED).splitlines()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert note in written(lambda file: draw_live(file, INJECTED))
+
+
+def test_the_last_table_names_the_run() -> None:
+    assert (
+        "kernel 6.1.0, userland after 1.50 s\nengine unicorn, placement userspace, power-off after 11.00 s"
+        in (last_table())
+    )
+
+
+def test_the_last_table_fits_a_terminal_of_80_columns() -> None:
+    assert max(len(line.rstrip()) for line in last_table().splitlines()) <= 80
+
+
+def test_a_file_gets_no_control_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert "\x1b" not in last_table()
+
+
+def test_lines_view_prints_the_console_and_a_line_of_figures_now_and_then() -> None:
+    file = io.StringIO()
+    with LinesView(file) as view:
+        view.console(b"first\r\nsec")
+        view.moment(MOMENT)
+        view.moment(Moment(10.1, ROWS))
+        view.console(b"ond\r\nlast")
+    assert file.getvalue().splitlines() == [
+        "first",
+        "pvtime: 10.0 s: vCPU 0 ran 5.000 s stolen 4.999 s, vCPU 1 ran 5.000 s stolen 4.999 s",
+        "second",
+        "last",
+    ]
+
+
+def test_lines_view_tells_what_was_injected() -> None:
+    file = io.StringIO()
+    with LinesView(file) as view:
+        view.moment(INJECTED)
+    assert "stolen 4.999 s (3.000 s injected), vCPU 1" in file.getvalue()
+
+
+def draw_live(file: TextIO, moment: Moment = MOMENT) -> None:
+    with LiveView(file) as view:
+        view.console(b"hello from the guest\n")
+        view.moment(moment)
+
+
+def test_live_view_draws_over_itself_and_leaves_the_guests_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    text = written(draw_live)
+    assert "hello from the guest" in text
+    assert "10.0 s after the start" in text
+    assert "\x1b[2K" in text, "the table is not taken away at the end"
+
+
+def test_no_color_is_obeyed_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = written(draw_live)
+    assert not any(f"\x1b[{code}m" in text for code in range(30, 50))
+
+
+def test_a_dumb_terminal_gets_no_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert written(lambda file: print(is_terminal(file), file=file)) == "False\r\n"
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_a_hostile_console_sends_no_control_codes_to_the_terminal(data: bytes, piece: int) -> None:
+    buffer = LineBuffer()
+    lines = [line for at in range(0, len(data), piece) for line in buffer.feed(data[at : at + piece])]
+    lines += buffer.flush()
+    assert not any(
+        (ord(char) < 32 and char != "\t") or 127 <= ord(char) < 160 for line in lines for char in line
+    )
+
+
+def test_colours_and_titles_of_the_guest_leave_only_their_text() -> None:
+    assert LineBuffer().feed(b"\x1b[1;32mOK\x1b[0m \x1b]0;title\x07done\r\n") == ["OK done"]
+
+
+def test_a_line_without_end_is_broken() -> None:
+    lines = LineBuffer().feed(b"x" * (LINE_LIMIT * 3 + 5))
+    assert [len(line) for line in lines] == [LINE_LIMIT] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 ns"),
+        (1, "+1 ns"),
+        (-999, "-999 ns"),
+        (1500, "+1.5 us"),
+        (-2_500_000, "-2.5 ms"),
+        (3 * 10**9, "+3.0 s"),
+    ],
+)
+def test_a_difference_keeps_its_sign_and_its_ns(value: int, text: str) -> None:
+    assert units.difference(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (21 << 20, "21.0 MiB"), (5 << 30, "5.0 GiB")],
+)
+def test_sizes_take_the_unit_that_fits(value: int, text: str) -> None:
+    assert units.size(value) == text

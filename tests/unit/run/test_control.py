@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The control socket: its two sides are input to each other, and nobody waits for one that is silent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from pvtime.errors import MigrationError, PvtimeError, SavedStateError, UsageError
+from pvtime.run import control
+from pvtime.run.control import CLIENTS, Control, ask
+from pvtime.run.keeper import Keeper
+from pvtime.run.requests import Migrate, Moved, Save, Saved
+from pvtime.snapshot.address import Address, OwnSocket
+
+SAVED = Saved(bytes=1 << 20, pause_ns=5)
+MOVED = Moved(rounds=2, sent_bytes=30, paused_bytes=10, pause_ns=5, total_ns=9)
+SAVE = Save("/there", keep_running=True)
+
+
+class FakeKeeper:
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.error: Exception | None = None
+        self.between: Callable[[], object] = lambda: None
+        """Between two rounds of a migration."""
+
+    def save(self, path: Path, *, keep_running: bool) -> Saved:
+        """Pretend to."""
+        self.asked.append((path, keep_running))
+        if self.error is not None:
+            raise self.error
+        return SAVED
+
+    def migrate(self, address: Address, progress: Callable[[int, int], object]) -> Moved:
+        """Pretend to."""
+        self.asked.append(address)
+        try:
+            progress(1, 20)
+            self.between()
+            progress(2, 10)
+        except PvtimeError as error:
+            self.asked.append(str(error))
+            raise
+        return MOVED
+
+
+class Served:
+    """A control socket that is served."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keeper = FakeKeeper()
+        self.control = Control(OwnSocket(str(path)), cast("Keeper", self.keeper))
+
+    def client(self) -> socket.socket:
+        """Connect."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(30)
+        connection.connect(str(self.path))
+        return connection
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Return one."""
+    served = Served(tmp_path / "control")
+    yield served
+    served.control.close()
+
+
+def test_what_is_asked_for_is_done_and_answered(served: Served) -> None:
+    told: list[tuple[int, int]] = []
+    assert ask(served.path, SAVE, Saved) == SAVED
+    peer = Migrate("unix:/peer")
+    assert ask(served.path, peer, Moved, lambda number, size: told.append((number, size))) == MOVED
+    assert told == [(1, 20), (2, 10)]
+    assert served.keeper.asked == [(Path("/there"), True), Address(path="/peer")]
+
+
+@pytest.mark.parametrize("error", [SavedStateError("no room"), MigrationError("the peer has gone")])
+def test_a_refusal_is_passed_on_with_its_exit_code(served: Served, error: PvtimeError) -> None:
+    served.keeper.error = error
+    with pytest.raises(PvtimeError) as caught:
+        ask(served.path, SAVE, Saved)
+    assert (str(caught.value), caught.value.exit_code) == (str(error), error.exit_code)
+
+
+def test_a_bug_is_told_and_the_next_is_served(served: Served) -> None:
+    served.keeper.error = ZeroDivisionError("a bug")
+    with pytest.raises(PvtimeError, match=r"cannot be served: ZeroDivisionError\('a bug'\)"):
+        ask(served.path, SAVE, Saved)
+    served.keeper.error = None
+    assert ask(served.path, SAVE, Saved) == SAVED
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"\n",
+        b"save, please\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b"{}\n",
+        b"[" * 10_000 + b"\n",
+        b"x" * 100_000,
+        b'{"directory": "/there"}\n',
+        b'{"directory": "there", "keep_running": true}\n',
+        b'{"directory": "/the\\u0000re", "keep_running": true}\n',
+        b'{"directory": 1, "keep_running": true}\n',
+        b'{"directory": "/there", "keep_running": 1}\n',
+        b'{"address": "somewhere"}\n',
+        b'{"address": "unix:/peer", "now": true}\n',
+    ],
+)
+def test_a_request_that_is_none_is_refused_and_reaches_nobody(served: Served, request_line: bytes) -> None:
+    with served.client() as client:
+        with contextlib.suppress(BrokenPipeError):  # it need not read all of it
+            client.sendall(request_line)
+        answer = json.loads(client.makefile("rb").readline())
+    assert answer["exit_code"] == 2
+    assert "\n" not in answer["error"]
+    assert served.keeper.asked == []
+    assert ask(served.path, SAVE, Saved) == SAVED
+
+
+def test_who_says_nothing_keeps_nobody_waiting(served: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(CLIENTS - 1):
+            stack.enter_context(served.client()).sendall(b'{"direc')
+        assert ask(served.path, SAVE, Saved) == SAVED
+
+
+def test_who_says_nothing_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    served = Served(tmp_path / "control")
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(served.client()) for _ in range(CLIENTS + 1)]
+        silent[0].sendall(b'{"direc')
+        served.control.close()
+        for client in silent:
+            with contextlib.suppress(ConnectionError):
+                client.recv(1 << 14)  # an answer, or the end, but not for ever
+    assert served.keeper.asked == []
+    assert not served.path.exists()
+
+
+def test_who_does_not_say_all_in_time_is_told_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PATIENCE", 0.05)
+    with served.client() as client:
+        client.sendall(b'{"direc')
+        assert "no request has come" in client.makefile("r").readline()
+
+
+def test_a_migration_for_somebody_who_has_gone_is_given_up(tmp_path: Path) -> None:
+    served, gone = Served(tmp_path / "control"), threading.Event()
+    served.keeper.between = gone.wait
+    with served.client() as client:
+        client.sendall(b'{"address": "unix:/peer"}\n')
+        assert b"round" in client.recv(100)
+    gone.set()
+    served.control.close()
+    assert served.keeper.asked == [Address(path="/peer"), "whoever asked for it has gone"]
+
+
+def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_is_owner", lambda _: False)
+    with pytest.raises(UsageError, match="another user's"):
+        ask(served.path, SAVE, Saved)
+    assert served.keeper.asked == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"round": 1}\n',
+        b'{"result": {}}\n',
+        b'{"result": {"bytes": "many", "pause_ns": 0}}\n',
+        b'{"error": 1, "exit_code": "x"}\n',
+        b"x" * 100_000,
+    ],
+)
+def test_what_is_no_machine_is_refused_in_a_line(tmp_path: Path, answer: bytes) -> None:
+    with OwnSocket(str(tmp_path / "other")) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 14)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(PvtimeError) as caught:
+            ask(tmp_path / "other", SAVE, Saved)
+        thread.join()
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line of machines that leave their process: what is refused when, printed, and left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
+from pvtime.cli.command import main
+from pvtime.errors import MigrationError, UsageError
+from pvtime.run import control
+from pvtime.run.requests import Migrate, Moved, Save, Saved
+
+PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "fake_run.py"), "run"]
+"""Its engine has no state to save."""
+
+NOWHERE = "/nonexistent/it"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    """Return files that pass for a kernel and an initrd, as options."""
+    header = ImageHeader(magic=IMAGE_MAGIC, image_size=1 << 20)
+    (tmp_path / "Image").write_bytes(bytes(header) + bytes(4096))
+    (tmp_path / "initrd").write_bytes(b"initrd")
+    return ["--kernel", str(tmp_path / "Image"), "--initrd", str(tmp_path / "initrd")]
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a machine."""
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for the end; return exit code, standard output and standard error."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def await_guest(process: subprocess.Popen[str]) -> None:
+    """Wait until the guest runs."""
+    assert process.stdout is not None
+    assert any("guest says hello" in line for line in process.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "--save-at", "nan", NOWHERE], "nan"),
+        (["run", "--save-at", "inf", NOWHERE], "inf"),
+        (["run", "--save-at", "0", NOWHERE], "0"),
+        (["run", "--save-at", "5", NOWHERE, "--duration", "5"], "--duration"),
+        (["run", "--save-at", "5", NOWHERE], "/nonexistent"),
+        (["run", "--save-at", "5", "/"], "/"),
+        (["run", "--control", NOWHERE], "No such file"),
+        (["run", "--control", "/"], "in use"),
+        (["run", "--control", "x" * 200], "too long"),
+        (["restore", NOWHERE], "No such file"),
+        (["restore", "/"], "machine.json"),
+        (["restore", "\x1b[2Jx"], "pvtime: ?[2Jx"),
+        (["receive", "somewhere"], "somewhere"),
+        (["receive", f"unix:{NOWHERE}"], "No such file"),
+        (["receive", "unix:peer", "--control", NOWHERE], "--control"),
+        (["receive", "unix:peer", "--save-at", "5", "/"], "/"),
+        (["save", NOWHERE, "there"], "No such file"),
+        (["migrate", NOWHERE, "unix:peer"], "No such file"),
+        (["migrate", NOWHERE, "somewhere"], "somewhere"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_said_in_a_line_before_anything_runs(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("pvtime: ")
+    assert named in err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Save | Migrate]:
+    """Return what a machine is asked for, which answers."""
+    requests: list[Save | Migrate] = []
+
+    def ask(
+        _path: Path,
+        request: Save | Migrate,
+        _kind: object,
+        progress: Callable[[int, int], object] = lambda *_: None,
+    ) -> Saved | Moved:
+        requests.append(request)
+        if isinstance(request, Save):
+            return Saved(bytes=3 << 20, pause_ns=120_000_000)
+        progress(1, 2 << 20)
+        return Moved(1, sent_bytes=3 << 20, paused_bytes=1 << 20, pause_ns=31_000_000, total_ns=2 * 10**9)
+
+    monkeypatch.setattr(control, "ask", ask)
+    return requests
+
+
+def test_save_prints_what_it_was(
+    asked: list[Save | Migrate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["save", "control", "there"]) == 0
+    assert main(["save", "control", "there", "--keep-running", "--json"]) == 0
+    text, document = capsys.readouterr().out.splitlines()
+    assert text == "saved 3.0 MiB in 0.120 s: there"
+    assert json.loads(document) == {"bytes": 3 << 20, "pause_ns": 120_000_000}
+    there = f"{tmp_path}/there"
+    assert asked == [Save(there, keep_running=False), Save(there, keep_running=True)]
+
+
+def test_migrate_prints_what_it_was_and_means_a_path_from_here(
+    asked: list[Save | Migrate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["migrate", "control", "unix:peer"]) == 0
+    assert main(["migrate", "control", "tcp:peer:7", "--json"]) == 0
+    round_line, text, document = capsys.readouterr().out.splitlines()
+    assert round_line == "round 1: 2.0 MiB of memory"
+    assert text == "moved in 2.000 s: 3.0 MiB sent, paused for 0.031 s with the last 1.0 MiB"
+    assert json.loads(document)["rounds"] == 1
+    assert asked == [Migrate(f"unix:{tmp_path}/peer"), Migrate("tcp:peer:7")]
+
+
+@pytest.mark.parametrize(("error", "code"), [(UsageError("no"), 2), (MigrationError("it has gone"), 1)])
+def test_a_refusal_is_a_line_and_its_exit_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(control, "ask", refuse)
+    for arguments in (["save", "control", "there"], ["migrate", "control", "unix:peer"]):
+        assert main(arguments) == code
+        assert capsys.readouterr() == ("", f"pvtime: {error}\n")
+
+
+def test_a_machine_that_cannot_be_saved_at_its_time_ends_with_the_reason(
+    images: list[str], tmp_path: Path
+) -> None:
+    with running(*images, "--save-at", "0.05", str(tmp_path / "saved")) as process:
+        code, out, err = ended(process)
+    assert (code, err) == (1, "pvtime: no state\n")
+    assert "failed after" in out
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_machine_that_ended_before_its_time_says_that_it_was_not_saved(
+    images: list[str], tmp_path: Path
+) -> None:
+    with running(*images, "--append", "end", "--save-at", "60", str(tmp_path / "saved")) as process:
+        code, _, err = ended(process)
+    assert (code, err) == (0, "pvtime: the run ended before the machine was to be saved\n")
+
+
+def test_a_machine_that_cannot_be_saved_when_asked_runs_on(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "control"
+    with running(*images, "--control", str(path)) as process:
+        await_guest(process)
+        assert main(["save", str(path), str(tmp_path / "saved")]) == 1
+        assert capsys.readouterr() == ("", "pvtime: no state\n")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert ended(process)[::2] == (128 + signal.SIGTERM, "")
+    assert sorted(os.listdir(tmp_path)) == ["Image", "initrd"]
+
+
+def test_a_killed_machines_socket_is_taken_over(images: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with running(*images, "--control", str(path)) as process:
+        await_guest(process)
+    assert path.is_socket()
+    with running(*images, "--control", str(path)) as process:
+        await_guest(process)
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(path))
+            process.send_signal(signal.SIGINT)
+            assert ended(process)[::2] == (128 + signal.SIGINT, "")
+    assert not path.exists()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""States survive JSON, and JSON that says anything else than a state is refused with the field's path."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.errors import SavedStateError
+from pvtime.machine.codec import JsonObject, decode, encode, from_json, to_json
+
+
+@dataclass(frozen=True)
+class Inner:
+    number: int
+    data: bytes
+
+
+@dataclass
+class Outer:
+    many: list[Inner]
+    named: dict[str, Inner]
+    perhaps: int | None
+    pair: tuple[int, ...]
+    free: JsonObject
+    flag: bool
+    text: str = "a default"
+
+
+inners = st.builds(Inner, st.integers(-(1 << 992), 1 << 992), st.binary())
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+outers = st.builds(
+    Outer,
+    many=st.lists(inners, max_size=3),
+    named=st.dictionaries(st.text(), inners, max_size=3),
+    perhaps=st.none() | st.integers(),
+    pair=st.lists(st.integers(), max_size=3).map(tuple),
+    free=st.dictionaries(st.text(), json_values, max_size=3),
+    flag=st.booleans(),
+    text=st.text(),
+)
+
+
+@given(state=outers)
+def test_a_state_survives(state: Outer) -> None:
+    assert decode(Outer, from_json(to_json(encode(state)), "state"), "state") == state
+
+
+EXAMPLE = Outer([Inner(1, b"\0\1")], {"k": Inner(2, b"")}, None, (1, 2), {"a": [True]}, True)
+
+WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
+    "bool for int": (lambda d: d["many"][0].update(number=True), r"s.many\[0\].number: is a bool, not a n"),
+    "float for int": (lambda d: d.update(perhaps=1.0), "s.perhaps: is a float, not a number"),
+    "int for bool": (lambda d: d.update(flag=1), "s.flag: is a number, not a bool"),
+    "text for int": (lambda d: d.update(pair=[1, "2"]), r"s.pair\[1\]: is a text, not a number"),
+    "null for int": (lambda d: d["named"]["k"].update(number=None), r"s.named\['k'\].number: is null, not a"),
+    "int for text": (lambda d: d.update(text=3), "s.text: is a number, not a text"),
+    "text for list": (lambda d: d.update(pair="12"), "s.pair: is a text, not a list"),
+    "object for list": (lambda d: d.update(many={}), "s.many: is an object, not a list"),
+    "list for object": (lambda d: d.update(free=[]), "s.free: is a list, not an object"),
+    "list for dataclass": (lambda d: d["named"].update(k=[1]), r"s.named\['k'\]: is a list, not an object"),
+    "missing": (lambda d: d["many"][0].pop("data"), r"s.many\[0\]: has no data$"),
+    "missing with a default": (lambda d: d.pop("text"), "s: has no text$"),
+    "unknown": (lambda d: d["named"]["k"].update(more=1), r"s.named\['k'\]: has the unknown field 'more'$"),
+    "no base64": (lambda d: d["many"][0].update(data="A"), r"s.many\[0\].data: is not base64 text"),
+    "loose base64": (lambda d: d["many"][0].update(data="AA==AA"), r"s.many\[0\].data: is not base64 text"),
+    "no ASCII": (lambda d: d["many"][0].update(data="\u1234"), r"s.many\[0\].data: is not base64 text"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_anything_else_is_refused_with_its_path(what: str) -> None:
+    document = encode(EXAMPLE)
+    change, message = WRONG[what]
+    change(document)
+    with pytest.raises(SavedStateError, match=f"^{message}"):
+        decode(Outer, document, "s")
+
+
+@given(document=json_values)
+def test_no_document_makes_it_fail_otherwise(document: Any) -> None:
+    with pytest.raises(SavedStateError, match=r"^s: "):
+        decode(Outer, document, "s")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not valid JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"a": 1', "is not valid JSON"),
+        (b'{"a": "\xff"}', "is not valid JSON"),
+        ('{"a": %s}' % ("9" * 641), "a number has 641 digits"),
+        ('{"a": %s}' % ("[" * 200_000), "is not valid JSON"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(SavedStateError, match=message):
+        from_json(text, "s")
+
+
+def test_a_run_that_saves_nothing_does_not_import_the_library() -> None:
+    run = "pvtime.cli.run, pvtime.machine.machine, pvtime.engine.unicorn.engine, pvtime.machine.codec"
+    script = f"import sys, {run}; print([name for name in ('cattrs', 'json') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""run_delay, of a vCPU and of a thread."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.errors import EngineError
+from pvtime.steal.run_delay import RunDelay, Schedstat
+
+steps = st.lists(st.tuples(st.sampled_from(["wait", "run", "idle", "add"]), st.integers(0, 10**9)))
+
+
+def test_waiting_counts_and_running_does_not() -> None:
+    clock = RunDelay()
+    clock.wait(100)
+    assert (clock.waiting, clock.read(130)) == (True, 30)
+    clock.run(150)
+    assert (clock.waiting, clock.read(500)) == (False, 50)
+
+
+def test_idle_time_does_not_count() -> None:
+    clock = RunDelay()
+    clock.run(0)
+    clock.idle()
+    assert clock.read(10**9) == 0
+
+
+def test_a_wake_up_that_is_dated_later_than_now_counts_nothing_yet() -> None:
+    clock = RunDelay()
+    clock.wait(200)
+    assert clock.read(150) == 0
+    clock.run(190)
+    assert clock.read(1000) == 0
+
+
+def test_what_the_thread_waited_is_added() -> None:
+    clock = RunDelay()
+    clock.run(0)
+    clock.add(40)
+    clock.add(2)
+    assert clock.read(100) == 42
+
+
+@given(steps)
+def test_it_never_decreases_while_time_passes(steps: list[tuple[str, int]]) -> None:
+    clock, now, last = RunDelay(), 0, 0
+    for step, span in steps:
+        now += span
+        if step == "add":
+            clock.add(span)
+        elif step == "run":
+            clock.run(now)
+        elif step == "wait" and not clock.waiting:
+            clock.wait(now)
+        elif step == "idle" and not clock.waiting:
+            clock.idle()
+        assert clock.read(now) >= last
+        last = clock.read(now)
+
+
+def test_a_threads_run_delay_is_the_second_figure_of_its_schedstat() -> None:
+    tid = threading.get_native_id()
+    schedstat = Schedstat(tid)
+    try:
+        path = Path(f"/proc/self/task/{tid}/schedstat")
+        before = schedstat.run_delay()
+        shown = int(path.read_text().split()[1])
+        assert before <= shown <= schedstat.run_delay()
+    finally:
+        schedstat.close()
+
+
+def test_a_thread_that_does_not_exist_has_no_statistics() -> None:
+    with pytest.raises(EngineError, match="stolen time needs the host's scheduler statistics"):
+        Schedstat(1 << 22)
