@@ -11,12 +11,12 @@ from __future__ import annotations
 import timeit
 from typing import Final
 
-from pvtime.abi.registration import Donation
+from pvtime.abi.registration import Registration
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import MemoryMap, Window
 from pvtime.steal.placement import Hypervisor, Placement, Userspace
-from pvtime.steal.registered import Donated
+from pvtime.steal.registered import Registered
 
 ROUNDS: Final = 20_000
 REPEATS: Final = 7
@@ -33,9 +33,9 @@ def main() -> None:
     memories = MemoryMap([])
     ram = memories.add(GuestMemory(RAM_BASE, 1 << 20, "RAM"))
     stolen = memories.add(GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name))
-    donated = Donated(Window(memories, ram.region))
-    donated.give(Donation(RAM_BASE | 1))
-    placements = [Hypervisor(stolen, 0), Userspace(Window(memories, stolen.region), 0), donated]
+    registered = Registered(Window(memories, ram.region))
+    registered.give(Registration(RAM_BASE | 1))
+    placements = [Hypervisor(stolen, 0), Userspace(Window(memories, stolen.region), 0), registered]
     costs = [cost_ns(placement) for placement in placements]
     for placement, cost in zip(placements, costs, strict=True):
         print(f"{placement.name.value:10} {cost:6.0f} ns an update, {cost / costs[0]:4.1f} times")

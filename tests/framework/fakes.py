@@ -85,11 +85,11 @@ class FakeEngine(Engine):
         """Refuse to be anything."""
         raise EngineError(f"no state with {', '.join(document)}")
 
-    def track(self) -> DirtyTracker:
+    def start_dirty_log(self) -> DirtyTracker:
         """Refuse: there is no memory."""
         raise EngineError("no memory")
 
-    def limit(self, region: Region, access: Access) -> None:
+    def protect(self, region: Region, access: Access) -> None:
         """Refuse: there is no memory."""
         raise EngineError(f"{region}: no memory")
 

@@ -65,7 +65,7 @@ def test_exactly_the_pages_that_the_payload_writes(engine: Choice) -> None:
     with boot_on(engine, writer()) as guest:
         guest.engine.start()
         until(guest, DONE + 1)
-        log = guest.engine.track()
+        log = guest.engine.start_dirty_log()
         guest.engine.pause()
         first = pages(log, guest)
         assert first == [ipa for memory in guest.machine.memories for ipa in not_zero(memory)]
@@ -79,10 +79,10 @@ def test_exactly_the_pages_that_the_payload_writes(engine: Choice) -> None:
         assert pages(log, guest) == [], "nothing runs"
         guest.engine.resume()
         with pytest.raises(EngineError, match="tracked by somebody else"):
-            guest.engine.track()
+            guest.engine.start_dirty_log()
         log.close()
         log.close()
-        guest.engine.track().close()
+        guest.engine.start_dirty_log().close()
         guest.tell(DONE + 2)
         guest.end()
 
@@ -99,7 +99,7 @@ def test_memory_that_is_taken_away_keeps_its_log(engine: Choice) -> None:
         guest.engine.start()
         until(guest, DONE + 1)
         guest.engine.pause()
-        log = guest.engine.track()
+        log = guest.engine.start_dirty_log()
         pages(log, guest)
 
         def go_on() -> None:
@@ -107,11 +107,11 @@ def test_memory_that_is_taken_away_keeps_its_log(engine: Choice) -> None:
             guest.engine.pause()
 
         go_on()
-        guest.engine.limit(STOLEN_TIME, Access.NONE)
+        guest.engine.protect(STOLEN_TIME, Access.NONE)
         assert pages(log, guest) == [STOLEN_TIME.base]
         go_on()
         assert pages(log, guest) == []
-        guest.engine.limit(STOLEN_TIME, Access.WRITE)
+        guest.engine.protect(STOLEN_TIME, Access.WRITE)
         go_on()
         assert pages(log, guest) == [STOLEN_TIME.base], "it is logged again"
         guest.engine.resume()
@@ -126,7 +126,7 @@ def test_after_a_reset_all_that_was_or_is_has_changed_and_the_new_life_is_logged
     with boot_on(engine, writer(lambda payload: payload.call(Psci.SYSTEM_RESET).halt())) as guest:
         guest.engine.start()
         until(guest, DONE + 1)
-        log = guest.engine.track()
+        log = guest.engine.start_dirty_log()
         guest.tell(GO)
         until(guest, DONE)
         guest.engine.pause()

@@ -79,7 +79,7 @@ def test_what_kvm_could_not_write_is_made_up_for_when_the_memory_is_back(
 ) -> None:
     with contending(engine) as guest:
         steal(guest)
-        guest.engine.limit(STOLEN_TIME, access)
+        guest.engine.protect(STOLEN_TIME, access)
         held = [structure(guest, index) for index in range(2)]
         steal(guest)
         seen = held if access is Access.READ else [0, 0]
@@ -89,7 +89,7 @@ def test_what_kvm_could_not_write_is_made_up_for_when_the_memory_is_back(
             assert sample.fault == f"the structure at {ipa:#x} cannot be written: the memory is {state}"
             assert sample.structure_ns == held[index] == structure(guest, index), "KVM wrote it"
             assert sample.truth_ns >= held[index] + THEFT_NS
-        guest.engine.limit(STOLEN_TIME, Access.WRITE)
+        guest.engine.protect(STOLEN_TIME, Access.WRITE)
         for index, sample in enumerate(guest.engine.sample()):
             assert sample.fault is None
             assert sample.structure_ns == sample.truth_ns >= held[index] + THEFT_NS
@@ -97,27 +97,27 @@ def test_what_kvm_could_not_write_is_made_up_for_when_the_memory_is_back(
 
 def test_it_is_made_up_for_while_the_guest_is_paused_too_so_that_a_save_has_all(engine: Choice) -> None:
     with contending(engine) as guest:
-        guest.engine.limit(STOLEN_TIME, Access.NONE)
+        guest.engine.protect(STOLEN_TIME, Access.NONE)
         steal(guest)
         guest.engine.pause()
         away = guest.engine.sample()
         assert all(sample.fault and sample.structure_ns < sample.truth_ns for sample in away)
-        guest.engine.limit(STOLEN_TIME, Access.WRITE)
+        guest.engine.protect(STOLEN_TIME, Access.WRITE)
         for before, sample, vcpu in zip(
             away, guest.engine.sample(), guest.engine.state()["vcpus"], strict=True
         ):
             assert sample.fault is None
             assert before.truth_ns <= sample.truth_ns == sample.structure_ns == vcpu["stolen"]["truth_ns"]
-        guest.engine.limit(STOLEN_TIME, Access.NONE)
+        guest.engine.protect(STOLEN_TIME, Access.NONE)
         assert all(sample.fault for sample in guest.engine.sample())
-        guest.engine.limit(STOLEN_TIME, Access.WRITE)
+        guest.engine.protect(STOLEN_TIME, Access.WRITE)
         guest.engine.resume()
 
 
 def test_a_call_while_the_memory_is_away_loses_its_zeroes(engine: Choice) -> None:
     with contending(engine) as guest:
         steal(guest)
-        guest.engine.limit(STOLEN_TIME, Access.NONE)
+        guest.engine.protect(STOLEN_TIME, Access.NONE)
         held = structure(guest)
         steal(guest)
         missed = guest.engine.sample()[0].truth_ns - held
@@ -125,7 +125,7 @@ def test_a_call_while_the_memory_is_away_loses_its_zeroes(engine: Choice) -> Non
         wait_until(guest, lambda: guest.result(ASKED) != 0)
         assert guest.result(ASKED) == STOLEN_TIME.base, "KVM says no word"
         called_at = guest.engine.sample()[0].truth_ns
-        guest.engine.limit(STOLEN_TIME, Access.WRITE)
+        guest.engine.protect(STOLEN_TIME, Access.WRITE)
         sample = guest.engine.sample()[0]
         # The old count is there, and what was stolen before the call is missing from it.
         assert held < sample.structure_ns <= sample.truth_ns - missed
@@ -140,7 +140,7 @@ def test_only_whole_slots_can_be_limited_and_the_message_names_them(engine: Choi
     with contending(engine) as guest:
         half = Region("half of it", STOLEN_TIME.base, STOLEN_TIME.size // 2)
         with pytest.raises(EngineError, match=r"half of it \(0x90a0000.*only all of RAM .* and stolen time"):
-            guest.engine.limit(half, Access.NONE)
+            guest.engine.protect(half, Access.NONE)
         rounds = guest.result(ROUNDS)
         wait_until(guest, lambda: guest.result(ROUNDS) > rounds)
 
@@ -148,17 +148,17 @@ def test_only_whole_slots_can_be_limited_and_the_message_names_them(engine: Choi
 def test_ram_can_be_read_only_for_a_while(engine: Choice) -> None:
     with contending(engine) as guest:
         ram = guest.machine.memory.region
-        guest.engine.limit(ram, Access.READ)
+        guest.engine.protect(ram, Access.READ)
         rounds = guest.result(ROUNDS)
         assert [sample.fault for sample in guest.engine.sample()] == [None, None]
         assert guest.result(ROUNDS) == rounds, "the guest wrote to read-only memory"
-        guest.engine.limit(ram, Access.WRITE)
+        guest.engine.protect(ram, Access.WRITE)
         wait_until(guest, lambda: guest.result(ROUNDS) > rounds)
 
 
 def test_a_guest_without_its_memory_is_not_saved_and_can_be_stopped(engine: Choice) -> None:
     with boot_on(engine, readers(), vcpus=2) as guest:
-        guest.engine.limit(STOLEN_TIME, Access.NONE)
+        guest.engine.protect(STOLEN_TIME, Access.NONE)
         guest.engine.start()
         wait_until(guest, lambda: all(guest.result(ROUNDS + index) for index in range(2)))
         guest.engine.pause()
@@ -174,7 +174,7 @@ def test_what_is_away_is_away_after_a_reset_too(engine: Choice) -> None:
     with boot_on(engine, payload.call(Psci.SYSTEM_RESET).halt()) as guest:
         guest.engine.start()
         wait_until(guest, lambda: guest.result(0) != 0)
-        guest.engine.limit(STOLEN_TIME, Access.NONE)
+        guest.engine.protect(STOLEN_TIME, Access.NONE)
         guest.tell(1)
         wait_until(guest, lambda: guest.result(1) == 0 and guest.result(0) != 0)
         sample = guest.engine.sample()[0]
@@ -187,7 +187,7 @@ def test_a_vcpu_without_a_structure_is_told_so_and_the_other_one_counts(engine: 
     payload.add_register(11, 11, 10, shift=3).call(PvTime.FEATURES, PvTime.ST).store(0, 11, 8 * 8)
     payload.call(PvTime.ST).store(0, 11).cbnz(10, "rest").await_result(1).power_off().label("rest").halt()
     kernel = KernelImage(payload.assemble(), 0, 2 << 20, None)
-    config = MachineConfig(2, 64 << 20, kernel, without=frozenset({1}))
+    config = MachineConfig(2, 64 << 20, kernel, no_pvtime=frozenset({1}))
     machine = Machine(config, lambda _: None, lambda _: None)
     guest = Guest(machine, engine.build(machine))
     try:

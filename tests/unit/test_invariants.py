@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pvtime.abi.pvtime import STRUCTURE_ALIGN, PvTime, StolenTime
-from pvtime.abi.registration import DonateResult, DonationCall, KvmStealTime
+from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import State
@@ -47,7 +47,7 @@ SCHEDULES = [Schedule(), Schedule.parse(["200us/1ms", "1:2ms@0.01"])]
 GIVEN = RAM_BASE + (16 << 20)
 """Where the vCPUs have their structures, in the placement guest."""
 U64 = 1 << 64
-SUCCESS = int(DonateResult.SUCCESS)
+SUCCESS = int(RegisterResult.SUCCESS)
 
 vcpus = st.integers(0, VCPUS - 1)
 rounds = st.integers(0, 3000)
@@ -119,8 +119,8 @@ class Everything(RuleBasedStateMachine):
             answer = self.probe.call(index, PvTime.ST)[0]
             assert answer == STOLEN_TIME.base + 64 * index
         else:
-            answer = self.probe.call(index, DonationCall.SET, GIVEN + 64 * index | 1)[0]
-            assert answer == (int(DonateResult.IN_USE) % U64 if its.enabled else SUCCESS)
+            answer = self.probe.call(index, RegisterCall.SET, GIVEN + 64 * index | 1)[0]
+            assert answer == (int(RegisterResult.IN_USE) % U64 if its.enabled else SUCCESS)
             if its.enabled:
                 return
         its.enabled = its.counting = True
@@ -131,7 +131,7 @@ class Everything(RuleBasedStateMachine):
         if not self._ready(index) or self.counts_by_itself:
             return
         its = self._touch(index)
-        assert self.probe.call(index, DonationCall.SET, 0)[0] == SUCCESS
+        assert self.probe.call(index, RegisterCall.SET, 0)[0] == SUCCESS
         its.enabled = its.counting = False
 
     @rule(index=vcpus, other=vcpus)
@@ -140,8 +140,8 @@ class Everything(RuleBasedStateMachine):
         if self._ready(index) and self._ready(other) and index != other and not self.counts_by_itself:
             self.enable(other)
             self.disable(index)
-            answer = self.probe.call(index, DonationCall.SET, GIVEN + 64 * other | 1)[0]
-            assert answer == int(DonateResult.INVALID_PARAMETER) % U64
+            answer = self.probe.call(index, RegisterCall.SET, GIVEN + 64 * other | 1)[0]
+            assert answer == int(RegisterResult.INVALID_PARAMETER) % U64
 
     @rule(index=vcpus, count=rounds)
     def run(self, index: int, count: int) -> None:

@@ -13,24 +13,24 @@ from enum import IntEnum
 
 from pvtime.abi.layout import Field, Register
 
-__all__ = ["PREEMPTED", "DonateResult", "Donation", "DonationCall", "KvmStealTime"]
+__all__ = ["PREEMPTED", "KvmStealTime", "RegisterCall", "RegisterResult", "Registration"]
 
 PREEMPTED = 1
 """``preempted``: the vCPU is ready to run and does not (KVM_VCPU_PREEMPTED)."""
 
 
-class DonationCall(IntEnum):
+class RegisterCall(IntEnum):
     """Function identifiers; only the HVC64 forms exist."""
 
     FEATURES = 0xC600_0020
     """X1: a function identifier. 0 where it is offered, else NOT_SUPPORTED."""
     SET = 0xC600_0021
-    """X1: a :class:`Donation`; its answer is a :class:`DonateResult`."""
+    """X1: a :class:`Registration`; its answer is a :class:`RegisterResult`."""
     GET = 0xC600_0022
-    """The calling vCPU's :class:`Donation`; 0: it has given none."""
+    """The calling vCPU's :class:`Registration`; 0: it has given none."""
 
 
-class Donation(Register):
+class Registration(Register):
     """What MSR_KVM_STEAL_TIME holds on x86: a 64-byte-aligned address, and a bit that enables."""
 
     lines = Field(63, 6)
@@ -39,7 +39,7 @@ class Donation(Register):
     enable = Field(0)
 
 
-class DonateResult(IntEnum):
+class RegisterResult(IntEnum):
     """Answers to SET."""
 
     SUCCESS = 0

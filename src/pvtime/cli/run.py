@@ -85,7 +85,7 @@ def run_command(
         engine=engine,
         options=how.options,
         placement=PlacementName(placement),
-        without=frozenset(without),
+        no_pvtime=frozenset(without),
         steal=how.schedule(),
     )
     return execute(run, booting)

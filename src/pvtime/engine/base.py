@@ -148,14 +148,14 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def track(self) -> DirtyTracker:
+    def start_dirty_log(self) -> DirtyTracker:
         """Return what tells which of the machine's memory changes while it runs.
 
         :raises EngineError: the engine cannot tell.
         """
 
     @abstractmethod
-    def limit(self, region: Region, access: Access) -> None:
+    def protect(self, region: Region, access: Access) -> None:
         """Take memory away from the guest, make it read-only, or give it back, while it runs.
 
         :raises EngineError: the engine cannot do that with this region.

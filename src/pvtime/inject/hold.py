@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pvtime.inject.schedule import Debts
+from pvtime.inject.schedule import PendingSteal
 
 __all__ = ["Hold"]
 
@@ -20,7 +20,7 @@ class Hold:
     :param inject: told each part of the wait that was on purpose, in ns.
     """
 
-    def __init__(self, debts: Debts, inject: Callable[[int], object]) -> None:
+    def __init__(self, debts: PendingSteal, inject: Callable[[int], object]) -> None:
         self._debts = debts
         self._inject = inject
         self._origin = self._begin = self._until = 0

@@ -14,7 +14,7 @@ from typing import Final
 
 from pvtime.errors import UsageError
 
-__all__ = ["MIN_PERIOD_NS", "Debts", "Item", "Schedule"]
+__all__ = ["MIN_PERIOD_NS", "Item", "PendingSteal", "Schedule"]
 
 DEFAULT_PERIOD_NS: Final = 100_000_000
 MIN_PERIOD_NS: Final = 1_000_000
@@ -169,12 +169,12 @@ class Schedule:
                 f"--steal: there is no vCPU {min(strangers)} to steal from; the last is {vcpus - 1}"
             )
 
-    def debts(self, vcpu: int) -> Debts:
+    def debts(self, vcpu: int) -> PendingSteal:
         """Return what one vCPU owes."""
-        return Debts([item for item in self.items if item.vcpus is None or vcpu in item.vcpus])
+        return PendingSteal([item for item in self.items if item.vcpus is None or vcpu in item.vcpus])
 
 
-class Debts:
+class PendingSteal:
     """What one vCPU owes. Each period's debt is paid whole, or lapses whole where it had no use for a CPU."""
 
     def __init__(self, items: Iterable[Item]) -> None:

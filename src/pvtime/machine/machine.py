@@ -29,7 +29,7 @@ from pvtime.machine.memory_map import Access, MemoryMap, Window
 from pvtime.machine.uart import Ns16550
 from pvtime.machine.uart_state import UartState
 from pvtime.steal.placement import Placement, PlacementName, Userspace
-from pvtime.steal.registered import Donated
+from pvtime.steal.registered import Registered
 
 __all__ = ["Machine", "MachineConfig", "SetIrq"]
 
@@ -51,7 +51,7 @@ class MachineConfig:
     cpu: str | None = None
     """A CPU model's name; None: the engine's usual one."""
     placement: PlacementName = PlacementName.USERSPACE
-    without: frozenset[int] = frozenset()
+    no_pvtime: frozenset[int] = frozenset()
     """vCPUs without a structure of stolen time."""
     steal: Schedule = field(default_factory=Schedule)
     """What is stolen on purpose."""
@@ -85,8 +85,8 @@ class Machine:
         self.mpidrs = list(range(config.vcpus))
         """Each vCPU's affinity fields: as KVM numbers them."""
         self._set_irq: SetIrq | None = None
-        if not config.without <= set(range(config.vcpus)):
-            raise UsageError(f"no stolen time for vCPU {max(config.without)}: there is no such vCPU")
+        if not config.no_pvtime <= set(range(config.vcpus)):
+            raise UsageError(f"no stolen time for vCPU {max(config.no_pvtime)}: there is no such vCPU")
         config.steal.refuse_strangers(config.vcpus)
         self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE])
         self.memory = self.map.add(GuestMemory(RAM_BASE, config.memory, "RAM"))
@@ -122,13 +122,13 @@ class Machine:
         """Return every vCPU's structure, where the VMM or the guest provides the memory."""
         placements: list[Placement | None]
         if self.config.placement is PlacementName.GUEST:
-            ram, donated = Window(self.map, self.memory.region), list[Donated]()
-            donated += [Donated(ram, donated) for _ in range(self.config.vcpus)]
-            placements = [*donated]
+            ram, registered = Window(self.map, self.memory.region), list[Registered]()
+            registered += [Registered(ram, registered) for _ in range(self.config.vcpus)]
+            placements = [*registered]
         else:
             window = Window(self.map, self.stolen_time.region)
             placements = [Userspace(window, index) for index in range(self.config.vcpus)]
-        return [None if i in self.config.without else placement for i, placement in enumerate(placements)]
+        return [None if i in self.config.no_pvtime else placement for i, placement in enumerate(placements)]
 
     def connect(self, set_irq: SetIrq) -> None:
         """Connect the devices' interrupt wires to an engine's interrupt controller."""

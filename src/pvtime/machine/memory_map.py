@@ -35,7 +35,7 @@ class MemoryMap:
         return list(self._memories)
 
     @property
-    def limited(self) -> list[Region]:
+    def restricted(self) -> list[Region]:
         """What was taken away or made read-only."""
         return [region for region, _ in self._limits]
 
@@ -48,7 +48,7 @@ class MemoryMap:
         self._memories.append(memory)
         return memory
 
-    def limit(self, region: Region, access: Access) -> None:
+    def protect(self, region: Region, access: Access) -> None:
         """Take memory away, make it read-only, or give it back. Its contents stay."""
         self._limits = [(other, old) for other, old in self._limits if other != region]
         if access is not Access.WRITE:

@@ -13,7 +13,7 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, VERSION_1_1, Smccc
 from pvtime.machine.psci import PsciCalls
 from pvtime.steal.account import Account
-from pvtime.steal.service_calls import DONATION_CALLS, donation_call, pv_time_features, pv_time_st
+from pvtime.steal.service_calls import REGISTER_CALLS, pv_time_features, pv_time_st, register_call
 
 __all__ = ["hypercall"]
 
@@ -39,6 +39,6 @@ def hypercall(index: int, account: Account, run_delay: int, psci: PsciCalls, reg
             return pv_time_features(account, registers[1])
         case PvTime.ST:
             return pv_time_st(account, run_delay)
-    if function in DONATION_CALLS and account.donated is not None:
-        return donation_call(account, run_delay, function, registers[1])
+    if function in REGISTER_CALLS and account.registered is not None:
+        return register_call(account, run_delay, function, registers[1])
     return psci.call(index, function, registers[1:4])

@@ -88,7 +88,7 @@ class Booting:
     engine: str
     options: Mapping[str, str]
     placement: PlacementName
-    without: frozenset[int]
+    no_pvtime: frozenset[int]
     steal: Schedule
 
     def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
@@ -103,7 +103,7 @@ class Booting:
             append=chosen.append,
             cpu=self.cpu,
             placement=self.placement,
-            without=self.without,
+            no_pvtime=self.no_pvtime,
             steal=self.steal,
         )
         machine, engine = _build(config, kind, self.options, inbox)

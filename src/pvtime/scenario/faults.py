@@ -74,7 +74,7 @@ def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
 
 def _limit(probe: Probe, region: Region, access: Access) -> None:
     try:
-        probe.engine.limit(region, access)
+        probe.engine.protect(region, access)
     except EngineError as error:
         raise UsageError(str(error)) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.abi.pvtime import PvTime
-from pvtime.abi.registration import DonateResult, KvmStealTime
+from pvtime.abi.registration import KvmStealTime, RegisterResult
 from pvtime.machine.layout import GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.memory import MIN_MEMORY
 from pvtime.probe.probe import Probe
@@ -69,12 +69,12 @@ def _addresses(stage: Stage, probe: Probe, kernel: Software) -> Iterator[Event]:
     yield Step(
         "vCPU 0 gives addresses: " + ", ".join(f"{name} {answer}" for name, answer in answers.items()) + "."
     )
-    if set(answers.values()) == {int(DonateResult.NOT_SUPPORTED)}:
+    if set(answers.values()) == {int(RegisterResult.NOT_SUPPORTED)}:
         answer = signed(probe.call(0, PvTime.ST, GIC_DISTRIBUTOR.base)[0])
         yield Step(f"PV_TIME_ST with the GIC's address as an argument answers {answer:#x}: it takes none.")
         seen = "cannot be given" if answer != GIC_DISTRIBUTOR.base else "accepted"
     else:
-        accepted = [name for name, answer in answers.items() if answer == DonateResult.SUCCESS]
+        accepted = [name for name, answer in answers.items() if answer == RegisterResult.SUCCESS]
         seen = f"accepted: {', '.join(accepted)}" if accepted else f"all {len(answers)} refused"
     yield stage.found("bad addresses", seen, "cannot be given", guest="all 5 refused")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.registration import DonateResult, KvmStealTime
+from pvtime.abi.registration import KvmStealTime, RegisterResult
 from pvtime.images.progress import Progress
 from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.probe.mailbox import MAILBOXES, SIZE
@@ -48,7 +48,7 @@ def _hand_over(stage: Stage, *, disable: bool) -> Iterator[Event]:
         how = ""
         if disable:
             answer = old.disable(first, 0)
-            how = "there is none; " if answer == DonateResult.NOT_SUPPORTED else ""
+            how = "there is none; " if answer == RegisterResult.NOT_SUPPORTED else ""
             yield Step(f"It asks the hypervisor to leave vCPU 0's alone: the answer is {answer}.")
         first.stop_vcpu(1)
         second = first.take_over(SECOND)
@@ -88,7 +88,7 @@ def _hand_over(stage: Stage, *, disable: bool) -> Iterator[Event]:
 def _second_request(stage: Stage, second: Probe, new: Software) -> Iterator[Event]:
     """Show what a second kernel is answered that knows nothing of the first one."""
     answer = new.ask(second, 0)
-    said = "granted" if answer >= 0 else f"refused: {DonateResult(answer).name}"
+    said = "granted" if answer >= 0 else f"refused: {RegisterResult(answer).name}"
     shown = f"{answer:#x}" if answer >= 0 else str(answer)
     yield Step(f"The second kernel's own {new.call} is answered {shown}.")
     yield stage.found("the second kernel's request then", said, "granted", guest="refused: IN_USE")

@@ -19,7 +19,7 @@ WITHOUT: Final = 1
 
 def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
     """Boot it with two vCPUs, one without a structure; see :attr:`Scenario.real`."""
-    with stock_linux(progress, placement, 2, without=frozenset({WITHOUT})) as guest:
+    with stock_linux(progress, placement, 2, no_pvtime=frozenset({WITHOUT})) as guest:
         release = guest.wait_for(Ready, "userland").release
         online = [cpu for cpu in range(2) if steal_of(guest, cpu) is not None]
         yield Step(f"Linux {release} is up. CPUs in its /proc/stat: {online}.")

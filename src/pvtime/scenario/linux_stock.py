@@ -25,7 +25,7 @@ MEMORY: Final = 256 << 20
 
 @contextmanager
 def stock_linux(
-    progress: Progress, placement: PlacementName, vcpus: int, without: frozenset[int] = frozenset()
+    progress: Progress, placement: PlacementName, vcpus: int, no_pvtime: frozenset[int] = frozenset()
 ) -> Iterator[LinuxGuest]:
     """Start one.
 
@@ -36,7 +36,7 @@ def stock_linux(
     images = stock_images(cache_directory(), progress)
     userland, kernel = build_initramfs(images.busybox), load_kernel(images.kernel)
     config = MachineConfig(
-        vcpus, MEMORY, kernel, userland, "console=ttyS0", placement=placement, without=without
+        vcpus, MEMORY, kernel, userland, "console=ttyS0", placement=placement, no_pvtime=no_pvtime
     )
     progress(f"{placement.value}: Linux boots", 0, None)
     with linux_guest(config, {}) as guest:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, PvTime
 from pvtime.abi.pvtime_device import PvTimeGroup
-from pvtime.abi.registration import DonationCall
+from pvtime.abi.registration import RegisterCall
 from pvtime.errors import PvTimeDeviceError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
 from pvtime.probe.probe import Probe
@@ -86,8 +86,8 @@ def _who(stage: Stage, probe: Probe) -> Iterator[Event]:
         name
         for name, features, function in (
             ("PV_TIME_ST", PvTime.FEATURES, PvTime.ST),
-            ("SET", DonationCall.FEATURES, DonationCall.SET),
-            ("GET", DonationCall.FEATURES, DonationCall.GET),
+            ("SET", RegisterCall.FEATURES, RegisterCall.SET),
+            ("GET", RegisterCall.FEATURES, RegisterCall.GET),
         )
         if signed(probe.call(0, features, function)[0]) == 0
     ]

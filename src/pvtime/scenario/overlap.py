@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
-from pvtime.abi.registration import DonateResult
+from pvtime.abi.registration import RegisterResult
 from pvtime.errors import UsageError
 from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import MIN_MEMORY, GuestMemory
@@ -78,7 +78,7 @@ def _given(stage: Stage, probe: Probe) -> Iterator[Event]:
     for what, address in (("a device", CONSOLE.base), ("another structure", kernel.own(0))):
         answer = kernel.set(probe, 1, address | 1)
         yield Step(f"vCPU 1 gives {address:#x}, {what}: the answer is {answer}.")
-        seen = "accepted" if answer == 0 else f"refused: {DonateResult(answer).name}"
+        seen = "accepted" if answer == 0 else f"refused: {RegisterResult(answer).name}"
         yield stage.found(f"over {what}", seen, INVALID)
     half = kernel.own(0) + STRUCTURE_STRIDE // 2
     yield Step(f"{half:#x}, half over vCPU 0's, is not aligned: {kernel.set(probe, 1, half | 1)}.")

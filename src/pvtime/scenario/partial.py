@@ -24,7 +24,7 @@ WITHOUT: Final = 1
 def tell(stage: Stage) -> Iterator[Event]:
     """Give vCPU 1 no structure."""
     kernel = stage.software(MEMORY)
-    with stage.boot(without=frozenset({WITHOUT})) as probe:
+    with stage.boot(no_pvtime=frozenset({WITHOUT})) as probe:
         for index in range(2):
             general = signed(probe.call(index, Smccc.ARCH_FEATURES, PvTime.FEATURES)[0])
             own = signed(probe.call(index, PvTime.FEATURES, PvTime.ST)[0])

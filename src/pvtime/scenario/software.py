@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, PvTime, StolenTime
-from pvtime.abi.registration import DonateResult, Donation, DonationCall, KvmStealTime
+from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult, Registration
 from pvtime.probe.post import ProbeError
 from pvtime.probe.probe import Probe
 from pvtime.steal.placement import PlacementName
@@ -63,16 +63,16 @@ class Software:
 
     def set(self, probe: Probe, vcpu: int, value: int) -> int:
         """Make the placement guest's call SET, which the others do not have; return its answer."""
-        return signed(probe.call(vcpu, DonationCall.SET, value)[0])
+        return signed(probe.call(vcpu, RegisterCall.SET, value)[0])
 
     def disable(self, probe: Probe, vcpu: int) -> int:
         """Ask the hypervisor to leave the memory alone; return the answer."""
         return self.set(probe, vcpu, 0)
 
-    def given(self, probe: Probe, vcpu: int) -> Donation | None:
+    def given(self, probe: Probe, vcpu: int) -> Registration | None:
         """Return what the hypervisor says that a vCPU has given; None where it has no such call."""
-        answer = probe.call(vcpu, DonationCall.GET)[0]
-        return None if signed(answer) == DonateResult.NOT_SUPPORTED else Donation(answer)
+        answer = probe.call(vcpu, RegisterCall.GET)[0]
+        return None if signed(answer) == RegisterResult.NOT_SUPPORTED else Registration(answer)
 
     def count(self, probe: Probe, vcpu: int, structure: int) -> int:
         """Return what the guest reads in a structure, in ns."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
-from pvtime.abi.registration import DonateResult
+from pvtime.abi.registration import RegisterResult
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario import claims
 from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
@@ -33,7 +33,7 @@ def tell(stage: Stage) -> Iterator[Event]:
         )
         answer, now, fate = ask_anew(probe, 0, lambda: kernel.ask(probe, 0))
         granted = answer >= 0
-        request = "granted" if granted else f"refused: {DonateResult(answer).name}"
+        request = "granted" if granted else f"refused: {RegisterResult(answer).name}"
         yield Step(
             f"A kernel asks too ({kernel.call}), and is {request}. The count is {now.structure_ns} ns."
         )

@@ -28,7 +28,7 @@ class Description:
     append: str
     cpu: str | None
     placement: str
-    without: list[int]
+    no_pvtime: list[int]
     stolen_time: int
     """Base IPA of the structures."""
     text_offset: int
@@ -78,7 +78,7 @@ def describe(config: MachineConfig, agent: bool, release: str | None) -> Descrip
         append=config.append,
         cpu=config.cpu,
         placement=config.placement.value,
-        without=sorted(config.without),
+        no_pvtime=sorted(config.no_pvtime),
         stolen_time=config.stolen_time.base,
         text_offset=config.kernel.text_offset,
         image_size=config.kernel.image_size,
@@ -112,7 +112,7 @@ def config_of(saved: SavedMachine) -> MachineConfig:
         append=its.append,
         cpu=its.cpu,
         placement=PlacementName(its.placement),
-        without=frozenset(its.without),
+        no_pvtime=frozenset(its.no_pvtime),
         stolen_time=Region(STOLEN_TIME.name, its.stolen_time, STOLEN_TIME.size),
     )
 

@@ -58,7 +58,7 @@ def send(
     stream.send(Kind.HELLO, to_json(hello).encode())
     stream.send(Kind.KERNEL, saved.kernel)
     stream.send(Kind.INITRD, saved.initrd)
-    tracker = engine.track()
+    tracker = engine.start_dirty_log()
     try:
         rounds = 0
         while True:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvtime.abi.registration import DonateResult, Donation
+from pvtime.abi.registration import RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
 from pvtime.steal.placement import Placement
-from pvtime.steal.registered import Donated
+from pvtime.steal.registered import Registered
 
 __all__ = ["Account", "AccountState"]
 
@@ -22,8 +22,8 @@ class AccountState:
     truth_ns: int
     injected_ns: int
     enabled: bool
-    donation: int
-    """Where the guest has its structure (:class:`Donation`); 0 for the other placements."""
+    registration: int
+    """Where the guest has its structure (:class:`Registration`); 0 for the other placements."""
     kept_ns: int
     """The count where the guest's memory for it has gone."""
     fault: str | None
@@ -56,12 +56,12 @@ class Account:
     @property
     def available(self) -> bool:
         """The vCPU has a structure that is not the guest's own: what PV_TIME_FEATURES(PV_TIME_ST) asks."""
-        return self._placement is not None and self.donated is None
+        return self._placement is not None and self.registered is None
 
     @property
-    def donated(self) -> Donated | None:
+    def registered(self) -> Registered | None:
         """The structure where the guest provides it; None in the other placements."""
-        return self._placement if isinstance(self._placement, Donated) else None
+        return self._placement if isinstance(self._placement, Registered) else None
 
     @property
     def ipa(self) -> int | None:
@@ -90,31 +90,31 @@ class Account:
             self._fail(error)
         return self.ipa
 
-    def donate(self, run_delay: int, donation: Donation) -> DonateResult:
+    def register(self, run_delay: int, registration: Registration) -> RegisterResult:
         """Take the address that the guest gives, or with a clear enable bit leave its memory alone."""
-        if (donated := self.donated) is None:
-            return DonateResult.NOT_SUPPORTED
-        if not donation.enable:
+        if (registered := self.registered) is None:
+            return RegisterResult.NOT_SUPPORTED
+        if not registration.enable:
             self.update(run_delay)
             self._stop(run_delay)
-            return DonateResult.SUCCESS
-        result = donated.check(donation)
-        if result is DonateResult.SUCCESS:
-            donated.give(donation)
+            return RegisterResult.SUCCESS
+        result = registered.check(registration)
+        if result is RegisterResult.SUCCESS:
+            registered.give(registration)
             self.enable(run_delay)
         return result
 
     def power_off(self, run_delay: int) -> None:
         """CPU_OFF: a structure in the guest's own memory is given up with it."""
-        if self.donated is not None:
-            self.donate(run_delay, Donation(0))
+        if self.registered is not None:
+            self.register(run_delay, Registration(0))
 
     # What the host does
 
     def load(self, run_delay: int) -> None:
         """The vCPU is loaded: bring its structure up to date before the guest runs."""
-        if self.donated is not None:
-            self.donated.run()
+        if self.registered is not None:
+            self.registered.run()
         self.update(run_delay)
 
     def update(self, run_delay: int) -> None:
@@ -136,9 +136,9 @@ class Account:
 
     def preempt(self) -> None:
         """The vCPU is kept from running: what a guest that provides the memory is told of it."""
-        if self.donated is not None and self.counting:
+        if self.registered is not None and self.counting:
             try:
-                self.donated.preempt()
+                self.registered.preempt()
             except GuestMemoryError as error:
                 self._fail(error)
 
@@ -162,8 +162,8 @@ class Account:
 
     def reset(self, run_delay: int) -> None:
         """The machine starts anew: an empty structure that the guest has not asked for."""
-        if self.donated is not None:
-            self.donated.disable()
+        if self.registered is not None:
+            self.registered.disable()
         self.enable(run_delay)
         self.enabled = False
         self.injected_ns = 0
@@ -179,7 +179,7 @@ class Account:
             truth_ns=self.truth(run_delay),
             injected_ns=self.injected_ns,
             enabled=self.enabled,
-            donation=int(self.donated.donation) if self.donated is not None else 0,
+            registration=int(self.registered.registration) if self.registered is not None else 0,
             kept_ns=self._kept[1],
             fault=self.fault,
         )
@@ -193,21 +193,21 @@ class Account:
         self._baseline = run_delay - state.truth_ns
         self._kept = state.truth_ns, state.kept_ns
         self.injected_ns, self.enabled, self.fault = state.injected_ns, state.enabled, state.fault
-        if self.donated is not None and state.donation:
-            if self.donated.check(Donation(state.donation)) is not DonateResult.SUCCESS:
-                raise GuestMemoryError(f"stolen time of a vCPU cannot be at {state.donation & ~1:#x}")
-            self.donated.give(Donation(state.donation))
+        if self.registered is not None and state.registration:
+            if self.registered.check(Registration(state.registration)) is not RegisterResult.SUCCESS:
+                raise GuestMemoryError(f"stolen time of a vCPU cannot be at {state.registration & ~1:#x}")
+            self.registered.give(Registration(state.registration))
 
     def _fail(self, error: GuestMemoryError) -> None:
         """The structure cannot be written. What the guest gave it has lost; other memory may come back."""
         self.fault = f"the structure at {self.ipa or 0:#x} cannot be written: {error}"
-        if self.donated is not None:
+        if self.registered is not None:
             self._stop(self._last)
 
     def _stop(self, run_delay: int) -> None:
         """Count no further; the count is kept."""
-        if self.donated is not None and self.counting:
+        if self.registered is not None and self.counting:
             truth = run_delay - self._baseline
             self._kept = truth, self._last - self._baseline if self.fault else self.structure()
-            self.donated.disable()
+            self.registered.disable()
             self.enabled = False

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pvtime.abi.registration import PREEMPTED, DonateResult, Donation, KvmStealTime
+from pvtime.abi.registration import PREEMPTED, KvmStealTime, RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
 from pvtime.steal.placement import Memory, Placement, PlacementName
 
-__all__ = ["Donated", "Ram"]
+__all__ = ["Ram", "Registered"]
 
 _SIZE = len(bytes(KvmStealTime()))
 _VERSION = KvmStealTime.version.offset
@@ -41,7 +41,7 @@ class Ram(Memory, Protocol):
         """
 
 
-class Donated(Placement):
+class Registered(Placement):
     """One vCPU's structure, wherever the guest has it.
 
     :param all_of_them: every vCPU's placement: no two may be in one place.
@@ -49,7 +49,7 @@ class Donated(Placement):
 
     name = PlacementName.GUEST
 
-    def __init__(self, ram: Ram, all_of_them: Sequence[Donated] = ()) -> None:
+    def __init__(self, ram: Ram, all_of_them: Sequence[Registered] = ()) -> None:
         self._ram = ram
         self._all = all_of_them
         self._ipa: int | None = None
@@ -61,27 +61,27 @@ class Donated(Placement):
         return self._ipa
 
     @property
-    def donation(self) -> Donation:
+    def registration(self) -> Registration:
         """What the guest has given."""
-        return Donation(0 if self._ipa is None else self._ipa | 1)
+        return Registration(0 if self._ipa is None else self._ipa | 1)
 
-    def check(self, donation: Donation) -> DonateResult:
+    def check(self, registration: Registration) -> RegisterResult:
         """Return what SET answers to an address that is to be enabled."""
-        ipa = int(donation.with_(enable=0))
+        ipa = int(registration.with_(enable=0))
         if self._ipa is not None:
-            return DonateResult.IN_USE
-        if donation.reserved or ipa in (other.ipa for other in self._all):
-            return DonateResult.INVALID_PARAMETER
+            return RegisterResult.IN_USE
+        if registration.reserved or ipa in (other.ipa for other in self._all):
+            return RegisterResult.INVALID_PARAMETER
         try:
             self._ram.refuse_unwritable(ipa, _SIZE)
         except GuestMemoryError:
-            return DonateResult.INVALID_PARAMETER
-        return DonateResult.SUCCESS
+            return RegisterResult.INVALID_PARAMETER
+        return RegisterResult.SUCCESS
 
-    def give(self, donation: Donation) -> None:
+    def give(self, registration: Registration) -> None:
         """Use an address that :meth:`check` found good; the vCPU is running."""
         self._preempted = 0
-        self._ipa = int(donation.with_(enable=0))
+        self._ipa = int(registration.with_(enable=0))
 
     def disable(self) -> None:
         """Leave the guest's memory alone."""

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from pvtime.abi.pvtime import PvTime
-from pvtime.abi.registration import Donation, DonationCall
+from pvtime.abi.registration import RegisterCall, Registration
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
 from pvtime.steal.account import Account
 
-__all__ = ["DONATION_CALLS", "donation_call", "pv_time_features", "pv_time_st"]
+__all__ = ["REGISTER_CALLS", "pv_time_features", "pv_time_st", "register_call"]
 
-DONATION_CALLS = frozenset(DonationCall)
+REGISTER_CALLS = frozenset(RegisterCall)
 """What a guest is offered that provides the memory itself."""
 
 _U32 = (1 << 32) - 1
@@ -28,11 +28,11 @@ def pv_time_st(account: Account, run_delay: int) -> int:
     return NOT_SUPPORTED if ipa is None else ipa
 
 
-def donation_call(account: Account, run_delay: int, function: int, argument: int) -> int:
-    """The calls of the placement ``guest`` (:class:`DonationCall`)."""
+def register_call(account: Account, run_delay: int, function: int, argument: int) -> int:
+    """The calls of the placement ``guest`` (:class:`RegisterCall`)."""
     match function:
-        case DonationCall.SET:
-            return account.donate(run_delay, Donation(argument))
-        case DonationCall.GET:
-            return int(account.donated.donation) if account.donated is not None else NOT_SUPPORTED
-    return SUCCESS if argument & _U32 in DONATION_CALLS else NOT_SUPPORTED
+        case RegisterCall.SET:
+            return account.register(run_delay, Registration(argument))
+        case RegisterCall.GET:
+            return int(account.registered.registration) if account.registered is not None else NOT_SUPPORTED
+    return SUCCESS if argument & _U32 in REGISTER_CALLS else NOT_SUPPORTED

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pvtime.inject import schedule
 from pvtime.inject.hold import Hold
-from pvtime.inject.schedule import Debts, Item
+from pvtime.inject.schedule import Item, PendingSteal
 from pvtime.steal.run_delay import RunDelay
 
 ORIGIN = 1000
@@ -101,7 +101,7 @@ class Vcpu:
         self.now = ORIGIN
         self.injected = 0
         self.clock = RunDelay()
-        self.hold = Hold(Debts(of), self._inject)
+        self.hold = Hold(PendingSteal(of), self._inject)
         self.hold.start(ORIGIN)
         self.state = "idle"
 

@@ -105,7 +105,7 @@ def test_a_guest_that_writes_all_the_time_ends_up_the_same_at_the_peer() -> None
     payload.word(0x9240_4845)  # and x5, x2, #0x7ffff
     payload.add_register(3, 1, 5, shift=3).store(2, 3).mov(28, RAM_BASE + (1 << 20)).load(27, 28)
     payload.cbz(27, "again").power_off()
-    with boot(payload, "auto") as guest, closing(guest.engine.track()) as tracker:
+    with boot(payload, "auto") as guest, closing(guest.engine.start_dirty_log()) as tracker:
         guest.engine.start()
         peer = {
             memory.base: GuestMemory(memory.base, memory.size, "peer") for memory in guest.machine.memories

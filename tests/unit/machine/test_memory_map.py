@@ -50,20 +50,20 @@ def test_a_window_reads_and_writes_its_region_only(memories: MemoryMap) -> None:
 def test_memory_that_is_taken_away_comes_back_with_its_contents(memories: MemoryMap) -> None:
     window = Window(memories, PAGE)
     window.write(PAGE.base, b"12345678")
-    memories.limit(PAGE, Access.NONE)
+    memories.protect(PAGE, Access.NONE)
     with pytest.raises(GuestMemoryError, match="not mapped"):
         window.read(PAGE.base, 1)
-    memories.limit(PAGE, Access.READ)
+    memories.protect(PAGE, Access.READ)
     assert window.read(PAGE.base, 8) == b"12345678"
     with pytest.raises(GuestMemoryError, match="read-only"):
         window.write(PAGE.base, b"x")
-    memories.limit(PAGE, Access.WRITE)
+    memories.protect(PAGE, Access.WRITE)
     window.write(PAGE.base, b"x")
     assert window.read(PAGE.base, 2) == b"x2"
 
 
 def test_an_access_that_only_touches_what_is_gone_fails(memories: MemoryMap) -> None:
-    memories.limit(PAGE, Access.NONE)
+    memories.protect(PAGE, Access.NONE)
     memories.find(BASE + 0xFF8, 8, Access.WRITE)
     with pytest.raises(GuestMemoryError, match="not mapped"):
         memories.find(BASE + 0xFFC, 8, Access.READ)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.abi.pvtime import PvTime
-from pvtime.abi.registration import DonateResult, Donation, DonationCall, KvmStealTime
+from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult, Registration
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
 from pvtime.errors import GuestMemoryError
 from pvtime.machine.layout import Region
@@ -19,8 +19,8 @@ from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import Access, MemoryMap, Window
 from pvtime.steal.account import Account
 from pvtime.steal.placement import Placement
-from pvtime.steal.registered import Donated
-from pvtime.steal.service_calls import donation_call, pv_time_features, pv_time_st
+from pvtime.steal.registered import Registered
+from pvtime.steal.service_calls import pv_time_features, pv_time_st, register_call
 
 BASE = 0x4000_0000
 SIZE = 0x1_0000
@@ -40,7 +40,7 @@ class Guest:
 
     def set(self, index: int, value: int, run_delay: int = 0) -> int:
         """Have a vCPU make the call SET."""
-        return donation_call(self.accounts[index], run_delay, DonationCall.SET, value)
+        return register_call(self.accounts[index], run_delay, RegisterCall.SET, value)
 
     def structure(self, ipa: int = HERE) -> KvmStealTime:
         """Return what is in memory."""
@@ -52,15 +52,15 @@ def guest() -> Iterator[Guest]:
     """Return a guest that has given nothing yet."""
     memories = MemoryMap([])
     memory = memories.add(GuestMemory(BASE, SIZE, "RAM"))
-    placements = list[Donated]()
-    placements += [Donated(Window(memories, memory.region), placements) for _ in range(2)]
+    placements = list[Registered]()
+    placements += [Registered(Window(memories, memory.region), placements) for _ in range(2)]
     yield Guest(memories, memory, [Account(placement) for placement in placements])
     memories.close()
 
 
 def test_the_structure_is_cleared_when_given_and_the_count_starts_from_zero(guest: Guest) -> None:
     guest.memory.write(HERE, b"\xff" * 64)
-    assert guest.set(0, HERE | ON, run_delay=500) == DonateResult.SUCCESS
+    assert guest.set(0, HERE | ON, run_delay=500) == RegisterResult.SUCCESS
     assert guest.memory.read(HERE, 64) == bytes(64)
     guest.accounts[0].update(700)
     assert guest.structure().steal == guest.accounts[0].truth(700) == 200
@@ -96,18 +96,18 @@ def test_whatever_is_given_is_in_ram_aligned_and_nobody_elses_or_refused(value: 
     memories = MemoryMap([])
     memory = memories.add(GuestMemory(BASE, SIZE, "RAM"))
     try:
-        placements = list[Donated]()
-        placements += [Donated(Window(memories, memory.region), placements) for _ in range(2)]
+        placements = list[Registered]()
+        placements += [Registered(Window(memories, memory.region), placements) for _ in range(2)]
         accounts = [Account(placement) for placement in placements]
-        accounts[1].donate(0, Donation(HERE | ON))
-        result = accounts[0].donate(0, Donation(value))
+        accounts[1].register(0, Registration(HERE | ON))
+        result = accounts[0].register(0, Registration(value))
         ipa = value & ~1
         good = not ipa % 64 and BASE <= ipa <= BASE + SIZE - 64 and ipa != HERE
         if not value & ON:
-            assert result is DonateResult.SUCCESS
+            assert result is RegisterResult.SUCCESS
             assert placements[0].ipa is None
         else:
-            assert (result is DonateResult.SUCCESS) == good
+            assert (result is RegisterResult.SUCCESS) == good
             assert placements[0].ipa == (ipa if good else None)
     finally:
         memories.close()
@@ -127,25 +127,25 @@ def test_whatever_is_given_is_in_ram_aligned_and_nobody_elses_or_refused(value: 
     ],
 )
 def test_an_address_that_is_misaligned_or_not_in_ram_is_refused(guest: Guest, value: int) -> None:
-    assert guest.set(0, value) == DonateResult.INVALID_PARAMETER
+    assert guest.set(0, value) == RegisterResult.INVALID_PARAMETER
     assert not guest.accounts[0].enabled
 
 
 def test_one_address_given_by_two_vcpus_is_refused_to_the_second(guest: Guest) -> None:
     guest.set(0, HERE | ON)
-    assert guest.set(1, HERE | ON) == DonateResult.INVALID_PARAMETER
-    assert guest.set(1, HERE + 64 | ON) == DonateResult.SUCCESS
+    assert guest.set(1, HERE | ON) == RegisterResult.INVALID_PARAMETER
+    assert guest.set(1, HERE + 64 | ON) == RegisterResult.SUCCESS
 
 
 def test_a_second_consumer_is_refused_learns_where_the_first_is_and_may_take_over(guest: Guest) -> None:
     firmware, kernel = HERE, HERE + 0x100
-    assert guest.set(0, firmware | ON) == DonateResult.SUCCESS
+    assert guest.set(0, firmware | ON) == RegisterResult.SUCCESS
     guest.accounts[0].update(50)
-    assert guest.set(0, kernel | ON, run_delay=60) == DonateResult.IN_USE
-    assert donation_call(guest.accounts[0], 60, DonationCall.GET, 0) == firmware | ON
-    assert guest.set(0, 0, run_delay=60) == DonateResult.SUCCESS
+    assert guest.set(0, kernel | ON, run_delay=60) == RegisterResult.IN_USE
+    assert register_call(guest.accounts[0], 60, RegisterCall.GET, 0) == firmware | ON
+    assert guest.set(0, 0, run_delay=60) == RegisterResult.SUCCESS
     assert guest.structure(firmware).steal == 60, "the first one's count is brought up to date at its end"
-    assert guest.set(0, kernel | ON, run_delay=60) == DonateResult.SUCCESS
+    assert guest.set(0, kernel | ON, run_delay=60) == RegisterResult.SUCCESS
     guest.accounts[0].update(75)
     assert (guest.structure(firmware).steal, guest.structure(kernel).steal) == (60, 15)
 
@@ -169,15 +169,15 @@ def test_where_the_memory_is_gone_counting_stops_the_count_is_kept_and_it_is_sai
     account = guest.accounts[0]
     guest.set(0, HERE | ON)
     account.update(10)
-    guest.map.limit(PAGE, access)
+    guest.map.protect(PAGE, access)
     account.update(25)
     assert (account.truth(99), account.structure(), account.enabled) == (10, 10, False)
     assert account.fault is not None
     assert "0x40001000" in account.fault
-    guest.map.limit(PAGE, Access.WRITE)
+    guest.map.protect(PAGE, Access.WRITE)
     account.update(50)
     assert account.structure() == 10, "what was given up stays given up"
-    assert guest.set(0, HERE | ON, run_delay=50) == DonateResult.SUCCESS
+    assert guest.set(0, HERE | ON, run_delay=50) == RegisterResult.SUCCESS
     assert account.fault is None
 
 
@@ -185,15 +185,15 @@ def test_cpu_off_and_reset_disable(guest: Guest) -> None:
     for end in (guest.accounts[0].power_off, guest.accounts[0].reset):
         guest.set(0, HERE | ON)
         end(5)
-        assert donation_call(guest.accounts[0], 5, DonationCall.GET, 0) == 0
+        assert register_call(guest.accounts[0], 5, RegisterCall.GET, 0) == 0
         assert not guest.accounts[0].enabled
 
 
 def test_the_guest_is_offered_these_calls_and_not_pv_time_st(guest: Guest) -> None:
     account = guest.accounts[0]
-    for call in DonationCall:
-        assert donation_call(account, 0, DonationCall.FEATURES, call) == SUCCESS
-    assert donation_call(account, 0, DonationCall.FEATURES, PvTime.ST) == NOT_SUPPORTED
+    for call in RegisterCall:
+        assert register_call(account, 0, RegisterCall.FEATURES, call) == SUCCESS
+    assert register_call(account, 0, RegisterCall.FEATURES, PvTime.ST) == NOT_SUPPORTED
     assert pv_time_features(account, PvTime.ST) == NOT_SUPPORTED
     assert pv_time_st(account, 0) == NOT_SUPPORTED
 
@@ -208,7 +208,7 @@ def test_pv_time_st_does_not_touch_what_the_guest_has_given(guest: Guest) -> Non
 
 
 def test_without_a_placement_a_donation_is_not_supported() -> None:
-    assert Account(None).donate(0, Donation(HERE | ON)) is DonateResult.NOT_SUPPORTED
+    assert Account(None).register(0, Registration(HERE | ON)) is RegisterResult.NOT_SUPPORTED
 
 
 @pytest.mark.parametrize("give", [True, False])
@@ -217,23 +217,23 @@ def test_a_saved_account_goes_on_where_it_was(guest: Guest, give: bool) -> None:
     if give:
         guest.set(0, HERE | ON, run_delay=100)
     state = account.state(140)
-    account.donate(140, Donation(0))
+    account.register(140, Registration(0))
     restored = Account(placement_of(guest))
     restored.restore(state, run_delay=7)
     restored.update(12)
     expected = 45 if give else 0
     assert restored.truth(12) == restored.structure() == expected
-    assert restored.state(12).donation == (HERE | ON if give else 0)
+    assert restored.state(12).registration == (HERE | ON if give else 0)
 
 
 def test_a_saved_address_that_is_no_good_is_refused(guest: Guest) -> None:
     guest.set(0, HERE | ON)
     state = guest.accounts[0].state(0)
-    guest.map.limit(PAGE, Access.NONE)
+    guest.map.protect(PAGE, Access.NONE)
     with pytest.raises(GuestMemoryError, match="0x40001000"):
         Account(placement_of(guest)).restore(state, 0)
 
 
 def placement_of(guest: Guest) -> Placement:
     """Return another vCPU's placement in that memory."""
-    return Donated(Window(guest.map, guest.memory.region))
+    return Registered(Window(guest.map, guest.memory.region))

@@ -14,6 +14,7 @@ from pvtime.engine.kvm.bus import Bus
 from pvtime.engine.kvm.counter import counter_frequency
 from pvtime.engine.kvm.device import Device
 from pvtime.engine.kvm.exits import Owner
+from pvtime.engine.kvm.injector import StealInjector
 from pvtime.engine.kvm.pvtime import StolenTimeIpas
 from pvtime.engine.kvm.registers import read_counters, read_cpu, write_counters, write_cpu
 from pvtime.engine.kvm.ring import Ring
@@ -21,7 +22,6 @@ from pvtime.engine.kvm.runner import VcpuRunner
 from pvtime.engine.kvm.slots import Slots
 from pvtime.engine.kvm.state import KvmState, VcpuState
 from pvtime.engine.kvm.system import System
-from pvtime.engine.kvm.thief import Thief
 from pvtime.engine.kvm.truth import Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic
@@ -54,17 +54,21 @@ class Assembly:
     """A VM that is ready to start.
 
     :param state: what to go on from, with the guest's memory as it was; None: boot.
-    :param thief: steals from the vCPUs on purpose.
+    :param injector: steals from the vCPUs on purpose.
     :raises UsageError: memory overlaps a device, or the device tree is too large.
     :raises SavedStateError: the state is none of such a machine's on such a host.
     :raises EngineError: this host's KVM refuses something; what was made is given back.
     """
 
     def __init__(
-        self, machine: Machine, owner: Owner, state: KvmState | None = None, thief: Thief | None = None
+        self,
+        machine: Machine,
+        owner: Owner,
+        state: KvmState | None = None,
+        injector: StealInjector | None = None,
     ) -> None:
         self._machine = machine
-        self._thief = thief
+        self._injector = injector
         self._counters: dict[str, bytes] = {}
         devices = [CONSOLE, AGENT]
         fixed = [GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS]
@@ -90,7 +94,7 @@ class Assembly:
                 [self._make_window(system, stack), machine.agent], self._make_ring(vcpus[0], stack)
             )
             self._runners = [
-                VcpuRunner(vcpu, self.bus, truth, owner, thief.victims[vcpu.index] if thief else None)
+                VcpuRunner(vcpu, self.bus, truth, owner, injector.victims[vcpu.index] if injector else None)
                 for vcpu, truth in zip(vcpus, self._truths, strict=True)
             ]
             for runner in self._runners:
@@ -125,7 +129,7 @@ class Assembly:
         truths: list[Truth | None] = []
         for vcpu in self._vcpus:
             truth = None
-            if vcpu.index not in self._machine.config.without:
+            if vcpu.index not in self._machine.config.no_pvtime:
                 truth = Truth(self._machine.stolen_time, vcpu.index)
                 ipas.set(vcpu, truth.ipa)
             truths.append(truth)
@@ -189,8 +193,8 @@ class Assembly:
         write_counters(self._vcpus[0], self._counters)  # once more: from here on the guest's time passes
         for runner in self._runners:
             runner.start(paused=paused)
-        if self._thief is not None:
-            self._thief.watch([(runner.tid, runner.rob) for runner in self._runners])
+        if self._injector is not None:
+            self._injector.watch([(runner.tid, runner.rob) for runner in self._runners])
 
     def sample(self) -> list[VcpuSample]:
         """Measure every vCPU."""
@@ -207,12 +211,12 @@ class Assembly:
         for runner in self._runners:
             runner.resume()
 
-    def limit(self, region: Region, access: Access) -> None:
+    def protect(self, region: Region, access: Access) -> None:
         """Take memory away, make it read-only or give it back, while all is paused or nothing has started.
 
         :raises EngineError: the region is not a memory slot.
         """
-        self.slots.limit(region, access)
+        self.slots.protect(region, access)
         for truth in filter(None, self._truths):
             if region.base <= truth.ipa < region.end:
                 truth.fault = None
@@ -224,8 +228,8 @@ class Assembly:
 
     def conclude(self) -> list[VcpuSample]:
         """End every vCPU's thread; return the last measurements."""
-        if self._thief is not None:
-            self._thief.watch([])
+        if self._injector is not None:
+            self._injector.watch([])
         for runner in self._runners:
             runner.leave()
         for runner in self._runners:

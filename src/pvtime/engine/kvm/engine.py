@@ -11,10 +11,10 @@ from typing import Final
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.kvm.assembly import Assembly
 from pvtime.engine.kvm.dirty import DirtyLog
+from pvtime.engine.kvm.injector import StealInjector
 from pvtime.engine.kvm.kick import install_kick
 from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import System
-from pvtime.engine.kvm.thief import Thief
 from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
@@ -66,7 +66,7 @@ class KvmEngine(Engine):
             )
         self._machine = machine
         steal = machine.config.steal
-        self._thief = Thief(steal, machine.config.vcpus) if steal else None
+        self._injector = StealInjector(steal, machine.config.vcpus) if steal else None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         """The machine has been restarted, or has ended."""
@@ -91,8 +91,8 @@ class KvmEngine(Engine):
         with self._lock:
             if self._assembly is None:
                 self._prepare(None)
-            if self._thief is not None:
-                self._thief.start()
+            if self._injector is not None:
+                self._injector.start()
             self._begin()
         self._thread.start()
 
@@ -153,23 +153,23 @@ class KvmEngine(Engine):
                 )
             return encode(self._assembly.state(self._since_start(self._assembly.sample())))
 
-    def limit(self, region: Region, access: Access) -> None:
-        """See :meth:`Engine.limit`: whole memory slots."""
+    def protect(self, region: Region, access: Access) -> None:
+        """See :meth:`Engine.protect`: whole memory slots."""
         with self._lock:
             if self._assembly is not None:
                 self._assembly.pause()
                 try:
-                    self._assembly.limit(region, access)
+                    self._assembly.protect(region, access)
                 finally:
                     if not self._paused:
                         self._assembly.resume()
-            self._machine.map.limit(region, access)
+            self._machine.map.protect(region, access)
             self._limits.pop(region, None)
             if access is not Access.WRITE:
                 self._limits[region] = access
 
-    def track(self) -> DirtyTracker:
-        """See :meth:`Engine.track`: by the kernel's dirty log."""
+    def start_dirty_log(self) -> DirtyTracker:
+        """See :meth:`Engine.start_dirty_log`: by the kernel's dirty log."""
         with self._lock:
             if self._log is not None:
                 raise EngineError("the guest's writes are tracked by somebody else: one at a time")
@@ -219,10 +219,10 @@ class KvmEngine(Engine):
         :raises SavedStateError: the state is none of such a machine's on such a host.
         :raises EngineError: this host cannot run it.
         """
-        assembly = Assembly(self._machine, self, state, self._thief)
+        assembly = Assembly(self._machine, self, state, self._injector)
         try:
             for region, access in self._limits.items():
-                assembly.limit(region, access)
+                assembly.protect(region, access)
             if self._log is not None:
                 assembly.slots.log_writes(True)
         except EngineError:
@@ -244,8 +244,8 @@ class KvmEngine(Engine):
         except EngineError:
             self._assembly.conclude()
             self._clear_away()
-            if self._thief is not None:
-                self._thief.close()
+            if self._injector is not None:
+                self._injector.close()
             raise
 
     def _clear_away(self) -> None:
@@ -292,6 +292,6 @@ class KvmEngine(Engine):
         finally:
             with self._lock:
                 self._changed.notify_all()
-            if self._thief is not None:
-                self._thief.close()
+            if self._injector is not None:
+                self._injector.close()
             self._ending.conclude()

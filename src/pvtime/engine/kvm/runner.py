@@ -38,11 +38,11 @@ from pvtime.abi.kvm_reg import PC
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.bus import Bus
 from pvtime.engine.kvm.exits import MMIO, Exits, Owner
+from pvtime.engine.kvm.injector import InjectedVcpu
 from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.kick import KICK, block_other_signals
 from pvtime.engine.kvm.meter import Meter, figures
 from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
-from pvtime.engine.kvm.thief import Victim
 from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError, PvtimeError
@@ -64,7 +64,7 @@ class VcpuRunner:
     """Runs a vCPU on a thread of its own."""
 
     def __init__(
-        self, vcpu: Vcpu, bus: Bus, truth: Truth | None, owner: Owner, victim: Victim | None = None
+        self, vcpu: Vcpu, bus: Bus, truth: Truth | None, owner: Owner, victim: InjectedVcpu | None = None
     ) -> None:
         self._vcpu = vcpu
         self._truth = truth

@@ -66,7 +66,7 @@ class Slots:
         if self._logging:
             self._vm.log_writes(number, True)
 
-    def limit(self, region: Region, access: Access) -> None:
+    def protect(self, region: Region, access: Access) -> None:
         """Take a slot away, make it read-only, or give it back. No vCPU is in the guest meanwhile.
 
         :raises EngineError: the region is not a slot.

@@ -43,7 +43,7 @@ class AddressSpace:
         for device in fill_gaps([memory.region for memory in memories], devices):
             self._map_device(device)
 
-    def limit(self, region: Region, memory: GuestMemory, access: Access) -> None:
+    def protect(self, region: Region, memory: GuestMemory, access: Access) -> None:
         """Take a part of the memory away from the guest, make it read-only, or give it back.
 
         :raises EngineError: it is not whole pages.

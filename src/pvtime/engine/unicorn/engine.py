@@ -97,12 +97,12 @@ class UnicornEngine(Engine):
         self._keeper.restore(document)
         self._turns.restored()
 
-    def track(self) -> DirtyTracker:
-        """See :meth:`Engine.track`."""
+    def start_dirty_log(self) -> DirtyTracker:
+        """See :meth:`Engine.start_dirty_log`."""
         return Comparison(self._machine.memories)
 
-    def limit(self, region: Region, access: Access) -> None:
-        """See :meth:`Engine.limit`."""
+    def protect(self, region: Region, access: Access) -> None:
+        """See :meth:`Engine.protect`."""
         self._mail.call(partial(self._limit, region, access))
 
     def set_irq(self, spi: int, level: bool) -> None:
@@ -121,14 +121,14 @@ class UnicornEngine(Engine):
     def _state(self) -> JsonObject:
         if not self._wakeups.paused or self._ending.outcome is not None:
             raise EngineError("the machine is not paused: it cannot be saved")
-        if limited := self._machine.map.limited:
+        if limited := self._machine.map.restricted:
             raise EngineError(f"{limited[0]} is taken away: give it back to save the guest")
         return self._keeper.state()
 
     def _limit(self, region: Region, access: Access) -> None:
         memory = self._machine.map.find(region.base, region.size, Access.NONE)
-        self.parts.core.address_space.limit(region, memory, access)
-        self._machine.map.limit(region, access)
+        self.parts.core.address_space.protect(region, memory, access)
+        self._machine.map.protect(region, access)
 
     def _run(self) -> None:
         try:

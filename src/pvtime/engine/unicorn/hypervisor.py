@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
 from pvtime.abi.pvtime import PvTime
-from pvtime.abi.registration import DonationCall
+from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.shared_cpu import SharedCpu
@@ -21,7 +21,7 @@ from pvtime.machine.smccc import hypercall
 __all__ = ["Hypervisor"]
 
 _U32 = (1 << 32) - 1
-_STARTING = frozenset({PvTime.ST, DonationCall.SET})
+_STARTING = frozenset({PvTime.ST, RegisterCall.SET})
 
 
 class Hypervisor:

@@ -79,7 +79,7 @@ def _place_stolen_time(machine: Machine, pv_time: PvTimeDevice | None) -> list[P
     if pv_time is None:
         return machine.place_stolen_time()
     config = machine.config
-    return [None if index in config.without else pv_time.placement(index) for index in range(config.vcpus)]
+    return [None if index in config.no_pvtime else pv_time.placement(index) for index in range(config.vcpus)]
 
 
 def _make_vcpu(machine: Machine, gic: GicV2, index: int, placement: Placement | None) -> Vcpu:

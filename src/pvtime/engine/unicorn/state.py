@@ -152,7 +152,7 @@ def _check_vcpu(vcpu: VcpuState) -> None:
         "stolen time": account.truth_ns,
         "injected stolen time": account.injected_ns,
         "kept stolen time": account.kept_ns,
-        "address of stolen time": account.donation,
+        "address of stolen time": account.registration,
     }.items():
         _check_u64(name, value)
     if account.fault is not None and not account.fault.isprintable():

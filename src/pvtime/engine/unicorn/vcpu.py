@@ -10,7 +10,7 @@ from enum import Enum
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.context import Context
 from pvtime.inject.hold import Hold
-from pvtime.inject.schedule import Debts
+from pvtime.inject.schedule import PendingSteal
 from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.run_delay import RunDelay
@@ -47,7 +47,7 @@ class Vcpu:
     virtual_ns: int = 0
     """What the scheduler compares: time run, adjusted at each wake-up."""
     loads: int = 0
-    debts: InitVar[Debts | None] = None
+    debts: InitVar[PendingSteal | None] = None
     hold: Hold = field(init=False)
     """What is stolen from it on purpose."""
     held: bool = False
@@ -55,8 +55,8 @@ class Vcpu:
     on_hypercall: Callable[[int, VcpuSample, VcpuSample], object] | None = None
     """Told, on the engine's thread, of each hypervisor call: its function, the figures before and after."""
 
-    def __post_init__(self, debts: Debts | None) -> None:
-        self.hold = Hold(debts or Debts([]), self.account.inject)
+    def __post_init__(self, debts: PendingSteal | None) -> None:
+        self.hold = Hold(debts or PendingSteal([]), self.account.inject)
 
     def sample(self, now: int) -> VcpuSample:
         """Return the figures at ``now``, with the structure brought up to date as a load would."""

@@ -11,7 +11,7 @@ import pytest
 from framework.payload import DEADLINE, RESULTS, Guest, Payload
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime, StolenTime
-from pvtime.abi.registration import DonateResult, DonationCall, KvmStealTime
+from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.errors import UsageError
@@ -32,11 +32,11 @@ NONE = (1 << 64) - 1
 
 @contextmanager
 def boot(
-    payload: Payload, placement: PlacementName, vcpus: int = 2, without: frozenset[int] = frozenset()
+    payload: Payload, placement: PlacementName, vcpus: int = 2, no_pvtime: frozenset[int] = frozenset()
 ) -> Iterator[Guest[UnicornEngine]]:
     """Make a machine with a payload and a placement."""
     kernel = KernelImage(payload.assemble(), 0, 2 << 20, None)
-    config = MachineConfig(vcpus, MEMORY, kernel, placement=placement, without=without)
+    config = MachineConfig(vcpus, MEMORY, kernel, placement=placement, no_pvtime=no_pvtime)
     machine = Machine(config, lambda _: None, lambda _: None)
     engine = UnicornEngine(machine)
     try:
@@ -53,7 +53,7 @@ def contenders(placement: PlacementName, vcpus: int = 2) -> Payload:
         payload.cpu_on(index, "count")
     payload.label("count").own_index(10)
     if placement is PlacementName.GUEST:
-        payload.mov(1, GIVEN | 1).add_register(1, 1, 10, shift=6).mov(0, DonationCall.SET).hvc()
+        payload.mov(1, GIVEN | 1).add_register(1, 1, 10, shift=6).mov(0, RegisterCall.SET).hvc()
     else:
         payload.call(PvTime.ST)
     payload.mov(11, RESULTS).add_register(11, 11, 10, shift=3).mov(1, 1).store(1, 11, 8 * READY)
@@ -105,15 +105,15 @@ def test_a_paused_engine_can_be_stopped(placement: PlacementName) -> None:
 @pytest.mark.parametrize(
     ("placement", "answer", "given"),
     [
-        (PlacementName.USERSPACE, STOLEN_TIME.base, DonateResult.NOT_SUPPORTED),
-        (PlacementName.HYPERVISOR, STOLEN_TIME.base, DonateResult.NOT_SUPPORTED),
-        (PlacementName.GUEST, NONE, DonateResult.SUCCESS),
+        (PlacementName.USERSPACE, STOLEN_TIME.base, RegisterResult.NOT_SUPPORTED),
+        (PlacementName.HYPERVISOR, STOLEN_TIME.base, RegisterResult.NOT_SUPPORTED),
+        (PlacementName.GUEST, NONE, RegisterResult.SUCCESS),
     ],
 )
 def test_each_placement_answers_its_own_calls(
-    placement: PlacementName, answer: int, given: DonateResult
+    placement: PlacementName, answer: int, given: RegisterResult
 ) -> None:
-    payload = Payload().call(PvTime.ST).keep(0, 0).call(DonationCall.SET, GIVEN | 1).keep(0, 1).power_off()
+    payload = Payload().call(PvTime.ST).keep(0, 0).call(RegisterCall.SET, GIVEN | 1).keep(0, 1).power_off()
     with boot(payload, placement, vcpus=1) as guest:
         guest.finish()
         assert guest.result(0) == answer
@@ -125,7 +125,7 @@ def test_one_vcpu_without_a_structure_is_told_so_and_the_other_is_not(placement:
     payload = Payload().call(PvTime.ST).keep(0, 0).cpu_on(1, "second").await_result(3).power_off()
     payload.label("second").call(PvTime.ST).keep(0, 1).call(PvTime.FEATURES, PvTime.ST).keep(0, 2)
     payload.mov(1, 1).keep(1, 3).halt()
-    with boot(payload, placement, without=frozenset({1})) as guest:
+    with boot(payload, placement, no_pvtime=frozenset({1})) as guest:
         guest.finish()
         assert [guest.result(slot) for slot in range(3)] == [STOLEN_TIME.base, NONE, NONE]
         assert [vcpu.enabled for vcpu in guest.engine.sample()] == [True, False]
@@ -134,7 +134,7 @@ def test_one_vcpu_without_a_structure_is_told_so_and_the_other_is_not(placement:
 def test_a_structure_that_was_given_is_left_alone_after_cpu_off() -> None:
     payload = Payload().cpu_on(1, "second").await_result(0).label("wait")
     payload.call(Psci.AFFINITY_INFO_64, 1, 0).cbz(0, "wait").power_off()
-    payload.label("second").call(DonationCall.SET, GIVEN | 1).keep(0, 1).mov(1, 1).keep(1, 0).cpu_off()
+    payload.label("second").call(RegisterCall.SET, GIVEN | 1).keep(0, 1).mov(1, 1).keep(1, 0).cpu_off()
     with boot(payload, PlacementName.GUEST) as guest:
         guest.finish()
         assert guest.result(1) == 0
@@ -151,12 +151,12 @@ def test_what_the_guest_gave_and_has_lost_stops_the_count_of_that_vcpu_alone(acc
         engine = guest.engine
         engine.start()
         wait_until(guest, lambda: all(guest.result(READY + index) for index in range(2)))
-        engine.limit(PAGE, access)
+        engine.protect(PAGE, access)
         wait_until(guest, lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
         lost = engine.sample()
         assert [vcpu.truth_ns for vcpu in lost] == [vcpu.structure_ns for vcpu in lost]
         assert not any(vcpu.enabled for vcpu in lost)
-        engine.limit(PAGE, Access.WRITE)
+        engine.protect(PAGE, Access.WRITE)
         guest.tell(OVER + 2)
         guest.end()
         assert [v.truth_ns for v in engine.sample()] == [v.truth_ns for v in lost], "the count is kept"
@@ -167,9 +167,9 @@ def test_user_spaces_memory_that_was_taken_away_is_made_up_for_when_it_is_back()
         engine = guest.engine
         engine.start()
         wait_until(guest, lambda: all(guest.result(READY + index) for index in range(2)))
-        engine.limit(STOLEN_TIME, Access.NONE)
+        engine.protect(STOLEN_TIME, Access.NONE)
         wait_until(guest, lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
-        engine.limit(STOLEN_TIME, Access.WRITE)
+        engine.protect(STOLEN_TIME, Access.WRITE)
         wait_until(guest, lambda: all(vcpu.fault is None for vcpu in engine.sample()))
         assert all(vcpu.truth_ns == vcpu.structure_ns for vcpu in engine.sample())
         guest.tell(OVER + 2)
@@ -188,11 +188,11 @@ def test_a_guest_that_uses_memory_that_is_gone_or_read_only_goes_on(
     with boot(payload, PlacementName.GUEST, vcpus=1) as guest:
         guest.engine.start()
         wait_until(guest, lambda: guest.result(READY) != 0)
-        guest.engine.limit(PAGE, access)
+        guest.engine.protect(PAGE, access)
         guest.tell(OVER)
         wait_until(guest, lambda: guest.result(1) != 0)
         assert guest.result(0) == read
-        guest.engine.limit(PAGE, Access.WRITE)
+        guest.engine.protect(PAGE, Access.WRITE)
         guest.tell(OVER + 1)
         guest.end()
         assert guest.result(2) == kept
@@ -213,8 +213,8 @@ def test_a_region_over_ram_or_a_device_is_refused_and_both_are_named(
 
 
 def test_a_reset_disables_what_the_guest_gave() -> None:
-    payload = Payload().mov(20, GIVEN).load(1, 20, 8).cbnz(1, "over").call(DonationCall.GET).keep(0, 0)
-    payload.call(DonationCall.SET, GIVEN | 1).await_result(READY).call(Psci.SYSTEM_RESET).halt()
+    payload = Payload().mov(20, GIVEN).load(1, 20, 8).cbnz(1, "over").call(RegisterCall.GET).keep(0, 0)
+    payload.call(RegisterCall.SET, GIVEN | 1).await_result(READY).call(Psci.SYSTEM_RESET).halt()
     payload.label("over").halt()
     with boot(payload, PlacementName.GUEST, vcpus=1) as guest:
         guest.engine.start()

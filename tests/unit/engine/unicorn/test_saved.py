@@ -19,7 +19,7 @@ from pvtime.abi.arm64 import SysReg
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
-from pvtime.abi.registration import DonationCall
+from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import State
@@ -137,7 +137,7 @@ def sharing(placement: PlacementName) -> Payload:
     payload = Payload().cpu_on(1, "start").label("start").own_index(10)
     if placement is PlacementName.GUEST:
         payload.mov(1, RAM_BASE + (3 << 20) + 1).add_register(1, 1, 10, shift=6)
-        payload.mov(0, DonationCall.SET).hvc()
+        payload.mov(0, RegisterCall.SET).hvc()
     else:
         payload.call(PvTime.ST)
     payload.mov(11, 0x4010_0010).add_register(11, 11, 10, shift=3).mov(1, 1).store(1, 11)

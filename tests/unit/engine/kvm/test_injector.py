@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pvtime.abi.pvtime import StolenTime
-from pvtime.engine.kvm.thief import POLL_S, Thief, Victim, Watch
+from pvtime.engine.kvm.injector import POLL_S, InjectedVcpu, StealInjector, Watch
 from pvtime.engine.kvm.truth import Truth
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.layout import STOLEN_TIME
@@ -63,9 +63,9 @@ def test_a_guest_that_fills_its_structure_deceives_only_itself(memory: GuestMemo
     assert truth.figures[0] == 1000
 
 
-def victim(memory: GuestMemory, *steal: str) -> tuple[Victim, Truth]:
+def victim(memory: GuestMemory, *steal: str) -> tuple[InjectedVcpu, Truth]:
     """Return a vCPU that may be stolen from, on a schedule that began at 0."""
-    made, truth = Victim(0, Schedule.parse(steal)), Truth(memory, 0)
+    made, truth = InjectedVcpu(0, Schedule.parse(steal)), Truth(memory, 0)
     made.begin_life(truth)
     made.hold.start(0)
     return made, truth
@@ -135,7 +135,7 @@ class Thread:
 
 
 def test_who_sleeps_is_left_alone_and_who_runs_is_asked_once() -> None:
-    thief, thread, asked = Thief(Schedule.parse(["1ms/10ms"]), 1), Thread(), list[int]()
+    thief, thread, asked = StealInjector(Schedule.parse(["1ms/10ms"]), 1), Thread(), list[int]()
     one = thief.victims[0]
     one.hold.start(0)
     watch = Watch(one, thread.tid, lambda: asked.append(1))
@@ -161,7 +161,7 @@ def test_who_sleeps_is_left_alone_and_who_runs_is_asked_once() -> None:
 
 
 def test_a_thread_that_has_ended_is_not_watched() -> None:
-    thief, thread = Thief(Schedule.parse(["1ms"]), 1), Thread()
+    thief, thread = StealInjector(Schedule.parse(["1ms"]), 1), Thread()
     tid = thread.tid
     thread.end()
     thief.watch([(tid, lambda: None)])

@@ -20,7 +20,7 @@ from pvtime.engine.kvm.truth import Truth
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import Schedule
 
-__all__ = ["Thief", "Victim"]
+__all__ = ["InjectedVcpu", "StealInjector"]
 
 POLL_S: Final = 0.002
 """How soon after its wake-up a vCPU that owes something is noticed."""
@@ -29,7 +29,7 @@ MAX_WAIT_S: Final = 0.1
 """A reset or a pause may change what is due."""
 
 
-class Victim:
+class InjectedVcpu:
     """One vCPU that may be stolen from, from the machine's start to its end, whatever resets it sees.
 
     Used by the vCPU's thread, but for what the thief reads.
@@ -105,7 +105,7 @@ class Watch:
     :raises FileNotFoundError: the thread is gone.
     """
 
-    def __init__(self, victim: Victim, tid: int, ask: Callable[[], object]) -> None:
+    def __init__(self, victim: InjectedVcpu, tid: int, ask: Callable[[], object]) -> None:
         self.victim = victim
         self.ask = ask
         flags = os.O_RDONLY | os.O_CLOEXEC
@@ -135,11 +135,11 @@ class Watch:
         os.close(self._schedstat)
 
 
-class Thief:
+class StealInjector:
     """Has a machine's vCPUs pay when they owe. Times in ns."""
 
     def __init__(self, schedule: Schedule, vcpus: int) -> None:
-        self.victims = [Victim(index, schedule) for index in range(vcpus)]
+        self.victims = [InjectedVcpu(index, schedule) for index in range(vcpus)]
         self._watches: list[Watch] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
