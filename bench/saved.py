@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvtime.inject.schedule import Schedule
 from pvtime.run.inbox import Inbox
-from pvtime.run.source import Restoring
+from pvtime.run.options import RunOptions
+from pvtime.run.source import NO_SCREEN, FromSaved
 
 PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
 GUEST = ("--memory", "256M", "--busy", "0", "--engine", "unicorn")
@@ -92,11 +91,11 @@ def restore(directory: Path) -> float:
     """Return how long a restore takes until the guest runs."""
     inbox = Inbox()
     began = time.monotonic()
-    made = Restoring(directory, {}, Schedule()).make(inbox, os.terminal_size((0, 0)), None)
-    made.engine.start()
+    built = FromSaved(directory).build(RunOptions(quiet=True), inbox, NO_SCREEN)
+    built.engine.start()
     took = time.monotonic() - began
-    made.engine.stop()
-    made.machine.close()
+    built.engine.stop()
+    built.machine.close()
     inbox.close()
     return took
 

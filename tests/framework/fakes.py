@@ -35,6 +35,11 @@ class FakeEngine(Engine):
         self._outcome: Outcome | None = None
         self._error: Exception | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether :meth:`wait` returns at once."""
+        return self._over.is_set()
+
     def start(self) -> None:
         """Note that it was."""
         self.started = True

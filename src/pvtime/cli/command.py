@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command group, and how its faults leave: one line on standard error and an exit code.
+"""The command group; errors become one line on standard error and an exit code.
 
 Start-up is part of every run, so a module is imported where it is used. Measured on a 2-core x86_64 machine,
 CPython 3.11, idle to busy: the interpreter takes 10 ms, what a quiet run imports 72 to 117 ms, of which click
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -24,42 +24,54 @@ __all__ = ["COMMANDS", "EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "main"]
 EXIT_INTERRUPTED: Final = 130
 """128 + SIGINT, as shells report it."""
 EXIT_BROKEN_PIPE: Final = 1
-"""Whoever read our output has left; the same that click answers."""
+"""The reader of our output has gone; click uses the same code."""
 
-COMMANDS: Final[Mapping[str, str]] = {
-    "doctor": "pvtime.cli.doctor",
-    "images": "pvtime.cli.images",
-    "lab": "pvtime.cli.lab",
-    "migrate": "pvtime.cli.save",
-    "receive": "pvtime.cli.restore",
-    "restore": "pvtime.cli.restore",
-    "run": "pvtime.cli.run",
-    "save": "pvtime.cli.save",
-    "scenario": "pvtime.cli.scenario",
-}
-"""Each subcommand's module; the click command in it has the subcommand's name, with ``_command``."""
+COMMANDS: Final = (
+    "doctor",
+    "help",
+    "images",
+    "lab",
+    "migrate",
+    "receive",
+    "restore",
+    "run",
+    "save",
+    "scenario",
+)
+"""Names of the commands: the module ``pvtime.cli.NAME`` has the click command ``NAME_command``."""
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand's module when it is asked for: the start-up of one does not pay for all."""
+    """Imports a command's module when the command is used: start-up does not pay for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the subcommands' names."""
-        return sorted(COMMANDS)
+        """Return the commands' names."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a subcommand; None where there is no such."""
+        """Return a command; None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
+        command = getattr(importlib.import_module(f"pvtime.cli.{cmd_name}"), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
 
 
-@click.group(cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, message="pvtime %(version)s")
-def group() -> None:
-    """Run arm64 Linux guests that know the time they were forcibly not executing."""
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Run arm64 Linux guests that know their stolen time: the time for which they could not run.
+
+    \b
+    Examples:
+        pvtime run --vcpus 2 --duration 10
+        pvtime help run
+    """  # noqa: D301 (click wants the character)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,25 +91,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except OSError as error:
         _give_up_output()
-        what = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{what}{error.strerror or error}", PvtimeError.exit_code)
+        name = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{name}{error.strerror or error}", PvtimeError.exit_code)
     return code if isinstance(code, int) else 0
 
 
 def _open_closed_streams() -> None:
-    """Put /dev/null where the process was started with a closed standard stream."""
+    """Open /dev/null for each standard stream that was closed when the process started."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open like the others)
 
 
 def _give_up_output() -> None:
-    """Send what is left to /dev/null: the interpreter flushes at its end, and would complain once more."""
+    """Send the rest of the output to /dev/null: the interpreter flushes at its end, and would fail too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:
-    """Print ``message`` as one line. A part of it may be a peer's, and the terminal is the user's."""
+    """Print ``message`` as one line, without control characters: a part of it may be a peer's."""
     line = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
     print(f"pvtime: {line}", file=sys.stderr)
     return code

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pvtime doctor``: whether stolen time can work here, and what is in its way."""
+"""``pvtime doctor``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ __all__ = ["doctor_command"]
 SIGNS: Final = {Health.GOOD: ("ok", "green"), Health.BAD: ("no", "red"), Health.NEUTRAL: ("-", "default")}
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Check whether stolen time can work here")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of sentences.")
 def doctor_command(as_json: bool) -> int:
-    """Say whether stolen time can work on this machine.
+    """Check whether stolen time can work on this machine, as a host and as a guest.
 
-    As a host: whether guests on its KVM can have it. As a guest: whether the kernel found it, and whether
-    /proc/stat moves (a CPU is kept busy for a second). Exits with 0 only if one of the two can work.
-    """
+    As a host: whether its KVM can give guests stolen time. As a guest: whether its kernel has found stolen
+    time, and whether the count in /proc/stat moves, for which a CPU is kept busy for a second. The exit code
+    is 0 if one of the two works.
+
+    \b
+    Examples:
+        pvtime doctor
+        pvtime lab -- pvtime doctor
+    """  # noqa: D301 (click wants the character)
     host, guest = examine_host(), examine_guest()
     host_works, guest_works = _works(host), _works(guest)
     if as_json:
@@ -41,15 +47,13 @@ def doctor_command(as_json: bool) -> int:
             host,
             f"Guests on this host's KVM {'can' if host_works else 'cannot'} have stolen time.",
         )
-        known = (
-            "This guest knows its stolen time." if guest_works else "Nothing says that it knows stolen time."
-        )
-        _print("as a guest", guest, known)
+        verdict = "knows its stolen time" if guest_works else "shows no sign of knowing its stolen time"
+        _print("as a guest", guest, f"This machine {verdict}.")
     return 0 if host_works or guest_works else 1
 
 
 def _works(findings: list[Finding]) -> bool:
-    """Whether something speaks for it and nothing against."""
+    """Whether there is a good finding, and no bad one."""
     health = {finding.health for finding in findings}
     return Health.GOOD in health and Health.BAD not in health
 
@@ -59,7 +63,7 @@ def _plain(finding: Finding) -> dict[str, str]:
 
 
 def _print(title: str, findings: list[Finding], verdict: str) -> None:
-    from rich.table import Table  # see pvtime.report.table for why here
+    from rich.table import Table  # late: see pvtime.report.table
     from rich.text import Text
 
     from pvtime.report.table import open_console

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pvtime lab``: run a command in an emulated arm64 KVM host."""
+"""``pvtime lab``."""
 
 from __future__ import annotations
 
@@ -10,31 +10,47 @@ import click
 from pvtime.lab.lab import run_in_lab
 from pvtime.lab.qemu import CPUS, Settings
 from pvtime.lab.userland import fetch
-from pvtime.report.progress import shown
+from pvtime.report.image_progress import image_progress
 
 __all__ = ["lab_command"]
 
 
-@click.command("lab", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--cpu", type=click.Choice(CPUS), default=CPUS[0], show_default=True, help="CPU model.")
-@click.option("--smp", type=int, default=Settings.smp, show_default=True, help="How many CPUs it has.")
-@click.option("--memory", type=int, default=Settings.memory, show_default=True, help="Its RAM, in MiB.")
-@click.option("--icount", is_flag=True, help="Its time counts instructions, not this host's time.")
-@click.option("--out", multiple=True, metavar="FILE", help="Bring this file back from its /root. Repeatable.")
+@click.command(
+    "lab",
+    short_help="Run a command on an emulated arm64 KVM host",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option(
+    "--cpu", type=click.Choice(CPUS), default=CPUS[0], show_default=True, help="CPU model of the host."
+)
+@click.option("--smp", type=int, default=Settings.smp, show_default=True, help="Number of CPUs.")
+@click.option(
+    "--memory", type=int, default=Settings.memory, show_default=True, help="Size of its RAM in MiB."
+)
+@click.option(
+    "--icount", is_flag=True, help="Derive its time from executed instructions, not from this machine's time."
+)
+@click.option(
+    "--out",
+    multiple=True,
+    metavar="FILE",
+    help="Copy FILE from its /root to the current directory afterwards. May be repeated.",
+)
 @click.argument("command", nargs=-1, required=True)
 def lab_command(
     cpu: str, smp: int, memory: int, icount: bool, out: tuple[str, ...], command: tuple[str, ...]
 ) -> int:
-    """Run COMMAND on an arm64 KVM host in a box, with this very pvtime in it.
+    """Run COMMAND on an emulated arm64 KVM host that has this very pvtime installed.
 
-    For machines without arm64 hardware: boots a Debian kernel in qemu-system-aarch64 and runs COMMAND there.
-    Its output and exit code are the command's:
+    For machines without arm64 hardware: it boots a Debian kernel in qemu-system-aarch64 and runs COMMAND
+    there. The output and the exit code are those of COMMAND.
 
     \b
+    Examples:
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
     """  # noqa: D301 (click wants the character)
     settings = Settings(cpu=cpu, smp=smp, memory=memory, icount=icount)
-    with shown(sys.stderr) as progress:
+    with image_progress(sys.stderr) as progress:
         fetch(progress)
     return run_in_lab(list(command), settings=settings, out=out)

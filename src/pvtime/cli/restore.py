@@ -1,45 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pvtime restore`` and ``pvtime receive``: machines that ran before."""
+"""``pvtime restore``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pvtime.cli.showing import Showing, showing
+from pvtime.cli.run_options import run_options
+from pvtime.run.options import RunOptions
 
-__all__ = ["receive_command", "restore_command"]
+__all__ = ["restore_command"]
 
 
-@click.command("restore")
+@click.command("restore", short_help="Resume a saved machine")
 @click.argument("directory", type=click.Path(path_type=Path))
-@showing
-def restore_command(directory: Path, **shown: Any) -> int:
-    """Go on with the machine that was saved to DIRECTORY, which stays as it is.
+@run_options
+def restore_command(directory: Path, options: RunOptions) -> int:
+    """Resume the machine that was saved to DIRECTORY, which is not changed.
 
-    Its guest notices by its clocks only. The time that it was saved is not stolen. Times that are counted
-    from userland on in pvtime run count from the start here.
-    """
-    from pvtime.run.execute import execute
-    from pvtime.run.source import Restoring
+    The guest notices nothing but its clocks: the time for which it was saved does not count as stolen.
+    Times that pvtime run counts from userland on count from the start here.
 
-    how = Showing(**shown)
-    return execute(how.run(), Restoring(directory, how.options, how.schedule()))
+    \b
+    Examples:
+        pvtime run --save-at 5 machine
+        pvtime restore machine --duration 10
+    """  # noqa: D301 (click wants the character)
+    from pvtime.run.run_machine import run_machine
+    from pvtime.run.source import FromSaved
 
-
-@click.command("receive")
-@click.argument("address")
-@showing
-def receive_command(address: str, **shown: Any) -> int:
-    """Wait at ADDRESS (unix:PATH, tcp:HOST:PORT) for a machine that pvtime migrate sends; go on with it.
-
-    What is sent is neither encrypted nor authenticated: over a network, send it through a tunnel. Times that
-    are counted from userland on in pvtime run count from the start here.
-    """
-    from pvtime.run.execute import execute
-    from pvtime.run.source import Arriving
-
-    how = Showing(**shown)
-    return execute(how.run(), Arriving(address, how.options, how.schedule()))
+    return run_machine(FromSaved(directory), options)

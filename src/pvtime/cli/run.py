@@ -1,33 +1,46 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pvtime run``: its options."""
+"""``pvtime run``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pvtime.cli.params import engine_option, size
-from pvtime.cli.showing import Showing, showing
+from pvtime.cli.params import engine_option, parse_size, parsed_by
+from pvtime.cli.run_options import run_options
 from pvtime.errors import UsageError
 from pvtime.machine.layout import MAX_VCPUS
+from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["run_command"]
 
 
-@click.command("run")
+@click.command("run", short_help="Boot a guest and show its stolen time")
 @click.option(
-    "--kernel", type=click.Path(path_type=Path), help="arm64 Linux Image. Default: the stock kernel."
-)
-@click.option("--initrd", type=click.Path(path_type=Path), help="Its initrd. Default: the stock userland.")
-@click.option("--append", default="", metavar="TEXT", help="More words for the kernel's command line.")
-@click.option(
-    "--vcpus", type=click.IntRange(1, MAX_VCPUS), default=1, show_default=True, help="How many vCPUs."
+    "--kernel",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="arm64 Linux Image to boot. Default: the stock kernel.",
 )
 @click.option(
-    "--memory", callback=size, default="512M", metavar="SIZE", show_default=True, help="The guest's RAM."
+    "--initrd",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its initrd. Default: the stock userland.",
+)
+@click.option("--append", default="", metavar="TEXT", help="Append TEXT to the kernel's command line.")
+@click.option(
+    "--vcpus", type=click.IntRange(1, MAX_VCPUS), default=1, show_default=True, help="Number of vCPUs."
+)
+@click.option(
+    "--memory",
+    callback=parsed_by(parse_size),
+    default="512M",
+    metavar="SIZE",
+    show_default=True,
+    help="Size of the guest's RAM.",
 )
 @click.option("--cpu", metavar="MODEL", help="CPU model. Default: the engine's choice.")
 @engine_option
@@ -43,15 +56,15 @@ __all__ = ["run_command"]
     type=click.IntRange(0, MAX_VCPUS - 1),
     multiple=True,
     metavar="VCPU",
-    help="A vCPU that gets no stolen time; may be repeated.",
+    help="Offer no stolen time to this vCPU. May be repeated.",
 )
 @click.option(
     "--busy",
     type=click.IntRange(min=0),
     metavar="N",
-    help="vCPUs that the stock userland keeps busy. Default: all; none with --interactive.",
+    help="Number of vCPUs that the stock userland keeps busy. Default: all; none with --interactive.",
 )
-@showing
+@run_options
 def run_command(
     kernel: Path | None,
     initrd: Path | None,
@@ -63,29 +76,37 @@ def run_command(
     placement: str,
     without: tuple[int, ...],
     busy: int | None,
-    **shown: Any,
+    options: RunOptions,
 ) -> int:
     """Boot a guest and show its stolen time.
 
-    Without --kernel and --initrd it boots the stock images (see pvtime images), whose userland keeps the
-    vCPUs busy and tells its /proc/stat. Ends when the guest powers off, after --duration, or by Ctrl-C.
-    """
-    from pvtime.run.execute import execute
-    from pvtime.run.guest import Wishes
-    from pvtime.run.source import Booting
+    The default is a stock kernel and a userland that keeps the vCPUs busy and reports the guest's /proc/stat;
+    the first run fetches them (see pvtime images). The run ends when the guest powers off, after --duration,
+    or with Ctrl-C.
 
-    how = Showing(**shown)
-    run = how.run()
+    \b
+    Examples:
+        pvtime run --vcpus 2 --duration 10
+        pvtime run --interactive
+        pvtime run --vcpus 2 --steal 1:4s@6 --duration 10 --report out.json
+    """  # noqa: D301 (click wants the character)
+    from pvtime.run.run_machine import run_machine
+    from pvtime.run.source import FromKernel
+
     if busy is not None and initrd is not None:
-        raise UsageError("--busy is for the stock userland: leave it out, or --initrd")
-    booting = Booting(
-        wishes=Wishes(kernel, initrd, append, vcpus, busy, how.interactive),
+        raise UsageError("--busy needs the stock userland: leave out --busy or --initrd")
+    if busy is not None and busy > vcpus:
+        raise UsageError(f"--busy {busy} is more than --vcpus {vcpus}: give {vcpus} or less")
+    guest = GuestOptions(
+        kernel=kernel,
+        initrd=initrd,
+        append=append,
+        vcpus=vcpus,
         memory=memory,
         cpu=cpu,
         engine=engine,
-        options=how.options,
         placement=PlacementName(placement),
         no_pvtime=frozenset(without),
-        steal=how.schedule(),
+        busy=busy,
     )
-    return execute(run, booting)
+    return run_machine(FromKernel(guest), options)

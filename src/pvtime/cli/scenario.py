@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pvtime scenario``: run what can happen to the memory that stolen time is written to."""
+"""``pvtime scenario``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,10 +15,7 @@ from pvtime.errors import UsageError
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
-    from pvtime.cli.telling import Teller
-    from pvtime.scenario.perform import Performance
-    from pvtime.scenario.stage import Stage
-    from pvtime.scenario.story import Event, Scenario
+    from pvtime.scenario.story import Scenario
 
 __all__ = ["scenario_command"]
 
@@ -29,7 +25,7 @@ EMBEDDED: Final = "unicorn"
 FAILED: Final = 1
 
 
-@click.command("scenario")
+@click.command("scenario", short_help="Show what can go wrong with stolen time's memory")
 @click.argument("name", required=False)
 @click.option(
     "--placement",
@@ -39,17 +35,24 @@ FAILED: Final = 1
     help="Who provides the memory for stolen time.",
 )
 @engine_option
-@click.option("--real", is_flag=True, help="Debian's kernel, and not the small guest, where it can do it.")
+@click.option("--real", is_flag=True, help="Run Debian's kernel where a scenario can.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of sentences.")
 def scenario_command(name: str | None, placement: str, engine: str, real: bool, as_json: bool) -> int:
-    """Run the scenario NAME, for each placement, and explain what is done and seen.
+    """Run the scenario NAME with each placement, and explain what happens step by step.
 
-    Without NAME it lists them; "all" runs all; "table" prints what they have shown as Markdown. Exits with 0
-    only if everything is as expected.
-    """
-    from pvtime.cli.telling import Teller, print_list
+    Without NAME, list the scenarios. NAME can be "all", or "table" for all findings as a Markdown table. The
+    exit code is 0 only if every finding is as expected.
+
+    \b
+    Examples:
+        pvtime scenario
+        pvtime scenario kexec --placement guest
+    """  # noqa: D301 (click wants the character)
+    from pvtime.cli.scenario_output import ScenarioPrinter, print_list
+    from pvtime.report.image_progress import image_progress
     from pvtime.scenario.catalog import SCENARIOS
     from pvtime.scenario.document import to_json
+    from pvtime.scenario.perform import perform_all
     from pvtime.scenario.table import markdown
 
     if name is None:
@@ -58,66 +61,33 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
     kind = _engine(engine, real)
     table = name == TABLE
     if table and as_json:
-        raise UsageError("the table is Markdown: pvtime scenario all --json has what it is made of")
+        raise UsageError("the table is Markdown: for its figures as JSON use pvtime scenario all --json")
     scenarios = list(SCENARIOS.values()) if name in (ALL, TABLE) else [_known(SCENARIOS.get(name), name)]
     if real:
         scenarios = _real(scenarios, name)
-    teller = Teller(None if as_json or table else sys.stdout)
     placements = [PlacementName(placement)] if placement != ALL else list(PlacementName)
-    wishes = _Wishes(kind, scenarios, placements, real)
-    performances = list(wishes.perform(teller))
-    refused = [one for one in performances if one.refusal is not None]
-    if len(refused) == len(performances):
-        raise UsageError(refused[0].refusal or "")
+    printer = None if as_json or table else ScenarioPrinter(sys.stdout)
+    with image_progress(sys.stderr if real else None) as progress:
+        runs = perform_all(kind, scenarios, placements, printer, real=progress if real else None)
+    if all(run.refusal is not None for run in runs):
+        raise UsageError(runs[0].refusal or "")
     if as_json:
-        sys.stdout.write(to_json(kind.name, performances, real=real))
+        sys.stdout.write(to_json(kind.name, runs, real=real))
     if table:
-        sys.stdout.write(markdown(performances))
-        for one in performances:
-            if one.failure is not None:
-                print(f"pvtime: {one.scenario.name}, {one.placement.value}: {one.failure}", file=sys.stderr)
-    return 0 if all(one.holds for one in performances) else FAILED
-
-
-@dataclass(frozen=True)
-class _Wishes:
-    kind: EngineKind
-    scenarios: Sequence[Scenario]
-    placements: Sequence[PlacementName]
-    real: bool
-
-    def perform(self, teller: Teller) -> Iterator[Performance]:
-        """Run each."""
-        from pvtime.report.progress import shown
-        from pvtime.scenario.perform import perform
-
-        with shown(sys.stderr if self.real else None) as progress:
-            for scenario in self.scenarios:
-                teller.announce(scenario)
-                for placement in self.placements:
-                    events: Iterator[Event]
-                    if self.real and scenario.real is not None:
-                        events = scenario.real(progress, placement)
-                    else:
-                        events = scenario.tell(self._stage(placement))
-                    teller.begin(placement, self.kind.name)
-                    performance = perform(scenario, placement, events, teller.show)
-                    teller.end(performance)
-                    yield performance
-
-    def _stage(self, placement: PlacementName) -> Stage:
-        from pvtime.scenario.stage import Stage
-
-        return Stage(lambda machine: self.kind.build(machine, {}), placement)
+        sys.stdout.write(markdown(runs))
+        for run in runs:
+            if run.failure is not None:
+                print(f"pvtime: {run.scenario.name}, {run.placement.value}: {run.failure}", file=sys.stderr)
+    return 0 if all(run.holds for run in runs) else FAILED
 
 
 def _engine(name: str, real: bool) -> EngineKind:
-    """Return the engine; a real kernel is watched from inside of the embedded one.
+    """Return the engine; a real kernel needs the embedded one, which can watch it from inside.
 
-    :raises UsageError: it cannot be used here, or not for this.
+    :raises UsageError: the engine cannot be used on this host, or not with --real.
     """
     if real and name not in (AUTO, EMBEDDED):
-        raise UsageError(f"--real with --engine {name}: it is for the engine {EMBEDDED} alone")
+        raise UsageError(f"--real needs the engine {EMBEDDED}: leave out --engine {name}")
     return choose(EMBEDDED if real else name)[0]
 
 
@@ -128,11 +98,11 @@ def _known(scenario: Scenario | None, name: str) -> Scenario:
 
 
 def _real(scenarios: Sequence[Scenario], name: str) -> list[Scenario]:
-    """Return those that a real kernel can do.
+    """Return the scenarios that a real kernel can run.
 
-    :raises UsageError: none can.
+    :raises UsageError: there is none.
     """
-    able = [scenario for scenario in scenarios if scenario.real is not None]
-    if not able:
-        raise UsageError(f"the scenario {name} is for the small guest alone: leave --real out")
-    return able
+    with_kernel = [scenario for scenario in scenarios if scenario.real is not None]
+    if not with_kernel:
+        raise UsageError(f"a real kernel cannot run the scenario {name}: leave out --real")
+    return with_kernel

@@ -52,14 +52,15 @@ class Item:
     def __post_init__(self) -> None:
         window = None if self.end_ns is None else self.end_ns - self.start_ns
         if self.period_ns is not None and self.period_ns < MIN_PERIOD_NS:
-            raise UsageError("a period is 1 ms at least")
+            raise UsageError("a period must be at least 1 ms long")
         if self.amount_ns <= 0:
-            raise UsageError("it steals nothing")
+            raise UsageError("the amount is zero")
         if window is not None and window < (self.period_ns or 1):
-            raise UsageError("its window does not hold a period")
+            raise UsageError("the time from FROM to TO is shorter than a period")
         room = self.period_ns or window
         if room is not None and self.amount_ns > room:
-            raise UsageError("it steals more time than there is")
+            longer_than = "the period" if self.period_ns else "the time from FROM to TO"
+            raise UsageError(f"the amount is longer than {longer_than}")
 
     @classmethod
     def parse(cls, text: str) -> Item:
@@ -73,7 +74,7 @@ class Item:
         try:
             return cls._parse(text)
         except UsageError as error:
-            raise UsageError(f"--steal {text}: {error}") from error
+            raise UsageError(f"steal schedule item {text!r}: {error}") from error
 
     @classmethod
     def _parse(cls, text: str) -> Item:
@@ -136,7 +137,7 @@ def _vcpus(text: str) -> frozenset[int]:
         first = int(match[1]) if match else 1
         last = int(match[2] or first) if match else 0
         if first > last:
-            raise UsageError(f"{text} is no list of vCPUs: write 0, 0-3 or 0,2")
+            raise UsageError(f"{text!r} is not a list of vCPUs: write 0, 0-3 or 0,2")
         chosen.update(range(first, last + 1))
     return frozenset(chosen)
 
@@ -166,7 +167,7 @@ class Schedule:
         strangers = {vcpu for item in self.items for vcpu in item.vcpus or () if vcpu >= vcpus}
         if strangers:
             raise UsageError(
-                f"--steal: there is no vCPU {min(strangers)} to steal from; the last is {vcpus - 1}"
+                f"the steal schedule names vCPU {min(strangers)}, but the last one is vCPU {vcpus - 1}"
             )
 
     def debts(self, vcpu: int) -> PendingSteal:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import PvtimeError, UsageError
-from pvtime.run.inbox import Inbox
-from pvtime.run.plan import Ended
+from pvtime.run.inbox import EngineEnded, Inbox
 from pvtime.run.session import Session
-from pvtime.run.source import Made
+from pvtime.run.source import BuiltMachine
 
 if TYPE_CHECKING:
     from pvtime.run.control import Control
@@ -55,7 +54,7 @@ class Departure:
     :param listener: the control socket; None: there is none.
     """
 
-    def __init__(self, made: Made, inbox: Inbox, listener: OwnSocket | None) -> None:
+    def __init__(self, made: BuiltMachine, inbox: Inbox, listener: OwnSocket | None) -> None:
         self._made = made
         self._inbox = inbox
         self._listener = listener
@@ -72,7 +71,7 @@ class Departure:
             self._made.machine,
             agent=self._made.agent,
             release=lambda: self.session.release if self.session is not None else None,
-            ended=lambda outcome: self._inbox.put(Ended(outcome)),
+            ended=lambda outcome: self._inbox.put(EngineEnded(outcome)),
         )
 
     def begin(self) -> None:
@@ -91,7 +90,7 @@ class Departure:
             try:
                 keeper.save(directory)
             except PvtimeError as error:
-                self._inbox.put(Ended(Outcome.FAILED, error))
+                self._inbox.put(EngineEnded(Outcome.FAILED, error))
 
         keeper = self._keeper
         self._saver = threading.Thread(target=save, name="pvtime-save", daemon=True)

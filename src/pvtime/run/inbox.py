@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine's threads and the signal handlers tell the main thread."""
+"""The main thread's queue: output of the guest, and events of a run, from any thread or signal handler."""
 
 from __future__ import annotations
 
@@ -7,33 +7,74 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
-__all__ = ["CONSOLE_LIMIT", "HOLD", "Inbox"]
+from pvtime.engine.base import Outcome
+from pvtime.errors import PvtimeError
 
-CONSOLE_LIMIT = 1 << 20
+__all__ = [
+    "CONSOLE_LIMIT",
+    "EngineEnded",
+    "Inbox",
+    "QuitRequested",
+    "SignalReceived",
+    "TerminalResized",
+]
+
+CONSOLE_LIMIT: Final = 1 << 20
 """Transmissions kept until the main thread takes them. A guest may print faster than a terminal shows, and
-memory is the host's: what comes on top is counted and dropped. Waiting instead would let a blocked terminal
-hold the engine's thread, and with it :meth:`~pvtime.engine.base.Engine.stop`."""
+memory is the host's: more are counted and dropped. Waiting instead would let a blocked terminal stop the
+engine's thread, and with it :meth:`~pvtime.engine.base.Engine.stop`."""
 
-
-HOLD = 0.05
-"""Seconds after which input that could not be passed on is offered again."""
+RETRY_INTERVAL_S: Final = 0.05
+"""Pause before input that could not be passed on is offered again."""
 
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class SignalReceived:
+    """Event: the process got a signal that asks it to end."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class TerminalResized:
+    """Event: the terminal has a new size, in characters."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class QuitRequested:
+    """Event: the user typed the escape key and q."""
+
+
+@dataclass(frozen=True)
+class EngineEnded:
+    """Event: the machine no longer runs here."""
+
+    outcome: Outcome
+    error: PvtimeError | None = None
+
+
 class Inbox:
-    """Any thread or signal handler puts, one thread waits and takes.
+    """A queue that any thread or signal handler fills and one thread empties.
 
     Everything is appended to deques, whose operations are atomic, so that a signal handler that interrupts
-    the waiting thread can put without a lock. The console does not wake the waiting thread unless
-    ``eager``: the UART transmits byte by byte, and a wake-up for each of a boot's 20 000 bytes would
-    contend with the engine for the interpreter's lock.
+    the waiting thread can put without a lock.
+
+    :param eager: wake the waiting thread for every byte of the console. Otherwise the console does not wake
+        it: the UART transmits byte by byte, and a wake-up for each of a boot's 20 000 bytes would contend
+        with the engine for the interpreter's lock.
     """
 
-    def __init__(self, eager: bool = False) -> None:
+    def __init__(self, eager: bool = False, *, console_limit: int = CONSOLE_LIMIT) -> None:
         self._eager = eager
+        self._console_limit = console_limit
         self._console: deque[bytes] = deque()
         self._agent: deque[bytes] = deque()
         self._events: deque[object] = deque()
@@ -42,11 +83,11 @@ class Inbox:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         self.dropped = 0
-        """Transmissions of the console that nobody took in time."""
+        """Transmissions of the console that came above the limit."""
 
     def console(self, data: bytes) -> None:
-        """Take what the guest wrote to its console."""
-        if len(self._console) >= CONSOLE_LIMIT:
+        """Queue console output."""
+        if len(self._console) >= self._console_limit:
             self.dropped += 1
             return
         self._console.append(bytes(data))
@@ -54,15 +95,15 @@ class Inbox:
             self.wake()
 
     def agent(self, data: bytes) -> None:
-        """Take what the guest wrote to the agent's serial port; the end of a line wakes."""
-        if len(self._agent) >= CONSOLE_LIMIT:
+        """Queue output of the agent's serial port; the end of a line wakes."""
+        if len(self._agent) >= self._console_limit:
             return
         self._agent.append(bytes(data))
         if b"\n" in data:
             self.wake()
 
     def put(self, event: object) -> None:
-        """Hand over an event and wake."""
+        """Queue an event and wake."""
         self._events.append(event)
         self.wake()
 
@@ -75,8 +116,8 @@ class Inbox:
     def watch(self, fd: int, readable: Callable[[], bool]) -> None:
         """Call ``readable`` from :meth:`wait` whenever ``fd`` has input.
 
-        While it returns False, what it read before is not yet disposed of: it is called again after
-        :data:`HOLD` seconds and not for new input.
+        While it returns False, it still has input to pass on: it is called again after
+        :data:`RETRY_INTERVAL_S`, and not for new input.
         """
         self._inputs[fd] = readable
 
@@ -89,7 +130,7 @@ class Inbox:
         """Wait up to ``timeout`` seconds (None: for ever) for something to take."""
         held = list(self._held)
         if held:
-            timeout = HOLD if timeout is None else min(HOLD, timeout)
+            timeout = RETRY_INTERVAL_S if timeout is None else min(RETRY_INTERVAL_S, timeout)
         free = [fd for fd in self._inputs if fd not in self._held]
         ready, _, _ = select.select([self._wake, *free], [], [], timeout)
         if self._wake in ready:
@@ -99,16 +140,16 @@ class Inbox:
                 self._held.discard(fd)
                 if not self._inputs[fd]() and fd in self._inputs:
                     self._held.add(fd)
-        # Only now, before anything is taken: whoever appends later than the taking wakes again.
+        # Only now, before anything is taken: what is appended after the taking must wake again.
         self._woken = False
 
     def take_console(self) -> bytes:
-        """Return what the console brought since the last call."""
+        """Return the console's output since the last call."""
         chunks = _drain(self._console)
         return b"".join(chunks)
 
     def take_agent(self) -> bytes:
-        """Return what the agent sent since the last call."""
+        """Return the agent's output since the last call."""
         chunks = _drain(self._agent)
         return b"".join(chunks)
 
@@ -117,10 +158,10 @@ class Inbox:
         return _drain(self._events)
 
     def close(self) -> None:
-        """Give the descriptor back; nothing may put any more."""
+        """Close the descriptor; nothing may be put any more."""
         os.close(self._wake)
 
 
 def _drain(queue: deque[Item]) -> list[Item]:
-    """Take what is there now; what is appended meanwhile waits for the next call."""
+    """Take the present items; those appended meanwhile wait for the next call."""
     return [queue.popleft() for _ in range(len(queue))]

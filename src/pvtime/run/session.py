@@ -1,113 +1,150 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One run of a guest from start to last table: what is asked of it, when, and which figures belong together.
+"""One run of a guest, from the start of its engine to the last table.
 
-The figures of a row are of one moment: when a report of /proc/stat arrives, the engine is sampled then.
+The figures of a row are of one moment: the engine is sampled when a report of /proc/stat arrives.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from pvtime.engine.base import Engine, Outcome
+from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError, PvtimeError
-from pvtime.report.lines import Banner
+from pvtime.report.console import Banner
 from pvtime.report.model import Moment, RunReport, VcpuRow
-from pvtime.run.inbox import Inbox
-from pvtime.run.plan import Ended, Ending, Plan, Quit, Resized, Signalled, View
-from pvtime.run.timetable import Timetable
+from pvtime.report.views import View
+from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, SignalReceived, TerminalResized
+from pvtime.run.options import RunOptions
+from pvtime.run.source import BuiltMachine
+from pvtime.run.timetable import SessionTimeouts, Timetable
 from pvtime.userland import protocol
 
-__all__ = ["GRACE", "GRACE_SIGNAL", "Session"]
+__all__ = ["RunResult", "Session"]
 
-GRACE: Final = 10.0
-"""Seconds that the guest gets to power off when asked."""
-GRACE_SIGNAL: Final = 2.0
-"""The same after Ctrl-C or SIGTERM: somebody waits."""
-STAT_LIMIT: Final = 2.0
-"""Seconds until an unanswered question for /proc/stat is asked again."""
+
+@dataclass(frozen=True)
+class RunResult:
+    """Result of a run."""
+
+    report: RunReport
+    last: Moment
+    notes: tuple[str, ...]
+    """Lines for the user."""
+    signal: int | None
+    """The signal that ended the run."""
+    error: PvtimeError | None
+    """The reason for which the engine failed."""
 
 
 class Session:
-    """Runs ``engine`` to its end by ``plan``, and shows it on ``view``. Used once, from the main thread."""
+    """Runs a machine to its end and shows it on ``view``. Used once, from the main thread.
 
-    def __init__(self, engine: Engine, inbox: Inbox, view: View, plan: Plan) -> None:
-        self._engine = engine
+    :param on_start: called when the engine has started.
+    :param save: called when the machine is to be saved to a directory; returns at once, and
+        an :class:`EngineEnded` follows.
+    :param clock: returns s; time passes in :meth:`Inbox.wait`.
+    """
+
+    def __init__(
+        self,
+        built: BuiltMachine,
+        inbox: Inbox,
+        view: View,
+        options: RunOptions,
+        *,
+        on_start: Callable[[], object],
+        save: Callable[[Path], object],
+        timeouts: SessionTimeouts | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._machine = built.machine
+        self._engine = built.engine
+        self._agent = built.machine.agent if built.agent else None
+        self._resumed = built.resumed
         self._inbox = inbox
         self._view = view
-        self._plan = plan
-        self._decoder, self._banner = protocol.AgentDecoder(), Banner()
-        self._banner.release = plan.release
-        self._times = Timetable(plan)
+        self._options = options
+        self._on_start = on_start
+        self._save = save
+        self._timeouts = timeouts or SessionTimeouts()
+        self._times = Timetable(
+            options, agent=built.agent, resumed=built.resumed, timeouts=self._timeouts, clock=clock
+        )
+        self._decoder = protocol.AgentDecoder()
+        self._banner = Banner(built.release)
         self._asked_at: float | None = None
-        """When /proc/stat was asked for; None when the answer has come."""
+        """When /proc/stat was asked for; None if there is no reply to wait for."""
         self._shown_at = self._times.start
-        self._before: tuple[int, ...] = ()
+        self._before_ns: tuple[int, ...] = ()
         self._final: Moment | None = None
-        self._size: Resized | None = None
+        self._size: TerminalResized | None = None
         self._signal: int | None = None
-        self._ended: Ended | None = None
+        self._ended: EngineEnded | None = None
         self._notes: list[str] = []
-
-    def run(self) -> Ending:
-        """Start the engine and return when nothing executes any more.
-
-        :raises EngineError: this host cannot run the machine. What goes wrong later is in the result.
-        """
-        self._times = Timetable(self._plan)
-        watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
-        try:
-            self._engine.start()
-            if self._plan.resumed:
-                self._before = tuple(sample.truth_ns for sample in self._engine.sample())
-            if self._plan.on_start is not None:
-                self._plan.on_start()
-            watcher.start()
-            while self._ended is None:
-                self._inbox.wait(self._until_next())
-                self._take()
-                self._keep_time()
-        finally:
-            self._engine.stop()
-        elapsed = self._times.elapsed()
-        watcher.join(GRACE)
-        self._take()  # what the guest said last may have come after its end was noticed
-        return self._ending(elapsed)
 
     @property
     def release(self) -> str | None:
         """The kernel's release, as far as it is known."""
         return self._banner.release
 
+    def run(self) -> RunResult:
+        """Start the engine and return when nothing executes any more.
+
+        :raises EngineError: this host cannot run the machine. A later failure is in the result.
+        """
+        watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
+        try:
+            self._engine.start()
+            if self._resumed:
+                self._before_ns = tuple(sample.truth_ns for sample in self._engine.sample())
+            self._on_start()
+            watcher.start()
+            while self._ended is None:
+                self._inbox.wait(self._seconds_until_due())
+                self._take()
+                self._act()
+        finally:
+            self._engine.stop()
+        elapsed = self._times.elapsed()
+        watcher.join(self._timeouts.power_off)
+        self._take()  # the guest's last output may come after the engine's end was noticed
+        return self._result(elapsed)
+
     def _watch_engine(self) -> None:
         """Wait for the engine's end, on a thread of its own, and tell the main thread."""
         try:
             outcome = self._engine.wait()
         except PvtimeError as error:
-            self._inbox.put(Ended(Outcome.FAILED, error))
+            self._inbox.put(EngineEnded(Outcome.FAILED, error))
         except Exception as error:
-            # Unforeseen, yet the terminal must come back and the last table be shown before it is told.
-            self._inbox.put(Ended(Outcome.FAILED, EngineError(f"engine {self._engine.name}: {error!r}")))
+            # A bug, yet the terminal must be restored and the last table shown before it is reported.
+            reason = EngineError(f"engine {self._engine.name}: {error!r}")
+            self._inbox.put(EngineEnded(Outcome.FAILED, reason))
         else:
-            self._inbox.put(Ended(outcome or Outcome.STOPPED))
+            self._inbox.put(EngineEnded(outcome or Outcome.STOPPED))
+
+    # Input: from the guest, the user and the engine
 
     def _take(self) -> None:
+        """Handle what has come since the last call."""
         if console := self._inbox.take_console():
             self._banner.feed(console)
             self._view.console(console)
         for message in self._decoder.feed(self._inbox.take_agent()):
-            self._hear(message)
+            self._handle_message(message)
         for event in self._inbox.take_events():
-            self._obey(event)
+            self._handle_event(event)
 
-    def _hear(self, message: protocol.Message) -> None:
-        """Take what the agent said."""
+    def _handle_message(self, message: protocol.Message) -> None:
         if isinstance(message, protocol.Ready):
-            self._times.ready_at = time.monotonic()
+            self._times.ready_at = self._times.now()
             self._banner.release = self._banner.release or message.release
             if self._size:
-                self._tell("size", self._size.rows, self._size.columns)
+                self._tell_agent("size", self._size.rows, self._size.columns)
         elif isinstance(message, protocol.StatReport):
             self._asked_at = None
             moment = self._sample(message)
@@ -115,99 +152,104 @@ class Session:
                 self._final = moment
             self._view.moment(moment)
 
-    def _obey(self, event: object) -> None:
+    def _handle_event(self, event: object) -> None:
         match event:
-            case Ended() if self._ended is None:
+            case EngineEnded() if self._ended is None:
                 self._ended = event
-            case Signalled():
+            case SignalReceived():
                 again = self._signal is not None
                 self._signal = event.number
-                self._finish(0.0 if again else GRACE_SIGNAL)
-            case Quit():
-                self._finish(GRACE)
-            case Resized():
+                self._request_power_off(0.0 if again else self._timeouts.power_off_signal)
+            case QuitRequested():
+                self._request_power_off(self._timeouts.power_off)
+            case TerminalResized():
                 self._size = event
-                self._tell("size", event.rows, event.columns)
+                self._tell_agent("size", event.rows, event.columns)
 
-    # What the time demands
+    # Deadlines
 
-    def _until_next(self) -> float | None:
-        """Return the seconds until something is due; None where only the guest can bring it."""
-        now = time.monotonic()
+    def _seconds_until_due(self) -> float | None:
+        """Return the seconds until :meth:`_act` has something to do; None: wait for input alone."""
+        now = self._times.now()
         due = []
         if self._view.console_interval is not None:
             due.append(self._view.console_interval)
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
-        due += [at - now for at in (self._times.end(), self._times.save_at()) if at is not None]
+        due += [when - now for when in (self._times.end_at, self._times.save_at) if when is not None]
         return max(0.0, min(due)) if due else None
 
-    def _keep_time(self) -> None:
-        now = time.monotonic()
-        if self._plan.save is not None and (at := self._times.save_at()) is not None and now >= at:
-            self._times.note_saved()
-            self._plan.save[1]()
-        if (end := self._times.end()) is not None and now >= end and self._ended is None:
+    def _act(self) -> None:
+        """Do what is due."""
+        now = self._times.now()
+        self._save_if_due(now)
+        end_at, interval = self._times.end_at, self._view.interval
+        if end_at is not None and now >= end_at and self._ended is None:
             if self._times.give_up_at is None:
-                self._finish(GRACE)
+                self._request_power_off(self._timeouts.power_off)
             else:
                 self._give_up()
-        elif self._view.interval is not None and now >= self._shown_at + self._view.interval:
+        elif interval is not None and now >= self._shown_at + interval:
             self._refresh(now)
 
+    def _save_if_due(self, now: float) -> None:
+        save_at = self._times.save_at
+        if self._options.save_at is not None and save_at is not None and now >= save_at:
+            self._times.save_pending = False
+            self._save(self._options.save_at.directory)
+
     def _refresh(self, now: float) -> None:
-        """Bring new figures to the view: the guest's where it tells them, else the host's alone."""
+        """Show new figures: ask the guest for its own once userland is up; show the host's alone before."""
         self._shown_at = now
         if self._times.ready_at is None:
             self._view.moment(self._sample(None))
-        elif self._asked_at is None or now >= self._asked_at + STAT_LIMIT:
+        elif self._asked_at is None or now >= self._asked_at + self._timeouts.stat_reply:
             self._asked_at = now
-            self._tell("stat")
+            self._tell_agent("stat")
 
-    def _finish(self, grace: float) -> None:
-        """End the run: ask a guest that has an agent to power off within ``grace`` seconds, stop another."""
+    def _request_power_off(self, seconds: float) -> None:
+        """End the run: ask a guest that has an agent to power off within ``seconds``; stop any other now."""
         asked = self._times.give_up_at is not None
-        self._times.grant(grace if self._times.ready_at is not None else 0.0)
-        if grace and not asked:
-            self._tell("stop")
+        self._times.limit_power_off(seconds if self._times.ready_at is not None else 0.0)
+        if seconds and not asked:
+            self._tell_agent("stop")
 
     def _give_up(self) -> None:
-        """Stop the engine; the guest was not asked to power off, or has not done it."""
+        """Stop the engine: the guest cannot be asked to power off, or did not do so in time."""
         if self._times.ready_at is not None:
-            self._notes.append("the guest did not power off when asked and was stopped")
-        elif self._plan.tell_agent is not None and self._signal is None:
-            self._notes.append("the stock userland never reported; the guest was stopped")
-        self._ended = Ended(Outcome.STOPPED)
+            self._notes.append("the guest did not power off when asked, so it was stopped")
+        elif self._agent is not None and self._signal is None:
+            self._notes.append("the stock userland never reported, so the guest was stopped")
+        self._ended = EngineEnded(Outcome.STOPPED)
 
-    def _tell(self, verb: str, *numbers: int) -> None:
-        if self._times.ready_at is not None and self._plan.tell_agent is not None:
-            self._plan.tell_agent(protocol.encode(verb, *numbers))
+    def _tell_agent(self, verb: str, *numbers: int) -> None:
+        if self._times.ready_at is not None and self._agent is not None:
+            self._agent.receive(protocol.encode(verb, *numbers))
 
-    # What is made of it
+    # Figures
 
     def _sample(self, stat: protocol.StatReport | None) -> Moment:
-        """Sample the engine now, and put a report of /proc/stat that has just come beside it."""
-        samples = self._engine.sample()
+        """Sample the engine now, and join a report of /proc/stat that has just arrived."""
         rows = tuple(
-            VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None) for sample in samples
+            VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None)
+            for sample in self._engine.sample()
         )
-        return Moment(self._times.elapsed(), rows, self._plan.stealing, self._before)
+        return Moment(self._times.elapsed(), rows, bool(self._options.steal), self._before_ns)
 
-    def _ending(self, elapsed: float) -> Ending:
+    def _result(self, elapsed: float) -> RunResult:
         last = self._final or self._sample(None)
         if self._inbox.dropped:
             self._notes.append(f"{self._inbox.dropped} bytes of console output came too fast to be shown")
-        if not self._times.saved:
-            self._notes.append("the run ended before the machine was to be saved")
-        outcome = self._ended.outcome if self._ended else Outcome.STOPPED
+        if self._times.save_pending:
+            self._notes.append("the run ended before the machine could be saved")
         report = RunReport(
             engine=self._engine.name,
-            placement=self._plan.placement,
-            kernel=self._banner.release,
+            placement=self._machine.config.placement.value,
+            kernel=self.release,
             boot_seconds=self._times.boot_seconds,
             elapsed_seconds=elapsed,
-            outcome=outcome,
+            outcome=self._ended.outcome if self._ended else Outcome.STOPPED,
             vcpus=last.vcpus,
         )
         error = self._ended.error if self._ended else None
-        return Ending(report, last, tuple(self._notes), self._signal, error)
+        return RunResult(report, last, tuple(self._notes), self._signal, error)

@@ -10,38 +10,40 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
-from pvtime.run.inbox import Inbox
-from pvtime.run.plan import Resized, Signalled
+from pvtime.run.inbox import Inbox, SignalReceived, TerminalResized
 
-__all__ = ["ENDING", "PATIENCE", "ending_signals", "window_changes"]
+__all__ = ["ENDING", "SIGNALS_BEFORE_KILL", "ending_signals", "window_changes"]
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks us to end: Ctrl-C, kill(1), a terminal that was closed."""
+"""Requests to end: Ctrl-C, kill(1), a terminal that was closed."""
 
-PATIENCE: Final = 2
-"""Signals that are answered politely: the first asks the guest, the second stops it. One more kills."""
+SIGNALS_BEFORE_KILL: Final = 2
+"""Signals that end the run in order: the first asks the guest to power off, the second stops it."""
 
 
 @contextlib.contextmanager
 def ending_signals(inbox: Inbox) -> Iterator[None]:
-    """Hand over :data:`ENDING` to ``inbox`` for the time of a ``with`` block."""
-    seen = 0
+    """Put :data:`ENDING` into ``inbox`` for the time of a ``with`` block.
+
+    The signal after :data:`SIGNALS_BEFORE_KILL` kills the process.
+    """
+    count = 0
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > PATIENCE:
+        nonlocal count
+        count += 1
+        if count > SIGNALS_BEFORE_KILL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        inbox.put(Signalled(number))
+        inbox.put(SignalReceived(number))
 
-    # A process that was started with nohup keeps ignoring the hang-up.
+    # A process that was started by nohup keeps ignoring SIGHUP.
     wanted = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, handle) for number in wanted}
+    previous = {number: signal.signal(number, handle) for number in wanted}
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -49,23 +51,23 @@ def ending_signals(inbox: Inbox) -> Iterator[None]:
 def window_changes(
     inbox: Inbox, size: Callable[[], os.terminal_size], *, at_once: bool = False
 ) -> Iterator[None]:
-    """Hand over every new ``size`` of the terminal for the time of a ``with`` block.
+    """Put every new ``size`` of the terminal into ``inbox`` for the time of a ``with`` block.
 
-    :param at_once: the present one too.
+    :param at_once: the present size too.
     """
 
-    def tell() -> None:
+    def put_size() -> None:
         columns, rows = size()
         if rows and columns:
-            inbox.put(Resized(rows, columns))
+            inbox.put(TerminalResized(rows, columns))
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        tell()
+        put_size()
 
     if at_once:
-        tell()
-    former = signal.signal(signal.SIGWINCH, handle)
+        put_size()
+    previous = signal.signal(signal.SIGWINCH, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGWINCH, former)
+        signal.signal(signal.SIGWINCH, previous)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the machine that is run comes from: a kernel that boots, a saved machine, or another process."""
+"""Sources of the machine that runs: a kernel to boot, a saved machine, or another process."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
@@ -13,20 +14,37 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 from pvtime.engine import registry
 from pvtime.engine.base import Engine
 from pvtime.errors import UsageError
-from pvtime.inject.schedule import Schedule
+from pvtime.machine.image import load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
-from pvtime.run import guest
 from pvtime.run.inbox import Inbox
-from pvtime.steal.placement import PlacementName
+from pvtime.run.options import GuestOptions, RunOptions
 
 if TYPE_CHECKING:
+    from pvtime.images.store import StockImages
     from pvtime.snapshot.contents import SavedMachine
 
-__all__ = ["Arriving", "Booting", "Made", "Restoring", "Source"]
+__all__ = [
+    "NO_SCREEN",
+    "BuiltMachine",
+    "FromKernel",
+    "FromMigration",
+    "FromSaved",
+    "MachineSource",
+    "stock_append",
+]
+
+NO_SCREEN: Final = os.terminal_size((0, 0))
+"""Size of the terminal of a guest that has none."""
+
+RAN_BEFORE: Final = "the machine was running on it before"
+"""Reason for the engine of a machine that was saved or migrated."""
+
+_SAFE_TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,40}")
+"""Values of TERM that can be one word of a kernel's command line."""
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltMachine:
     """A machine with an engine that has not started."""
 
     machine: Machine
@@ -34,145 +52,197 @@ class Made:
     agent: bool
     """The stock userland answers on the second serial port."""
     reason: str
-    """Why this engine."""
+    """Reason for this engine, for people."""
     resumed: bool = False
+    """The machine was saved or migrated: its userland is up already."""
     release: str | None = None
+    """The kernel's release, where it is known before the guest prints it."""
     on_start: Callable[[], object] | None = None
+    """Called when the engine has started."""
 
 
-class Source(Protocol):
-    """Makes the machine."""
+class MachineSource(Protocol):
+    """Builds the machine of a run."""
 
-    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
-        """Make it, and the engine.
+    def build(self, options: RunOptions, inbox: Inbox, screen: os.terminal_size) -> BuiltMachine:
+        """Build the machine and its engine.
 
-        :param screen: the size of an interactive guest's terminal; (0, 0) where there is none.
-        :param output: where to tell what takes its time; None: nowhere.
-        :raises PvtimeError: it cannot be had, or not be run here.
+        :param inbox: takes the output of the guest's serial ports.
+        :param screen: size of an interactive guest's terminal, or :data:`NO_SCREEN`.
+        :raises PvtimeError: the machine is not available, or cannot run here.
         """
 
 
-RESUMED: Final = "it ran on that"
-"""Why a machine that comes from elsewhere has its engine."""
-
-
-def _same_engine(saved: SavedMachine) -> registry.EngineKind:
-    """Return the engine that a machine ran on.
-
-    :raises UsageError: there is no such engine, or this host cannot use it.
-    """
-    kind, _ = registry.choose(saved.engine)
-    if kind.name != saved.engine:
-        raise UsageError(f"the machine ran on {saved.engine!r}, which is no engine")
-    return kind
-
-
-def _build(
-    config: MachineConfig, kind: registry.EngineKind, options: Mapping[str, str], inbox: Inbox
-) -> tuple[Machine, Engine]:
-    machine = Machine(config, console=inbox.console, agent=inbox.agent)
-    try:
-        return machine, kind.build(machine, options)
-    except BaseException:
-        machine.close()
-        raise
-
-
 @dataclass(frozen=True)
-class Booting:
-    """A kernel that boots. ``memory`` in bytes."""
+class FromKernel:
+    """Boot a kernel: the user's own, or the stock one."""
 
-    wishes: guest.Wishes
-    memory: int
-    cpu: str | None
-    engine: str
-    options: Mapping[str, str]
-    placement: PlacementName
-    no_pvtime: frozenset[int]
-    steal: Schedule
+    guest: GuestOptions
 
-    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
-        """See :meth:`Source.make`."""
-        kind, reason = registry.choose(self.engine)
-        chosen = guest.choose(self.wishes, screen, os.environ.get("TERM", ""), output)
-        config = MachineConfig(
-            vcpus=self.wishes.vcpus,
-            memory=self.memory,
-            kernel=chosen.kernel,
-            initrd=chosen.initrd,
-            append=chosen.append,
-            cpu=self.cpu,
-            placement=self.placement,
-            no_pvtime=self.no_pvtime,
-            steal=self.steal,
+    def build(self, options: RunOptions, inbox: Inbox, screen: os.terminal_size) -> BuiltMachine:
+        """Read the images that the user named, fetch the others, and build the machine.
+
+        :raises UsageError: an image is invalid, or a stock one is not available.
+        """
+        kind, reason = registry.choose(self.guest.engine)
+        config = self._config(options, screen)
+        machine, engine = _build(config, kind, options, inbox)
+        return BuiltMachine(machine, engine, agent=self.guest.initrd is None, reason=f"{kind.name}: {reason}")
+
+    def _config(self, options: RunOptions, screen: os.terminal_size) -> MachineConfig:
+        guest = self.guest
+        # The user's own files come first: nothing is fetched beside one that is refused.
+        kernel = load_kernel(guest.kernel) if guest.kernel else None
+        initrd = load_initrd(guest.initrd) if guest.initrd else None
+        if kernel is None or initrd is None:
+            from pvtime.userland.build import build_initramfs
+
+            stock = _stock_images(options.progress_output)
+            kernel = kernel or load_kernel(stock.kernel)
+            initrd = initrd or build_initramfs(stock.busybox)
+        append = guest.append
+        if guest.initrd is None:
+            term = os.environ.get("TERM", "")
+            append = stock_append(guest, screen if options.interactive else None, term)
+        return MachineConfig(
+            vcpus=guest.vcpus,
+            memory=guest.memory,
+            kernel=kernel,
+            initrd=initrd,
+            append=append,
+            cpu=guest.cpu,
+            placement=guest.placement,
+            no_pvtime=guest.no_pvtime,
+            steal=options.steal,
         )
-        machine, engine = _build(config, kind, self.options, inbox)
-        return Made(machine, engine, chosen.agent, f"{kind.name}: {reason}")
+
+
+def _stock_images(output: TextIO | None) -> StockImages:
+    """Return the stock images; show on ``output`` how far a fetch has come.
+
+    :raises ImagesError: they are not available.
+    """
+    from pvtime.images.cache import cache_directory
+    from pvtime.images.store import stock_images
+    from pvtime.report.image_progress import image_progress
+
+    with image_progress(output) as progress:
+        return stock_images(cache_directory(), progress)
+
+
+def stock_append(guest: GuestOptions, screen: os.terminal_size | None, term: str) -> str:
+    """Return the command line of a kernel with the stock userland: words for that, then the user's.
+
+    :param screen: size of an interactive guest's terminal, (0, 0) if unknown; None: it is not interactive.
+    :param term: value of TERM.
+    """
+    busy = guest.busy
+    if busy is None:
+        busy = guest.vcpus if screen is None else 0
+    words = [f"pvtime.busy={busy}"]
+    if screen is not None:
+        words.append("pvtime.shell")
+        if screen.lines and screen.columns:
+            words += [f"pvtime.rows={screen.lines}", f"pvtime.cols={screen.columns}"]
+        if _SAFE_TERM.fullmatch(term):
+            words.append(f"pvtime.term={term}")
+    return " ".join(filter(None, [*words, guest.append]))
 
 
 @dataclass(frozen=True)
-class Restoring:
-    """A saved machine."""
+class FromSaved:
+    """Resume a machine that was saved to a directory."""
 
     directory: Path
-    options: Mapping[str, str]
-    steal: Schedule
 
-    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
-        """See :meth:`Source.make`."""
+    def build(self, options: RunOptions, inbox: Inbox, screen: os.terminal_size) -> BuiltMachine:
+        """Build the machine and restore its state.
+
+        :raises SavedStateError: the directory does not hold a sound machine.
+        """
         from pvtime.snapshot.description import about, config_of
         from pvtime.snapshot.load import load
         from pvtime.snapshot.state import restore
 
         with load(self.directory) as saved:
-            its = about(saved.machine)
+            description = about(saved.machine)
             kind = _same_engine(saved.machine)
-            config = replace(config_of(saved.machine), steal=self.steal)
-            machine, engine = _build(config, kind, self.options, inbox)
+            config = replace(config_of(saved.machine), steal=options.steal)
+            machine, engine = _build(config, kind, options, inbox)
             with contextlib.ExitStack() as undo:
                 undo.callback(machine.close)
                 saved.fill(machine.memories)
                 restore(saved.machine.state, machine, engine)
                 undo.pop_all()
-        return Made(machine, engine, its.agent, f"{kind.name}: {RESUMED}", resumed=True, release=its.release)
+        return BuiltMachine(
+            machine,
+            engine,
+            agent=description.agent,
+            reason=f"{kind.name}: {RAN_BEFORE}",
+            resumed=True,
+            release=description.release,
+        )
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """A machine that another process sends to ``address``."""
+class FromMigration:
+    """Receive a machine from the process that sends it to ``address``."""
 
     address: str
-    options: Mapping[str, str]
-    steal: Schedule
 
-    def make(self, inbox: Inbox, screen: os.terminal_size, output: TextIO | None) -> Made:
-        """See :meth:`Source.make`."""
+    def build(self, options: RunOptions, inbox: Inbox, screen: os.terminal_size) -> BuiltMachine:
+        """Wait for the sender, and build the machine that it sends.
+
+        :raises MigrationError: the sender has gone, or sent what is not a machine.
+        """
         from pvtime.snapshot.address import Address, first_peer
         from pvtime.snapshot.description import about, config_of
         from pvtime.snapshot.receive import confirm, receive
         from pvtime.snapshot.stream import Stream
 
         address = Address.parse(self.address)
-        described: list[SavedMachine] = []
+        received: list[SavedMachine] = []
 
         def build(saved: SavedMachine) -> tuple[Machine, Engine]:
             kind = _same_engine(saved)
-            config = replace(config_of(saved), steal=self.steal)
-            described.append(saved)
-            return _build(config, kind, self.options, inbox)
+            config = replace(config_of(saved), steal=options.steal)
+            received.append(saved)
+            return _build(config, kind, options, inbox)
 
         listener = address.listen()
-        if output is not None:
-            print(f"pvtime: waiting for a machine at {address}", file=output, flush=True)
+        if options.progress_output is not None:
+            print(f"pvtime: waiting for a machine at {address}", file=options.progress_output, flush=True)
         stream = Stream(first_peer(listener))
         machine, engine = receive(stream, build)
-        its = about(described[0])
-        return Made(
+        description = about(received[0])
+        return BuiltMachine(
             machine,
             engine,
-            its.agent,
-            f"{engine.name}: {RESUMED}",
+            agent=description.agent,
+            reason=f"{engine.name}: {RAN_BEFORE}",
             resumed=True,
-            release=its.release,
+            release=description.release,
             on_start=lambda: confirm(stream),
         )
+
+
+def _same_engine(saved: SavedMachine) -> registry.EngineKind:
+    """Return the engine that a machine was running on.
+
+    :raises UsageError: the engine is unknown, or this host cannot use it.
+    """
+    kind, _ = registry.choose(saved.engine)
+    if kind.name != saved.engine:
+        raise UsageError(f"the machine was running on the engine {saved.engine!r}, which is unknown here")
+    return kind
+
+
+def _build(
+    config: MachineConfig, kind: registry.EngineKind, options: RunOptions, inbox: Inbox
+) -> tuple[Machine, Engine]:
+    machine = Machine(config, console=inbox.console, agent=inbox.agent)
+    try:
+        return machine, kind.build(machine, options.engine_options)
+    except BaseException:
+        machine.close()
+        raise

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The user's terminal in raw mode, and out of it again whatever happens.
+"""The user's terminal as the guest's console: raw mode, the escape key, and the modes' restoration.
 
-A ``finally`` covers exceptions and the signals that the session handles. It does not cover a fault in native
-code or SIGKILL, so a small child process waits for the end of ours: when the pipe between the two closes
-without the word that all is well, it restores the terminal.
+A ``finally`` restores the modes after exceptions and the signals that the session handles, but not after a
+fault in native code or SIGKILL. So a small child process waits for the end of ours: when the pipe between the
+two closes before anything was written to it, the child restores the terminal.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ import os
 import signal
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from pvtime.errors import UsageError
+from pvtime.run.inbox import Inbox, QuitRequested
 
-__all__ = ["Terminal"]
+__all__ = ["ESCAPE", "ESCAPE_HELP", "Keyboard", "Terminal"]
+
+ESCAPE: Final = 0x1D
+"""Ctrl-], as in telnet: the key that shells and editors use least."""
+QUIT: Final = ord("q")
+
+ESCAPE_HELP: Final = "Ctrl-] q ends the run; Ctrl-] Ctrl-] sends Ctrl-] to the guest"
 
 OUTLIVED: Final = (
     signal.SIGINT,
@@ -29,18 +36,19 @@ OUTLIVED: Final = (
     signal.SIGTSTP,
     signal.SIGTTOU,
 )
-"""What the child ignores; the terminal sends most of them to both of us, SIGTTOU to background processes."""
+"""Signals that the child ignores. The terminal sends most of them to both processes, SIGTTOU to those in the
+background."""
 
 
 class Terminal:
-    """The terminal at ``fd``. Enter it before threads run and guest memory is there: it forks.
+    """The terminal at ``fd``. It forks when entered: enter it before there are threads and guest memory.
 
-    :raises UsageError: ``fd`` is no terminal.
+    :raises UsageError: ``fd`` is not a terminal.
     """
 
     def __init__(self, fd: int) -> None:
         if not os.isatty(fd):
-            raise UsageError("--interactive needs a terminal on standard input: run it without a pipe")
+            raise UsageError("an interactive run needs a terminal on standard input: run it without a pipe")
         self.fd = fd
         self._saved = termios.tcgetattr(fd)
         self._child = 0
@@ -58,13 +66,13 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-        with contextlib.suppress(BrokenPipeError):  # somebody killed the child
+        with contextlib.suppress(BrokenPipeError):  # the child was killed
             os.write(self._release, b".")
         os.close(self._release)
         os.waitpid(self._child, 0)
 
     def _guard(self, read: int) -> NoReturn:
-        """Be the child."""
+        """Restore the terminal when the parent ends without a word; runs in the child."""
         try:
             for number in OUTLIVED:
                 signal.signal(number, signal.SIG_IGN)
@@ -79,7 +87,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def raw(self) -> Iterator[None]:
-        """Hand every key to the guest, Ctrl-C too, for the time of a ``with`` block."""
+        """Set raw mode, in which Ctrl-C too is a key for the guest, for the time of a ``with`` block."""
         try:
             tty.setraw(self.fd)
             yield
@@ -87,13 +95,54 @@ class Terminal:
             self.restore()
 
     def restore(self) -> None:
-        """Bring back the modes that the terminal had; harmless when repeated or when it has gone."""
+        """Restore the former modes; harmless when repeated, or when the terminal has gone."""
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
 
     def size(self) -> os.terminal_size:
-        """Return the size in characters; (0, 0) where the terminal has none."""
+        """Return the size in characters; (0, 0) if the terminal has none."""
         try:
             return os.get_terminal_size(self.fd)
         except OSError:
             return os.terminal_size((0, 0))
+
+
+class Keyboard:
+    """Passes keys typed at ``fd`` to the guest by ``receive``, which returns how many bytes it took."""
+
+    def __init__(self, fd: int, receive: Callable[[bytes], int], inbox: Inbox) -> None:
+        self._fd = fd
+        self._receive = receive
+        self._inbox = inbox
+        self._escaped = False
+        self._pending = b""
+
+    def readable(self) -> bool:
+        """Read keys and pass them on; return whether the guest took all of them."""
+        if not self._pending:
+            try:
+                typed = os.read(self._fd, 4096)
+            except OSError:
+                typed = b""  # EIO: the terminal was hung up
+            if not typed:
+                self._inbox.unwatch(self._fd)
+                self._inbox.put(QuitRequested())
+            self._pending = self._filter(typed)
+        self._pending = self._pending[self._receive(self._pending) :]
+        return not self._pending
+
+    def _filter(self, typed: bytes) -> bytes:
+        """Return the keys for the guest, and carry out those for pvtime."""
+        passed = bytearray()
+        for key in typed:
+            if self._escaped:
+                self._escaped = False
+                if key == QUIT:
+                    self._inbox.put(QuitRequested())
+                elif key == ESCAPE:
+                    passed.append(key)
+            elif key == ESCAPE:
+                self._escaped = True
+            else:
+                passed.append(key)
+        return bytes(passed)

@@ -1,67 +1,99 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""When a run is to end. All times are those of :func:`time.monotonic`, in s."""
+"""Deadlines of a run: the end of its duration, a save, and the guest's time to power off."""
 
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from pvtime.run.plan import Plan
+from pvtime.run.options import RunOptions
 
-__all__ = ["BOOT_LIMIT", "Timetable"]
+__all__ = ["SessionTimeouts", "Timetable"]
 
-BOOT_LIMIT: Final = 60.0
-"""Seconds until a stock userland that has not reported no longer holds up ``--duration``."""
+
+@dataclass(frozen=True)
+class SessionTimeouts:
+    """Limits of a session's patience. All in s."""
+
+    boot: float = 60.0
+    """Until a stock userland that has not reported no longer delays the end of the duration."""
+    power_off: float = 10.0
+    """For the guest to power off when asked."""
+    power_off_signal: float = 2.0
+    """The same after Ctrl-C or SIGTERM: somebody waits."""
+    stat_reply: float = 2.0
+    """Until an unanswered request for /proc/stat is repeated."""
 
 
 class Timetable:
-    """What is due in a run by ``plan`` that starts now."""
+    """Deadlines of a run that starts now.
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.start = time.monotonic()
-        self.ready_at = self.start if plan.resumed and plan.tell_agent is not None else None
+    :param agent: the guest has the stock userland, from whose report on the times of ``options`` count.
+    :param resumed: that userland is up already.
+    :param clock: returns s; all times here are of it.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        *,
+        agent: bool,
+        resumed: bool,
+        timeouts: SessionTimeouts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options
+        self._agent = agent
+        self._resumed = resumed
+        self._timeouts = timeouts
+        self._clock = clock
+        self.start = clock()
+        self.ready_at = self.start if agent and resumed else None
         """When userland reported; None until it has."""
-        self.saved = plan.save is None
-        """Nothing is to be saved, or it was begun."""
+        self.save_pending = options.save_at is not None
+        """The machine is to be saved, and that has not begun."""
         self.give_up_at: float | None = None
-        """When a guest that was asked to power off is stopped."""
+        """When a guest that was asked to power off is stopped; None: it has not been asked."""
 
-    @property
-    def boot_seconds(self) -> float | None:
-        """From the start to userland; None where it has not reported, or had done so before."""
-        return None if self.ready_at is None or self._plan.resumed else self.ready_at - self.start
+    def now(self) -> float:
+        """Return the time."""
+        return self._clock()
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
-        return time.monotonic() - self.start
+        return self._clock() - self.start
 
-    def grant(self, grace: float) -> None:
-        """Give the guest ``grace`` seconds from now on; what it was given before may only get shorter."""
-        until = time.monotonic() + grace
+    @property
+    def boot_seconds(self) -> float | None:
+        """From the start to userland; None if it has not reported, or did so before the start."""
+        return None if self.ready_at is None or self._resumed else self.ready_at - self.start
+
+    @property
+    def save_at(self) -> float | None:
+        """When to save the machine; None: not at all, no more, or not known until userland reports."""
+        if self._options.save_at is None or not self.save_pending:
+            return None
+        begin = self.ready_at if self._agent else self.start
+        return None if begin is None else begin + self._options.save_at.seconds
+
+    @property
+    def end_at(self) -> float | None:
+        """When the host acts to end the run; None: only the guest or the user ends it."""
+        return self._duration_ends_at() if self.give_up_at is None else self.give_up_at
+
+    def limit_power_off(self, seconds: float) -> None:
+        """Give the guest so long to power off; an earlier limit stays."""
+        until = self._clock() + seconds
         self.give_up_at = until if self.give_up_at is None else min(self.give_up_at, until)
 
-    def end(self) -> float | None:
-        """Return when the host has to do something about the end; None where it need not."""
-        return self.duration_ends_at() if self.give_up_at is None else self.give_up_at
-
-    def save_at(self) -> float | None:
-        """Return when the machine is to be saved; None: not (again), or it is not known yet."""
-        if self._plan.save is None or self.saved:
+    def _duration_ends_at(self) -> float | None:
+        if self._options.duration is None:
             return None
-        begin = self.start if self._plan.tell_agent is None else self.ready_at
-        return None if begin is None else begin + self._plan.save[0]
-
-    def note_saved(self) -> None:
-        """It was begun."""
-        self.saved = True
-
-    def duration_ends_at(self) -> float | None:
-        """Return when ``--duration`` is over; None where there is no such time."""
-        if self._plan.duration is None:
-            return None
-        if self._plan.tell_agent is None:
-            return self.start + self._plan.duration
-        if self.ready_at is None:
-            return self.start + BOOT_LIMIT + self._plan.duration
-        return self.ready_at + self._plan.duration
+        if not self._agent:
+            begin = self.start
+        elif self.ready_at is None:
+            begin = self.start + self._timeouts.boot
+        else:
+            begin = self.ready_at
+        return begin + self._options.duration

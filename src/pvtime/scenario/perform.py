@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from pvtime.engine.registry import EngineKind
 from pvtime.errors import PvtimeError, UsageError
+from pvtime.images.progress import Progress
+from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Finding, Scenario
 from pvtime.steal.placement import PlacementName
 
-__all__ = ["Performance", "perform"]
+__all__ = ["Performance", "ScenarioView", "perform", "perform_all"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,52 @@ class Performance:
     def holds(self) -> bool:
         """Whether all is as expected; so it is where nothing was expected to be shown."""
         return self.failure is None and all(finding.holds for finding in self.findings)
+
+
+class ScenarioView(Protocol):
+    """Shows scenarios while they run."""
+
+    def announce(self, scenario: Scenario) -> None:
+        """Show a scenario's name and claims, before its runs."""
+
+    def begin(self, placement: PlacementName, engine: str) -> None:
+        """Show that a run with one placement begins."""
+
+    def show(self, event: Event) -> None:
+        """Show an event of the run."""
+
+    def end(self, performance: Performance) -> None:
+        """Show the result of the run."""
+
+
+def perform_all(
+    kind: EngineKind,
+    scenarios: Sequence[Scenario],
+    placements: Sequence[PlacementName],
+    view: ScenarioView | None,
+    *,
+    real: Progress | None = None,
+) -> list[Performance]:
+    """Run each scenario with each placement.
+
+    :param real: run Debian's kernel in the scenarios that can, and report the fetch of its images to this.
+    """
+    performances = []
+    for scenario in scenarios:
+        if view is not None:
+            view.announce(scenario)
+        for placement in placements:
+            if real is not None and scenario.real is not None:
+                events = scenario.real(real, placement)
+            else:
+                events = scenario.tell(Stage(lambda machine: kind.build(machine, {}), placement))
+            if view is None:
+                performances.append(perform(scenario, placement, events))
+                continue
+            view.begin(placement, kind.name)
+            performances.append(perform(scenario, placement, events, view.show))
+            view.end(performances[-1])
+    return performances
 
 
 def perform(

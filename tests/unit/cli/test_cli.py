@@ -11,15 +11,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
 import pytest
 
 from framework.fake_images import PROGRAM, Images, make_images
-from pvtime.cli.command import EXIT_BROKEN_PIPE, main
+from pvtime.cli.command import COMMANDS, EXIT_BROKEN_PIPE, group, main
 from pvtime.cli.params import parse_size
-from pvtime.errors import UsageError
-from pvtime.run.guest import Wishes, words
-
-UNKNOWN = os.terminal_size((0, 0))
 
 
 @pytest.fixture
@@ -47,7 +44,6 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 REFUSED = [
-    ([], "command"),
     (["walk"], "walk"),
     (["run", "--wings"], "--wings"),
     (["run", "--vcpus", "0"], "--vcpus"),
@@ -118,6 +114,38 @@ def test_version_and_help_are_answered(capsys: pytest.CaptureFixture[str]) -> No
     assert err == ""
 
 
+@pytest.mark.parametrize("arguments", [[], ["help"]])
+def test_pvtime_alone_and_help_show_the_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    wanted = capsys.readouterr().out
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == wanted
+
+
+def test_help_of_a_command_is_that_commands_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    wanted = capsys.readouterr().out
+    assert main(["help", "run"]) == 0
+    assert capsys.readouterr().out == wanted
+    assert main(["help", "walk"]) == 2
+    assert "'walk'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_a_short_line_in_the_list_and_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    assert len(command.short_help or "") in range(10, 50)
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"    pvtime {name}" in out
+    assert "..." not in out.partition("Options:")[2]
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [
@@ -139,33 +167,12 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
-def wishes(busy: int | None = None, interactive: bool = False, append: str = "") -> Wishes:
-    """Return the wishes of a run with two vCPUs and the stock userland."""
-    return Wishes(None, None, append, 2, busy, interactive)
-
-
-def test_the_stock_userland_keeps_every_vcpu_busy_unless_told() -> None:
-    assert words(wishes(), UNKNOWN, "") == "pvtime.busy=2"
-    assert words(wishes(busy=1, append="quiet"), UNKNOWN, "") == "pvtime.busy=1 quiet"
-    with pytest.raises(UsageError):
-        words(wishes(busy=3), UNKNOWN, "")
-
-
-def test_an_interactive_guest_is_idle_and_knows_its_terminal() -> None:
-    screen = os.terminal_size((132, 50))
-    told = words(wishes(interactive=True), screen, "xterm")
-    assert told == "pvtime.busy=0 pvtime.shell pvtime.rows=50 pvtime.cols=132 pvtime.term=xterm"
-
-
-def test_a_term_that_would_be_more_than_one_word_is_left_out() -> None:
-    assert words(wishes(interactive=True), UNKNOWN, "xterm init=/bin/sh") == "pvtime.busy=0 pvtime.shell"
-
-
 def test_a_run_prints_engine_console_and_last_table_in_this_order(images: Images) -> None:
     code, out, err = finished(program(images, "--append", "end"))
     assert (code, err) == (0, "")
-    at = [out.index(part) for part in ("pvtime: engine fake: a test", "guest says hello", "power-off after")]
-    assert at == sorted(at)
+    parts = ("pvtime: engine fake: a test", "guest says hello", "power-off after")
+    positions = [out.index(part) for part in parts]
+    assert positions == sorted(positions)
     assert "\x1b" not in out
 
 

@@ -13,7 +13,7 @@ import pytest
 from framework.ptys import written
 from pvtime.cli.command import main
 from pvtime.images.progress import silent
-from pvtime.report import progress as fetching
+from pvtime.report.image_progress import image_progress
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +42,13 @@ def test_json_has_every_image(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_fetch_that_nobody_shall_see_is_silent() -> None:
-    with fetching.shown(None) as progress:
+    with image_progress(None) as progress:
         assert progress is silent
 
 
 def test_a_file_gets_one_line_for_each_thing_that_is_done() -> None:
     file = io.StringIO()
-    with fetching.shown(file) as progress:
+    with image_progress(file) as progress:
         for done in range(5):
             progress("reading the lists", done, None)
         progress("fetching linux-image", 1, 21)
@@ -58,14 +58,14 @@ def test_a_file_gets_one_line_for_each_thing_that_is_done() -> None:
 
 def fetch(file: TextIO) -> None:
     """Show a fetch on ``file``."""
-    with fetching.shown(file) as progress:
+    with image_progress(file) as progress:
         progress("fetching linux-image", 0, 21 << 20)
         progress("fetching linux-image", 21 << 20, 21 << 20)
 
 
 def fetch_nothing(file: TextIO) -> None:
     """Find the images in the cache."""
-    with fetching.shown(file):
+    with image_progress(file):
         pass
 
 

@@ -117,7 +117,7 @@ def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
     monkeypatch.setattr(catalog, "SCENARIOS", {"x": replace(SCENARIOS["overlap"], name="x", tell=tell)})
     assert main(["scenario", "x", "--engine", "unicorn"]) == 0
     out = capsys.readouterr().out
-    assert "not here: --placement guest: not with this one" in out
+    assert "not possible here: --placement guest: not with this one" in out
     assert "all 1 as expected" in out
     assert main(["scenario", "x", *ONE]) == 2
     assert capsys.readouterr().err == "pvtime: --placement guest: not with this one\n"
@@ -127,13 +127,13 @@ def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
     ("arguments", "message"),
     [
         (["nothing"], "there is no scenario 'nothing': pvtime scenario lists them"),
-        (["overlap", "--real"], "the scenario overlap is for the small guest alone: leave --real out"),
+        (["overlap", "--real"], "a real kernel cannot run the scenario overlap: leave out --real"),
         (
             ["kexec", "--real", "--engine", "kvm"],
-            "--real with --engine kvm: it is for the engine unicorn alone",
+            "--real needs the engine unicorn: leave out --engine kvm",
         ),
         (["kexec", "--placement", "nowhere"], "'nowhere' is not one of"),
-        (["table", "--json"], "the table is Markdown: pvtime scenario all --json"),
+        (["table", "--json"], "pvtime scenario all --json"),
     ],
 )
 def test_what_cannot_be_is_refused(

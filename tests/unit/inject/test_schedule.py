@@ -35,36 +35,36 @@ def test_an_item_says_who_how_much_and_when(text: str, item: Item) -> None:
     ("text", "said"),
     [
         ("", "write [VCPUS:]AMOUNT"),
-        ("30@5-5", "its window"),
+        ("30@5-5", "shorter than a period"),
         ("a lot", "write"),
         ("30%,20%", "write"),
         ("30%@", "write"),
         ("-3s", "write"),
         ("1e9s", "write"),
-        ("0%", "nothing"),
-        ("0.000000001%/1ms", "nothing"),
-        ("0s", "nothing"),
-        ("101%", "more time than there is"),
-        ("2s/1s", "more time than there is"),
-        ("4s@10-13", "more time than there is"),
-        ("1us/999us", "1 ms at least"),
-        ("30%/0", "1 ms at least"),
-        ("1ms/0s", "1 ms at least"),
-        ("30%@5-4", "its window"),
-        ("30%@5-5.05", "its window"),
+        ("0%", "amount is zero"),
+        ("0.000000001%/1ms", "amount is zero"),
+        ("0s", "amount is zero"),
+        ("101%", "longer than the period"),
+        ("2s/1s", "longer than the period"),
+        ("4s@10-13", "longer than the time from FROM to TO"),
+        ("1us/999us", "at least 1 ms"),
+        ("30%/0", "at least 1 ms"),
+        ("1ms/0s", "at least 1 ms"),
+        ("30%@5-4", "shorter than a period"),
+        ("30%@5-5.05", "shorter than a period"),
         ("30%@5m", "5m is not a time"),
         ("1.2.3s", "1.2.3s is not a time"),
         ("1234567890s", "is not a time"),
-        ("3-1:30%", "3-1 is no list of vCPUs"),
-        ("1,:30%", "is no list of vCPUs"),
-        ("--:30%", "is no list of vCPUs"),
+        ("3-1:30%", "'3-1' is not a list of vCPUs"),
+        ("1,:30%", "is not a list of vCPUs"),
+        ("--:30%", "is not a list of vCPUs"),
     ],
 )
 def test_what_is_no_item_is_refused_and_named(text: str, said: str) -> None:
     with pytest.raises(UsageError) as refused:
         Schedule.parse(["30%", text])
     assert said in str(refused.value)
-    assert f"--steal {text}:" in str(refused.value)
+    assert f"steal schedule item {text!r}:" in str(refused.value)
 
 
 @given(st.text("0123456789.,-:@/%smu ", max_size=24))
@@ -80,7 +80,7 @@ def test_no_text_raises_anything_else(text: str) -> None:
 def test_a_vcpu_that_is_not_there_is_refused() -> None:
     schedule = Schedule.parse(["10%", "0-2:30%"])
     schedule.refuse_strangers(3)
-    with pytest.raises(UsageError, match=r"no vCPU 2 .* the last is 1"):
+    with pytest.raises(UsageError, match=r"names vCPU 2, but the last one is vCPU 1"):
         schedule.refuse_strangers(2)
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from framework.ptys import written
 from pvtime.engine.base import Outcome
 from pvtime.report import units
-from pvtime.report.lines import LINE_LIMIT, LineBuffer
-from pvtime.report.live import LinesView, LiveView, is_terminal
+from pvtime.report.console import LINE_LIMIT, LineBuffer
 from pvtime.report.model import Moment, RunReport, VcpuRow
 from pvtime.report.table import print_report
+from pvtime.report.views import LinesView, LiveView, is_terminal
 
 ROWS = (
     VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, 4_990_000_000, True, 312),

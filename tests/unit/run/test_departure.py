@@ -155,8 +155,8 @@ def test_migrate_prints_what_it_was_and_means_a_path_from_here(
     assert main(["migrate", "control", "unix:peer"]) == 0
     assert main(["migrate", "control", "tcp:peer:7", "--json"]) == 0
     round_line, text, document = capsys.readouterr().out.splitlines()
-    assert round_line == "round 1: 2.0 MiB of memory"
-    assert text == "moved in 2.000 s: 3.0 MiB sent, paused for 0.031 s with the last 1.0 MiB"
+    assert round_line == "round 1: 2.0 MiB of memory sent"
+    assert text == "moved in 2.000 s: 3.0 MiB sent, paused for 0.031 s while the last 1.0 MiB were sent"
     assert json.loads(document)["rounds"] == 1
     assert asked == [Migrate(f"unix:{tmp_path}/peer"), Migrate("tcp:peer:7")]
 
@@ -189,7 +189,7 @@ def test_a_machine_that_ended_before_its_time_says_that_it_was_not_saved(
 ) -> None:
     with running(*images, "--append", "end", "--save-at", "60", str(tmp_path / "saved")) as process:
         code, _, err = ended(process)
-    assert (code, err) == (0, "pvtime: the run ended before the machine was to be saved\n")
+    assert (code, err) == (0, "pvtime: the run ended before the machine could be saved\n")
 
 
 def test_a_machine_that_cannot_be_saved_when_asked_runs_on(

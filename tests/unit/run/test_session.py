@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -12,11 +11,14 @@ import pytest
 from framework.fakes import FakeEngine
 from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError
+from pvtime.machine.image import KernelImage
+from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.report.model import Moment
-from pvtime.run import session, timetable
-from pvtime.run.inbox import Inbox
-from pvtime.run.plan import Ending, Plan, Quit, Resized, Signalled
-from pvtime.run.session import Session
+from pvtime.run.inbox import Inbox, QuitRequested, SignalReceived, TerminalResized
+from pvtime.run.options import RunOptions
+from pvtime.run.session import RunResult, Session
+from pvtime.run.source import BuiltMachine
+from pvtime.run.timetable import SessionTimeouts
 
 BANNER = b"[    0.000000] Linux version 6.1.0-37-cloud-arm64 (debian) #1 SMP\r\n"
 
@@ -47,27 +49,76 @@ class RecordingView:
         self.moments.append(moment)
 
 
+class DrivenInbox(Inbox):
+    """An inbox in whose time, :attr:`now`, nothing happens but waiting and what :meth:`later` arranges."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        super().__init__(console_limit=10)
+        self._engine = engine
+        self._arranged: list[tuple[float, Callable[[], object]]] = []
+        self.now = 0.0
+
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Call something when so much time has passed."""
+        self._arranged.append((self.now + seconds, call))
+        self._arranged.sort(key=lambda arranged: arranged[0])
+
+    def wait(self, timeout: float | None) -> None:
+        """Let ``timeout`` pass, or less: until something arranged, or what has come already."""
+        if self._console or self._agent or self._events:
+            super().wait(0)
+        elif self._engine.over:
+            super().wait(None)  # its end comes from another thread
+        elif self._arranged and (timeout is None or self._arranged[0][0] <= self.now + timeout):
+            self.now, call = self._arranged.pop(0)
+            call()
+        else:
+            assert timeout is not None, "the session waits for ever"
+            self.now += timeout
+
+
 class Bench:
     """A session with a guest whose answers to the agent's commands are ``obey``'s."""
 
     def __init__(
-        self, duration: float | None = None, agent: bool = True, interval: float | None = None
+        self,
+        duration: float | None = None,
+        agent: bool = True,
+        interval: float | None = None,
+        resumed: bool = False,
     ) -> None:
         self.engine = FakeEngine()
-        self.inbox = Inbox()
+        self.inbox = DrivenInbox(self.engine)
         self.view = RecordingView(interval)
         self.heard: list[bytes] = []
+        self.heard_at: list[float] = []
         self.obey: Callable[[bytes], None] = lambda command: None
-        plan = Plan(tell_agent=self._tell if agent else None, duration=duration)
-        self.session = Session(self.engine, self.inbox, self.view, plan)
+        kernel = KernelImage(bytes(64), 0, 64, None)
+        self.machine = Machine(MachineConfig(2, 64 << 20, kernel), self.inbox.console, self.inbox.agent)
+        self.machine.agent.receive = self._tell  # type: ignore[method-assign]
+        self.session = Session(
+            BuiltMachine(self.machine, self.engine, agent, "a test", resumed=resumed),
+            self.inbox,
+            self.view,
+            RunOptions(duration=duration),
+            on_start=lambda: None,
+            save=lambda directory: None,
+            timeouts=SessionTimeouts(boot=60, power_off=10, power_off_signal=2, stat_reply=3),
+            clock=lambda: self.inbox.now,
+        )
 
-    def _tell(self, command: bytes) -> None:
-        self.heard.append(command)
-        self.obey(command)
+    def _tell(self, data: bytes) -> int:
+        self.heard.append(data)
+        self.heard_at.append(self.inbox.now)
+        self.obey(data)
+        return len(data)
 
-    def run(self) -> Ending:
+    def run(self) -> RunResult:
         """Run to the end, which must come."""
-        return self.session.run()
+        try:
+            return self.session.run()
+        finally:
+            self.machine.close()
 
     def stop_politely(self, command: bytes) -> None:
         """Be a guest that obeys ``stop``."""
@@ -80,12 +131,12 @@ def test_a_guest_that_powers_off_ends_the_run() -> None:
     bench = Bench()
     bench.inbox.console(BANNER)
     bench.engine.power_off()
-    ending = bench.run()
-    assert ending.report.outcome is Outcome.POWER_OFF
-    assert ending.report.kernel == "6.1.0-37-cloud-arm64"
-    assert ending.report.boot_seconds is None
-    assert [row.guest_steal_ns for row in ending.report.vcpus] == [None, None]
-    assert ending.notes == ()
+    result = bench.run()
+    assert result.report.outcome is Outcome.POWER_OFF
+    assert result.report.kernel == "6.1.0-37-cloud-arm64"
+    assert result.report.boot_seconds is None
+    assert [row.guest_steal_ns for row in result.report.vcpus] == [None, None]
+    assert result.notes == ()
     assert bench.view.text == BANNER
 
 
@@ -98,9 +149,10 @@ def test_the_release_is_the_agents_where_the_console_said_none() -> None:
 
 def test_the_banner_is_found_in_pieces_and_only_where_it_is_due() -> None:
     bench = Bench(agent=False)
-    for byte in BANNER + BANNER.replace(b"6.1.0", b"9.9.9"):
-        bench.inbox.console(bytes([byte]))
-    bench.engine.power_off()
+    console = BANNER + BANNER.replace(b"6.1.0", b"9.9.9")
+    for moment, byte in enumerate(console):
+        bench.inbox.later(moment, lambda byte=byte: bench.inbox.console(bytes([byte])))  # type: ignore[misc]
+    bench.inbox.later(len(console), bench.engine.power_off)
     assert bench.run().report.kernel == "6.1.0-37-cloud-arm64"
 
 
@@ -123,39 +175,41 @@ def test_a_cpu_that_the_guest_took_down_has_no_guest_figure() -> None:
 
 
 def test_after_the_duration_the_guest_is_asked_and_its_final_figures_count() -> None:
-    bench = Bench(duration=0.01)
+    bench = Bench(duration=7)
     bench.obey = bench.stop_politely
-    bench.inbox.agent(b"ready 6.1\n" + stat(1, steal_ticks=3))
-    ending = bench.run()
+    bench.inbox.later(1, lambda: bench.inbox.agent(b"ready 6.1\n" + stat(1, steal_ticks=3)))
+    result = bench.run()
     assert bench.heard == [b"stop\n"]
-    assert ending.report.outcome is Outcome.POWER_OFF
-    assert ending.report.boot_seconds is not None
-    assert [row.guest_steal_ns for row in ending.report.vcpus] == [50_000_000] * 2
-    assert ending.last.vcpus == ending.report.vcpus
-    assert ending.notes == ()
+    assert bench.heard_at == [pytest.approx(1 + 7)]
+    assert result.report.outcome is Outcome.POWER_OFF
+    assert result.report.boot_seconds == pytest.approx(1)
+    assert [row.guest_steal_ns for row in result.report.vcpus] == [50_000_000] * 2
+    assert result.last.vcpus == result.report.vcpus
+    assert result.notes == ()
 
 
-def test_a_guest_that_does_not_power_off_is_stopped_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "GRACE", 0.01)
-    bench = Bench(duration=0.01)
+def test_a_guest_that_does_not_power_off_is_stopped_and_that_is_said() -> None:
+    bench = Bench(duration=7)
     bench.inbox.agent(b"ready 6.1\n")
-    ending = bench.run()
-    assert ending.report.outcome is Outcome.STOPPED
+    result = bench.run()
+    assert result.report.outcome is Outcome.STOPPED
+    assert result.report.elapsed_seconds == pytest.approx(7 + 10)
     assert bench.engine.stopped
-    assert ending.notes == ("the guest did not power off when asked and was stopped",)
+    assert result.notes == ("the guest did not power off when asked, so it was stopped",)
 
 
-def test_a_stock_userland_that_never_reports_does_not_run_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timetable, "BOOT_LIMIT", 0.01)
-    ending = Bench(duration=0.01).run()
-    assert ending.notes == ("the stock userland never reported; the guest was stopped",)
+def test_a_stock_userland_that_never_reports_does_not_run_for_ever() -> None:
+    result = Bench(duration=7).run()
+    assert result.report.elapsed_seconds == pytest.approx(60 + 7)
+    assert result.notes == ("the stock userland never reported, so the guest was stopped",)
 
 
 def test_without_an_agent_the_duration_counts_from_the_start_and_the_engine_is_stopped() -> None:
-    bench = Bench(duration=0.01, agent=False)
-    ending = bench.run()
-    assert ending.report.outcome is Outcome.STOPPED
-    assert ending.notes == ()
+    bench = Bench(duration=7, agent=False)
+    result = bench.run()
+    assert result.report.outcome is Outcome.STOPPED
+    assert result.report.elapsed_seconds == pytest.approx(7)
+    assert result.notes == ()
     assert bench.heard == []
 
 
@@ -163,43 +217,54 @@ def test_a_signal_ends_a_guest_politely_and_is_told() -> None:
     bench = Bench()
     bench.obey = bench.stop_politely
     bench.inbox.agent(b"ready 6.1\n")
-    bench.inbox.put(Signalled(signal.SIGTERM))
-    ending = bench.run()
-    assert ending.signal == signal.SIGTERM
-    assert ending.report.outcome is Outcome.POWER_OFF
+    bench.inbox.put(SignalReceived(signal.SIGTERM))
+    result = bench.run()
+    assert result.signal == signal.SIGTERM
+    assert result.report.outcome is Outcome.POWER_OFF
 
 
-def test_a_second_signal_does_not_wait_for_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "GRACE_SIGNAL", 1e6)
+def test_after_a_signal_the_guest_has_less_time_to_power_off() -> None:
     bench = Bench()
     bench.inbox.agent(b"ready 6.1\n")
-    bench.inbox.put(Signalled(signal.SIGINT))
-    bench.inbox.put(Signalled(signal.SIGINT))
-    assert bench.run().signal == signal.SIGINT
+    bench.inbox.put(SignalReceived(signal.SIGINT))
+    result = bench.run()
+    assert bench.heard == [b"stop\n"]
+    assert result.report.elapsed_seconds == pytest.approx(2)
+
+
+def test_a_second_signal_does_not_wait_for_the_guest() -> None:
+    bench = Bench()
+    bench.inbox.agent(b"ready 6.1\n")
+    bench.inbox.put(SignalReceived(signal.SIGINT))
+    bench.inbox.put(SignalReceived(signal.SIGINT))
+    result = bench.run()
+    assert result.signal == signal.SIGINT
+    assert result.report.elapsed_seconds == 0
 
 
 def test_a_signal_before_userland_ends_at_once() -> None:
     bench = Bench()
-    bench.inbox.put(Signalled(signal.SIGINT))
-    ending = bench.run()
-    assert ending.report.outcome is Outcome.STOPPED
-    assert ending.notes == ()
+    bench.inbox.put(SignalReceived(signal.SIGINT))
+    result = bench.run()
+    assert result.report.outcome is Outcome.STOPPED
+    assert result.report.elapsed_seconds == 0
+    assert result.notes == ()
 
 
 def test_the_escape_key_ends_the_run() -> None:
     bench = Bench()
     bench.obey = bench.stop_politely
     bench.inbox.agent(b"ready 6.1\n")
-    bench.inbox.put(Quit())
-    ending = bench.run()
-    assert ending.signal is None
-    assert ending.report.outcome is Outcome.POWER_OFF
+    bench.inbox.put(QuitRequested())
+    result = bench.run()
+    assert result.signal is None
+    assert result.report.outcome is Outcome.POWER_OFF
 
 
 def test_a_size_that_came_before_userland_reaches_it() -> None:
     bench = Bench()
-    bench.inbox.put(Resized(50, 132))
-    threading.Timer(0.05, bench.inbox.agent, [b"ready 6.1\n"]).start()
+    bench.inbox.put(TerminalResized(50, 132))
+    bench.inbox.later(1, lambda: bench.inbox.agent(b"ready 6.1\n"))
     bench.obey = lambda command: bench.engine.power_off()
     bench.run()
     assert bench.heard == [b"size 50 132\n"]
@@ -209,10 +274,10 @@ def test_a_size_that_came_before_userland_reaches_it() -> None:
 def test_an_engine_that_cannot_go_on_leaves_a_report_and_its_reason(error: Exception) -> None:
     bench = Bench()
     bench.engine.fail(error)
-    ending = bench.run()
-    assert ending.report.outcome is Outcome.FAILED
-    assert isinstance(ending.error, EngineError)
-    assert str(error) in str(ending.error)
+    result = bench.run()
+    assert result.report.outcome is Outcome.FAILED
+    assert isinstance(result.error, EngineError)
+    assert str(error) in str(result.error)
 
 
 def test_the_engine_is_stopped_even_when_the_view_fails() -> None:
@@ -229,22 +294,30 @@ def test_the_engine_is_stopped_even_when_the_view_fails() -> None:
 
 
 def test_a_view_with_an_interval_is_fed_by_the_host_until_the_guest_reports_and_then_by_it() -> None:
-    bench = Bench(interval=0.001)
+    bench = Bench(interval=1)
 
     def answer(command: bytes) -> None:
         bench.inbox.agent(stat(1, steal_ticks=3))
         bench.engine.power_off()
 
     bench.obey = answer
-    threading.Timer(0.05, bench.inbox.agent, [b"ready 6.1\n"]).start()
+    bench.inbox.later(3.5, lambda: bench.inbox.agent(b"ready 6.1\n"))
     bench.run()
-    assert not bench.view.moments[0].from_guest
-    assert bench.view.moments[-1].from_guest
-    assert bench.heard[0] == b"stat\n"
+    assert [moment.from_guest for moment in bench.view.moments] == [False, False, False, True]
+    assert bench.heard == [b"stat\n"]
 
 
-def test_what_a_guest_prints_too_fast_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pvtime.run.inbox.CONSOLE_LIMIT", 10)
+def test_a_question_that_the_guest_leaves_open_is_repeated_after_a_while() -> None:
+    bench = Bench(interval=1)
+    bench.inbox.agent(b"ready 6.1\n")
+    bench.inbox.later(8.5, bench.engine.power_off)
+    bench.run()
+    assert bench.heard == [b"stat\n"] * 3
+    assert bench.heard_at == pytest.approx([1, 4, 7], abs=0.1)
+    assert bench.view.moments == []
+
+
+def test_what_a_guest_prints_too_fast_is_counted() -> None:
     bench = Bench()
     for _ in range(15):
         bench.inbox.console(b"x")
@@ -253,8 +326,7 @@ def test_what_a_guest_prints_too_fast_is_counted(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_machine_counted_elsewhere_is_noted_at_its_start() -> None:
-    engine = FakeEngine()
-    engine.samples = 41
-    plan = Plan(tell_agent=None, duration=0.01, resumed=True)
-    last = Session(engine, Inbox(), RecordingView(), plan).run().last
+    bench = Bench(duration=1, agent=False, resumed=True)
+    bench.engine.samples = 41
+    last = bench.run().last
     assert (last.before_ns, last.vcpus[0].truth_ns) == ((42, 42), 43)

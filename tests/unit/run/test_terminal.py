@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from framework.fake_images import PROGRAM, Images, make_images
-from pvtime.run.inbox import Inbox
-from pvtime.run.keyboard import Keyboard
-from pvtime.run.plan import Quit
+from pvtime.run.inbox import Inbox, QuitRequested
+from pvtime.run.terminal import Keyboard
 
 DEADLINE = 10.0
 """Seconds after which a test gives up; none waits this long when all is well."""
@@ -70,7 +69,7 @@ class Pty:
 
 @pytest.fixture
 def append() -> str:
-    """Return what the engine shall do: nothing."""
+    """Return the engine's command: none."""
     return ""
 
 
@@ -166,7 +165,7 @@ def test_the_escape_key_before_another_key_swallows_both() -> None:
 
 def test_the_escape_key_and_q_quit() -> None:
     guest = Guest()
-    assert typed(guest, b"a", b"\x1d", b"q").take_events() == [Quit()]
+    assert typed(guest, b"a", b"\x1d", b"q").take_events() == [QuitRequested()]
     assert guest.got == b"a"
 
 
@@ -185,5 +184,5 @@ def test_a_terminal_that_was_hung_up_ends_the_run() -> None:
     inbox.watch(read, Keyboard(read, Guest().receive, inbox).readable)
     os.close(write)
     inbox.wait(1)
-    assert inbox.take_events() == [Quit()]
+    assert inbox.take_events() == [QuitRequested()]
     os.close(read)

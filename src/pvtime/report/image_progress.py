@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Shows how far a fetch of the stock images is."""
+"""Progress of a fetch of guest images, as a bar or as lines."""
 
 from __future__ import annotations
 
@@ -8,55 +8,47 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from pvtime.images.cache import cache_directory
 from pvtime.images.progress import Progress, silent
-from pvtime.images.store import StockImages, stock_images
-from pvtime.report.live import is_terminal
+from pvtime.report.views import is_terminal
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-__all__ = ["Bar", "Lines", "shown", "stock"]
-
-
-def stock(output: TextIO | None) -> StockImages:
-    """Return the stock images; if they must be fetched, show on ``output`` how far that is (None: nowhere).
-
-    :raises ImagesError: they cannot be had.
-    """
-    with shown(output) as progress:
-        return stock_images(cache_directory(), progress)
+__all__ = ["ProgressBar", "ProgressLines", "image_progress"]
 
 
 @contextmanager
-def shown(output: TextIO | None) -> Iterator[Progress]:
-    """Yield what a fetch is to call: a bar on a terminal, else a line for each thing that is done."""
+def image_progress(output: TextIO | None) -> Iterator[Progress]:
+    """Yield a callback for a fetch: it draws a bar on a terminal, and prints a line for each step elsewhere.
+
+    :param output: None: nowhere.
+    """
     if output is None:
         yield silent
     elif is_terminal(output):
-        with Bar(output) as bar:
+        with ProgressBar(output) as bar:
             yield bar
     else:
-        yield Lines(output)
+        yield ProgressLines(output)
 
 
-class Lines:
-    """Prints each description once."""
+class ProgressLines:
+    """Prints each step's description once."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
         self._last = ""
 
     def __call__(self, description: str, completed_bytes: int, total_bytes: int | None) -> None:
-        """See :class:`~pvtime.images.progress.Progress`."""
+        """Print ``description`` if it is new."""
         if description != self._last:
             self._last = description
             print(f"pvtime: {description}", file=self._output, flush=True)
 
 
-class Bar:
-    """Draws a bar. rich comes with the first call: most runs find their images in the cache."""
+class ProgressBar:
+    """Draws a bar. rich is imported at the first call: most runs find their images in the cache."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
@@ -74,7 +66,7 @@ class Bar:
             self._bars.stop()
 
     def __call__(self, description: str, completed_bytes: int, total_bytes: int | None) -> None:
-        """See :class:`~pvtime.images.progress.Progress`."""
+        """Move the bar, or begin one for a new step."""
         bars = self._bars = self._bars or self._open()
         if self._task is None or description != self._last:
             self._last = description

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest's console: the kernel's banner in it, and its lines made safe to print."""
+"""A guest's console output: find the kernel's release in it, and make its lines safe to print."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from typing import Final
 __all__ = ["BANNER_WITHIN", "LINE_LIMIT", "Banner", "LineBuffer"]
 
 LINE_LIMIT: Final = 4096
-"""Bytes after which a line is broken: a guest need not ever end one."""
+"""Bytes after which a line is broken: a guest need not end one."""
 
 BANNER_WITHIN: Final = 1 << 16
-"""Bytes of console output in which the banner is looked for."""
+"""Bytes of console output in which to look for the banner."""
 
 LINUX_VERSION = re.compile(rb"Linux version ([!-~]{1,64})\s")
-"""The banner with which every Linux kernel starts (init/version-timestamp.c)."""
+"""The banner that every Linux kernel prints first (init/version-timestamp.c)."""
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])")
-"""ECMA-48 control sequences, and the strings that set a window's title: the terminal is the user's."""
+"""ECMA-48 control sequences, and strings that set a window's title: none may reach the user's terminal."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Banner:
-    """Finds the kernel's release in what the guest prints first."""
+    """Finds the kernel's release at the beginning of the console output.
 
-    def __init__(self) -> None:
+    :param release: the release, if it is known already.
+    """
+
+    def __init__(self, release: str | None = None) -> None:
         self._head = b""
-        self.release: str | None = None
-        """Release, such as ``6.1.0-37-cloud-arm64``; None until it was printed."""
+        self.release = release
+        """Release, such as ``6.1.0-37-cloud-arm64``; None until the guest prints it."""
 
     def feed(self, data: bytes) -> None:
         """Take console output."""
@@ -38,7 +41,7 @@ class Banner:
 
 
 class LineBuffer:
-    r"""Keeps what has no end of line yet.
+    r"""Splits console output into lines.
 
     >>> buffer = LineBuffer()
     >>> buffer.feed(b"one\r\ntw"), buffer.feed(b"o\n")
@@ -57,7 +60,7 @@ class LineBuffer:
         return [_clean(line) for line in lines]
 
     def flush(self) -> list[str]:
-        """Return the line that was begun, if one was."""
+        """Return the unfinished line, if there is one."""
         rest, self._rest = self._rest, b""
         return [_clean(rest)] if rest else []
 

@@ -1,29 +1,47 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What shows a run while it lasts: a live table on a terminal, lines elsewhere, or nothing."""
+"""Views of a run: a live table on a terminal, lines elsewhere, the console alone, or nothing."""
 
 from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import ClassVar, Final, Self, TextIO
+from typing import ClassVar, Final, Protocol, Self, TextIO
 
 from pvtime.report import units
-from pvtime.report.lines import LineBuffer
+from pvtime.report.console import LineBuffer
 from pvtime.report.model import Moment
 from pvtime.report.table import fault_notes, moment_table, open_console
 
-__all__ = ["LinesView", "LiveView", "QuietView", "is_terminal"]
+__all__ = ["LinesView", "LiveView", "QuietView", "RawView", "View", "is_terminal"]
 
 TITLE: Final = "stolen time per vCPU, {:.1f} s after the start"
 
 
 def is_terminal(file: TextIO) -> bool:
-    """Whether ``file`` is a terminal on which lines can be drawn over."""
+    """Whether ``file`` is a terminal on which a line can be overwritten."""
     return file.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-class QuietView(AbstractContextManager["QuietView"]):
+class View(Protocol):
+    """Shows a run. Called from the main thread only."""
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two moments; None: show none."""
+
+    @property
+    def console_interval(self) -> float | None:
+        """Seconds for which console output may be delayed; None: show it when something else is due."""
+
+    def console(self, data: bytes) -> None:
+        """Show console output."""
+
+    def moment(self, moment: Moment) -> None:
+        """Show new figures."""
+
+
+class QuietView:
     """Shows nothing."""
 
     interval: ClassVar[float | None] = None
@@ -35,12 +53,27 @@ class QuietView(AbstractContextManager["QuietView"]):
     def moment(self, moment: Moment) -> None:
         """Show nothing."""
 
-    def __exit__(self, *_: object) -> None:
-        return None
+
+class RawView:
+    """Passes console output on as it is: the terminal is the guest's, with no room for a table."""
+
+    interval: ClassVar[float | None] = None
+    console_interval: ClassVar[float | None] = None
+
+    def __init__(self, file: TextIO) -> None:
+        self._out = file.buffer
+
+    def console(self, data: bytes) -> None:
+        """Pass the bytes on."""
+        self._out.write(data)
+        self._out.flush()
+
+    def moment(self, moment: Moment) -> None:
+        """Show nothing."""
 
 
 class LinesView(AbstractContextManager["LinesView"]):
-    """Prints the guest's console, and the figures as a line now and then: for files and pipes."""
+    """Prints the guest's console, and a line of figures every :attr:`interval`: for files and pipes."""
 
     interval: ClassVar[float | None] = 2.0
     console_interval: ClassVar[float | None] = 0.1
@@ -78,7 +111,7 @@ class LinesView(AbstractContextManager["LinesView"]):
 
 
 class LiveView(AbstractContextManager["LiveView"]):
-    """Draws the table over itself a few times a second, below the guest's console."""
+    """Redraws the table a few times a second, below the guest's console."""
 
     interval: ClassVar[float | None] = 0.25
     console_interval: ClassVar[float | None] = 0.1
@@ -104,7 +137,7 @@ class LiveView(AbstractContextManager["LiveView"]):
         self._print(self._lines.feed(data))
 
     def moment(self, moment: Moment) -> None:
-        """Draw the table anew, from the first vCPU on that asked for stolen time."""
+        """Draw the table, once a vCPU has asked for stolen time."""
         from rich.console import Group
 
         if any(row.enabled for row in moment.vcpus):

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime migrate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+__all__ = ["migrate_command"]
+
+
+@click.command("migrate", short_help="Move a running machine to another process")
+@click.argument("socket", type=click.Path(path_type=Path))
+@click.argument("address")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def migrate_command(socket: Path, address: str, as_json: bool) -> None:
+    """Move a running machine to the process that runs pvtime receive ADDRESS.
+
+    The machine must have been started with --control SOCKET. Most of its memory is sent while it runs; it
+    pauses only while the rest is sent.
+
+    \b
+    Example:
+        pvtime run --control socket &
+        pvtime receive unix:peer &
+        pvtime migrate socket unix:peer
+    """  # noqa: D301 (click wants the character)
+    from pvtime.report import units
+    from pvtime.run.control import ask
+    from pvtime.run.requests import Migrate, Moved
+    from pvtime.snapshot.address import Address
+
+    def show_round(number: int, size: int) -> None:
+        if not as_json:
+            click.echo(f"round {number}: {units.size(size)} of memory sent")
+
+    # A relative path is relative to this process's directory, not to that of the machine's process.
+    peer = Address.parse(address).absolute()
+    moved = ask(socket, Migrate(str(peer)), Moved, show_round)
+    if as_json:
+        click.echo(json.dumps(asdict(moved)))
+        return
+    click.echo(
+        f"moved in {units.time(moved.total_ns)}: {units.size(moved.sent_bytes)} sent, "
+        f"paused for {units.time(moved.pause_ns)} while the last {units.size(moved.paused_bytes)} were sent"
+    )

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options of every command that runs a machine, wherever the machine comes from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pvtime.cli.params import key_values, parsed_by, seconds
+from pvtime.errors import UsageError
+from pvtime.inject.schedule import Item, Schedule
+from pvtime.run.options import RunOptions, SaveAt
+
+__all__ = ["parse_steal", "run_options"]
+
+
+def run_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options to a command, which gets them as its parameter ``options``, a :class:`RunOptions`."""
+
+    @functools.wraps(command)
+    def parsed(
+        *,
+        engine_options: dict[str, str],
+        steal: Schedule,
+        duration: float | None,
+        save_at: SaveAt | None,
+        control: Path | None,
+        report: Path | None,
+        quiet: bool,
+        interactive: bool,
+        **others: Any,
+    ) -> int:
+        if quiet and interactive:
+            raise UsageError("--quiet and --interactive exclude each other: leave one of them out")
+        if save_at is not None and duration is not None and save_at.seconds >= duration:
+            raise UsageError("--duration ends the run before --save-at: leave one of them out")
+        options = RunOptions(
+            engine_options=engine_options,
+            steal=steal,
+            duration=duration,
+            save_at=save_at,
+            control=control,
+            report=report,
+            quiet=quiet,
+            interactive=interactive,
+        )
+        return command(**others, options=options)
+
+    for option in reversed(OPTIONS):
+        parsed = option(parsed)
+    return parsed
+
+
+def parse_steal(values: Iterable[str]) -> Schedule:
+    """Return the schedule of some items; ``@FILE`` stands for a file with one item a line.
+
+    :raises UsageError: a file cannot be read, or an item is invalid; the message names it.
+    """
+    items: list[Item] = []
+    for value in values:
+        items += _items_of_file(Path(value[1:])) if value.startswith("@") else [Item.parse(value)]
+    return Schedule(tuple(items))
+
+
+def _items_of_file(path: Path) -> Iterator[Item]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # invalid UTF-8, or a name with a NUL
+        raise UsageError(f"{path} is not a text file: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if item := line.partition("#")[0].strip():
+            try:
+                yield Item.parse(item)
+            except UsageError as error:
+                raise UsageError(f"{path}:{number}: {error}") from error
+
+
+def _save_at(value: tuple[str, Path]) -> SaveAt:
+    return SaveAt(seconds(value[0]), value[1])
+
+
+OPTIONS: Final = (
+    click.option(
+        "--duration",
+        callback=parsed_by(seconds),
+        metavar="SECONDS",
+        help="End the run this long after userland came up.",
+    ),
+    click.option(
+        "--interactive", is_flag=True, help="Connect the guest's console to this terminal; Ctrl-] q ends."
+    ),
+    click.option(
+        "--quiet",
+        is_flag=True,
+        help="Print the last table only; with --report - print the report only.",
+    ),
+    click.option(
+        "--report",
+        type=click.Path(allow_dash=True, path_type=Path),
+        metavar="FILE",
+        help="Write the figures as JSON to FILE at the end; - is standard output.",
+    ),
+    click.option(
+        "--steal",
+        multiple=True,
+        callback=parsed_by(parse_steal),
+        metavar="[VCPUS:]AMOUNT[/PERIOD][@FROM[-TO]]",
+        help="Steal time from vCPUs: 30% all the time; 1:200ms/1s@5-10 from vCPU 1, in seconds 5 to 10; "
+        "4s@10 once. @FILE reads one item from each line. May be repeated. See docs/steal.md.",
+    ),
+    click.option(
+        "--save-at",
+        type=(str, click.Path(path_type=Path)),
+        callback=parsed_by(_save_at),
+        metavar="SECONDS DIRECTORY",
+        help="Save the machine to a new directory this long after userland came up, and end the run.",
+    ),
+    click.option(
+        "--control",
+        type=click.Path(path_type=Path),
+        metavar="SOCKET",
+        help="Create a socket for pvtime save and pvtime migrate.",
+    ),
+    click.option(
+        "--engine-option",
+        "engine_options",
+        multiple=True,
+        callback=parsed_by(key_values),
+        metavar="KEY=VALUE",
+        help="Set an option of the engine, such as internals=off. May be repeated.",
+    ),
+)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options of a run, as the command line has parsed them; checked before anything is built."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TextIO
+
+from pvtime.engine.registry import AUTO
+from pvtime.inject.schedule import Schedule
+from pvtime.steal.placement import PlacementName
+
+__all__ = ["STDOUT", "GuestOptions", "RunOptions", "SaveAt"]
+
+STDOUT: Final = Path("-")
+"""As the path of a report: standard output. What people read then goes to standard error."""
+
+
+@dataclass(frozen=True)
+class SaveAt:
+    """Save the machine to ``directory`` and end the run; ``seconds`` count as those of the duration do."""
+
+    seconds: float
+    directory: Path
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every run, wherever its machine comes from."""
+
+    engine_options: Mapping[str, str] = field(default_factory=dict)
+    steal: Schedule = field(default_factory=Schedule)
+    """The schedule of time to steal on purpose."""
+    duration: float | None = None
+    """Seconds, from userland on where the guest has an agent, else from the start; None: no limit."""
+    save_at: SaveAt | None = None
+    control: Path | None = None
+    """Path of the control socket, for ``pvtime save`` and ``pvtime migrate``."""
+    report: Path | None = None
+    quiet: bool = False
+    interactive: bool = False
+    """Connect the guest's console to the user's terminal."""
+
+    @property
+    def output(self) -> TextIO:
+        """The stream for what people read."""
+        return sys.stderr if self.report == STDOUT else sys.stdout
+
+    @property
+    def progress_output(self) -> TextIO | None:
+        """The stream for what people read while the machine is built and runs; None when quiet."""
+        return None if self.quiet else self.output
+
+    @property
+    def report_only(self) -> bool:
+        """Whether the report is the only output."""
+        return self.quiet and self.report == STDOUT
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """Options of a machine that boots a kernel: the machine, its images, and the stock userland's work."""
+
+    kernel: Path | None = None
+    """None: the stock kernel."""
+    initrd: Path | None = None
+    """None: the stock userland, which has an agent."""
+    append: str = ""
+    """Words for the kernel's command line, behind those for the stock userland."""
+    vcpus: int = 1
+    memory: int = 512 << 20
+    """Bytes of RAM."""
+    cpu: str | None = None
+    """CPU model; None: the engine's default."""
+    engine: str = AUTO
+    placement: PlacementName = PlacementName.USERSPACE
+    no_pvtime: frozenset[int] = frozenset()
+    """vCPUs without stolen time."""
+    busy: int | None = None
+    """Number of vCPUs that the stock userland keeps busy; None: all, or none of an interactive guest's."""

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine's run for a user: from the options to the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from pvtime.report import document
+from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
+from pvtime.run.departure import Departure, listen, refuse_existing
+from pvtime.run.inbox import Inbox
+from pvtime.run.options import STDOUT, RunOptions
+from pvtime.run.session import RunResult, Session
+from pvtime.run.signals import ending_signals, window_changes
+from pvtime.run.source import NO_SCREEN, BuiltMachine, MachineSource
+from pvtime.run.terminal import ESCAPE_HELP, Keyboard, Terminal
+
+if TYPE_CHECKING:
+    from pvtime.snapshot.address import OwnSocket
+
+__all__ = ["run_machine"]
+
+
+def run_machine(source: MachineSource, options: RunOptions) -> int:
+    """Run a machine, show it, and return the exit code.
+
+    :raises PvtimeError: the options cannot be met, or the engine failed.
+    """
+    if options.report is not None and options.report != STDOUT:
+        document.refuse_unwritable(options.report)
+    if options.save_at is not None:
+        refuse_existing(options.save_at.directory)
+    with contextlib.ExitStack() as stack:
+        # The terminal forks, which is cheap before there are threads and guest memory.
+        terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if options.interactive else None
+        inbox = Inbox(eager=terminal is not None)
+        stack.callback(inbox.close)
+        # Before the machine: a migration must not fail for want of a control socket.
+        listener = stack.enter_context(listen(options.control)) if options.control is not None else None
+        built = source.build(options, inbox, terminal.size() if terminal else NO_SCREEN)
+        stack.callback(built.machine.close)
+        if not options.quiet:
+            print(f"pvtime: engine {built.reason}", file=options.output, flush=True)
+        result = _run_session(options, built, inbox, terminal, listener)
+    return _finish(options, result)
+
+
+def _run_session(
+    options: RunOptions,
+    built: BuiltMachine,
+    inbox: Inbox,
+    terminal: Terminal | None,
+    listener: OwnSocket | None,
+) -> RunResult:
+    """Run the session with the view that fits the output."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ending_signals(inbox))
+        view: View
+        if terminal is not None:
+            print(f"pvtime: {ESCAPE_HELP}", file=options.output, flush=True)
+            # A guest that boots has the first size in its command line.
+            stack.enter_context(window_changes(inbox, terminal.size, at_once=built.resumed))
+            stack.enter_context(terminal.raw())
+            inbox.watch(terminal.fd, Keyboard(terminal.fd, built.machine.console.receive, inbox).readable)
+            view = RawView(options.output)
+        elif options.quiet:
+            view = QuietView()
+        elif is_terminal(options.output):
+            view = stack.enter_context(LiveView(options.output))
+        else:
+            view = stack.enter_context(LinesView(options.output))
+        departure = Departure(built, inbox, listener)
+        session = Session(built, inbox, view, options, on_start=departure.begin, save=departure.save)
+        departure.session = session
+        with contextlib.closing(departure):
+            return session.run()
+
+
+def _finish(options: RunOptions, result: RunResult) -> int:
+    """Write the report, print the last table, and return the exit code.
+
+    :raises PvtimeError: the report cannot be written, or the engine failed.
+    """
+    if options.report == STDOUT:
+        sys.stdout.write(document.to_json(result.report))
+        sys.stdout.flush()
+    elif options.report is not None:
+        document.write(result.report, options.report)
+    if not options.report_only:
+        from pvtime.report.table import print_report  # its docstring has the cost
+
+        print_report(result.report, result.last, options.output)
+    for note in result.notes:
+        print(f"pvtime: {note}", file=sys.stderr)
+    if result.error is not None:
+        raise result.error
+    return 0 if result.signal is None else 128 + result.signal
