@@ -17,6 +17,7 @@ from framework.fakes import FakeEngine
 from pvtime.cli.command import main
 from pvtime.engine import registry
 from pvtime.engine.base import Engine
+from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.machine import Machine
 
 __all__ = ["GREETING"]
@@ -45,7 +46,7 @@ class GreetingEngine(FakeEngine):
                 self.fail(ZeroDivisionError("a bug"))
 
 
-def build(machine: Machine, options: Mapping[str, str]) -> Engine:
+def build(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
     """Make the engine, as the table of engines wants it."""
     return GreetingEngine(machine)
 

@@ -89,7 +89,7 @@ def steal_and_compare(guest: Guest[Engine], host: Host, index: int) -> None:
     wait_until(guest, lambda: host.run_delay(index) - delay >= THEFT_NS)
     grown = host.run_delay(index) - delay
     # In this order what was stolen is the younger one.
-    assert guest.engine.sample()[index].structure_ns - stolen >= grown
+    assert guest.engine.sample()[index].count_ns - stolen >= grown
     wait_until(guest, lambda: guest.result(READ + index) - stolen >= grown)
     told = guest.result(READ + index)
     assert told <= host.run_delay(index)

@@ -14,6 +14,7 @@ from typing import Final
 
 from pvtime.engine.base import Engine
 from pvtime.engine.registry import ENGINES
+from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.machine import Machine
 from pvtime.steal.run_delay import Schedstat
 
@@ -33,10 +34,10 @@ class Choice:
     def __str__(self) -> str:
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
-    def build(self, machine: Machine) -> Engine:
+    def build(self, machine: Machine, steal: Schedule = NOTHING) -> Engine:
         """Make the engine of a machine."""
         (kind,) = (kind for kind in ENGINES if kind.name == self.name)
-        return kind.build(machine, self.options)
+        return kind.build(machine, self.options, steal)
 
 
 CHOICES: Final = {

@@ -166,10 +166,9 @@ def boot_linux(
         load_kernel(images.kernel),
         build_initramfs(images.busybox),
         f"console=ttyS0 earlycon {append}".strip(),
-        steal=Schedule.parse(steal),
     )
     machine = Machine(config, console, agent)
-    engine = UnicornEngine(machine, {"internals": internals})
+    engine = UnicornEngine(machine, {"internals": internals}, Schedule.parse(steal))
     guest = LinuxGuest(machine, engine)
     engine.start()
     try:

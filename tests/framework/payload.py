@@ -14,7 +14,7 @@ from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Progra
 from framework.engines import Choice
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Engine, Outcome, VcpuSample
-from pvtime.inject.schedule import Schedule
+from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
@@ -146,13 +146,13 @@ class Guest(Generic[E]):
 
 @contextmanager
 def _boot(
-    code: Program, build: Callable[[Machine], E], vcpus: int, cpu: str | None, steal: tuple[str, ...] = ()
+    code: Program, build: Callable[[Machine, Schedule], E], vcpus: int, cpu: str | None, steal: Schedule
 ) -> Iterator[Guest[E]]:
     kernel = KernelImage(code.assemble(), 0, _SIZE, None)
     console = bytearray()
-    config = MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu, steal=Schedule.parse(steal))
+    config = MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu)
     machine = Machine(config, console.extend, lambda _: None)
-    engine = build(machine)
+    engine = build(machine, steal)
     try:
         yield Guest(machine, engine, console)
     finally:
@@ -165,7 +165,7 @@ def boot_on(
     engine: Choice, payload: Program, vcpus: int = 1, steal: tuple[str, ...] = ()
 ) -> Iterator[Guest[Engine]]:
     """Make a machine whose kernel is the payload, with that engine; it is stopped at the end."""
-    with _boot(payload, engine.build, vcpus, None, steal) as guest:
+    with _boot(payload, engine.build, vcpus, None, Schedule.parse(steal)) as guest:
         yield guest
 
 
@@ -174,8 +174,10 @@ def boot(
     payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None
 ) -> Iterator[Guest[UnicornEngine]]:
     """Do so with the embedded engine, and have all that it has."""
-    build = cast("Callable[[Machine], UnicornEngine]", Choice("unicorn", {"internals": internals}).build)
-    with _boot(payload, build, vcpus, cpu) as guest:
+    build = cast(
+        "Callable[[Machine, Schedule], UnicornEngine]", Choice("unicorn", {"internals": internals}).build
+    )
+    with _boot(payload, build, vcpus, cpu, NOTHING) as guest:
         yield guest
 
 

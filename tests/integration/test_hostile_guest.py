@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-
-import pytest
 
 from framework.a64 import ELR_EL1
 from framework.payload import Payload, boot, both_cores
@@ -18,12 +15,12 @@ from pvtime.abi.smccc import Smccc
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.gicv2 import GicV2
 from pvtime.machine.layout import AGENT, CONSOLE, GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE, STOLEN_TIME
-from pvtime.machine.memory import GuestMemory
+from pvtime.machine.memory_map import MemoryMap
 from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.machine.uart import Ns16550
 from pvtime.steal.account import Account
-from pvtime.steal.placement import Userspace
+from pvtime.steal.placement import UserspacePlacement
 
 CALLS = 60_000
 ACCESSES = 60_000
@@ -66,29 +63,24 @@ def anything(chance: random.Random) -> int:
             return STOLEN_TIME.base + chance.randrange(0x400)
 
 
-@pytest.fixture
-def memory() -> Iterator[GuestMemory]:
-    """Return the region for stolen time."""
-    memory = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, "stolen time")
-    yield memory
-    memory.close()
-
-
-def test_no_call_raises_or_touches_another_vcpus_count(memory: GuestMemory) -> None:
+def test_no_call_raises_or_touches_another_vcpus_count() -> None:
     chance = random.Random(57)
     power = FakePower(VCPUS)
     psci = PsciCalls(range(VCPUS), power)
-    accounts = [Account(Userspace(memory, index)) for index in range(VCPUS)]
+    memories = MemoryMap([])
+    placement = UserspacePlacement(memories, STOLEN_TIME.base)
+    accounts = [Account(placement.structure(index)) for index in range(VCPUS)]
     for number in range(CALLS):
         caller = chance.randrange(VCPUS)
-        others = [(a.structure(), a.truth(number), a.enabled) for a in accounts]
+        others = [(a.structure(), a.truth(number), a.use) for a in accounts]
         registers = [anything(chance) for _ in range(4)]
         answer = hypercall(caller, accounts[caller], number, psci, registers)
         assert -(1 << 63) <= answer < 1 << 63
-        after = [(a.structure(), a.truth(number), a.enabled) for a in accounts]
+        after = [(a.structure(), a.truth(number), a.use) for a in accounts]
         assert after[:caller] + after[caller + 1 :] == others[:caller] + others[caller + 1 :]
     touched = {asked[1] for asked in power.asked if len(asked) > 1}
     assert touched <= set(range(VCPUS))
+    memories.close()
 
 
 def test_no_access_to_a_device_raises_or_returns_more_than_its_size() -> None:

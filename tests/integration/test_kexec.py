@@ -64,9 +64,9 @@ def test_truth_and_structure_are_one_whenever_it_is_looked(kernel: Kernel) -> No
 def test_proc_stat_follows_the_structure_in_both_kernels(kernel: Kernel) -> None:
     for sample, steal in zip(kernel.end, kernel.steal_ns, strict=True):
         assert steal is not None, "the CPU is not online"
-        assert sample.structure_ns > ENOUGH_NS
+        assert sample.count_ns > ENOUGH_NS
         # The guest reads its structure at a tick: it knows no more than was stolen, and is a little behind.
-        assert 0 <= sample.structure_ns - steal <= 10 * TICK_NS + sample.structure_ns // 10
+        assert 0 <= sample.count_ns - steal <= 10 * TICK_NS + sample.count_ns // 10
 
 
 def test_nothing_tells_the_hypervisor_of_kexec_which_counts_on_until_the_second_kernel_asks(
@@ -83,7 +83,7 @@ def test_nothing_tells_the_hypervisor_of_kexec_which_counts_on_until_the_second_
 def test_the_lines_tell_what_the_count_did(kexec: KexecRun) -> None:
     lines = list(explain(kexec))
     for call in kexec.second.calls:
-        found = f"{call.before.structure_ns / 1e6:.3f} ms"
+        found = f"{call.before.count_ns / 1e6:.3f} ms"
         said = f"vCPU {call.vcpu}: its PV_TIME_ST found {found} in the structure, and left 0.000 ms"
         assert f"  {said}" in lines
 

@@ -128,7 +128,7 @@ def test_a_guest_goes_on_in_another_process(stock_images: StockImages) -> None:
             outcome, after, steal, rest = elsewhere.submit(end_elsewhere, image, "auto").result()
     assert outcome is Outcome.POWER_OFF
     for old, new in zip(before, after, strict=True):
-        assert new.truth_ns == new.structure_ns >= old.truth_ns
+        assert new.truth_ns == new.count_ns >= old.truth_ns
         assert new.loads > old.loads
     assert all(own is not None and own >= then for own, then in zip(steal, stolen, strict=True))
     refuse_complaints(console + rest)

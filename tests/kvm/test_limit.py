@@ -101,7 +101,7 @@ def test_it_is_made_up_for_while_the_guest_is_paused_too_so_that_a_save_has_all(
         steal(guest)
         guest.engine.pause()
         away = guest.engine.sample()
-        assert all(sample.fault and sample.structure_ns < sample.truth_ns for sample in away)
+        assert all(sample.fault and sample.count_ns < sample.truth_ns for sample in away)
         guest.engine.protect(STOLEN_TIME, Access.WRITE)
         for before, sample, vcpu in zip(
             away, guest.engine.sample(), guest.engine.state()["vcpus"], strict=True
@@ -128,8 +128,8 @@ def test_a_call_while_the_memory_is_away_loses_its_zeroes(engine: Choice) -> Non
         guest.engine.protect(STOLEN_TIME, Access.WRITE)
         sample = guest.engine.sample()[0]
         # The old count is there, and what was stolen before the call is missing from it.
-        assert held < sample.structure_ns <= sample.truth_ns - missed
-        assert sample.structure_ns >= held + sample.truth_ns - called_at
+        assert held < sample.count_ns <= sample.truth_ns - missed
+        assert sample.count_ns >= held + sample.truth_ns - called_at
         guest.machine.memory.store_u64(RESULTS + 8 * ASKED, 0)
         wait_until(guest, lambda: guest.result(ASKED) != 0)
         sample = guest.engine.sample()[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from pvtime.errors import PvtimeError
+from pvtime.errors import EngineError, PvtimeError
 from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
@@ -74,9 +74,9 @@ class VcpuSample:
     ran_ns: int
     """Time it executed since the machine started."""
     truth_ns: int
-    """Time stolen as the host knows it since the guest's last PV_TIME_ST; before one, since the start."""
-    structure_ns: int
-    """``stolen_time`` in the vCPU's structure, as the guest would read it."""
+    """Time stolen as the host knows it, since the guest last started a count or since the start."""
+    structure_ns: int | None
+    """``stolen_time`` in the vCPU's structure, as the guest reads it; None: nobody can read it in memory."""
     enabled: bool
     """The guest has called PV_TIME_ST."""
     loads: int
@@ -84,7 +84,17 @@ class VcpuSample:
     injected_ns: int = 0
     """How much of truth was stolen on purpose."""
     fault: str | None = None
-    """Why the structure cannot be written: its memory was taken away, or was the guest's to give."""
+    """Why the structure cannot be written: its memory was taken away, or was the guest's to provide."""
+
+    @property
+    def count_ns(self) -> int:
+        """:attr:`structure_ns` of a structure that can be read.
+
+        :raises EngineError: it cannot.
+        """
+        if self.structure_ns is None:
+            raise EngineError(f"vCPU {self.index} has no structure that can be read in memory")
+        return self.structure_ns
 
 
 class Engine(ABC):

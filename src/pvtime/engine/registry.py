@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pvtime.engine.base import Engine
 from pvtime.errors import UsageError
+from pvtime.inject.schedule import NOTHING, Schedule
 
 if TYPE_CHECKING:
     from pvtime.machine.machine import Machine
@@ -23,8 +24,10 @@ ARM64: Final = "aarch64"
 class Build(Protocol):
     """Makes the engine of a machine."""
 
-    def __call__(self, machine: Machine, options: Mapping[str, str]) -> Engine:
+    def __call__(self, machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
         """Make it.
+
+        :param steal: the steal to inject.
 
         :raises UsageError: an option is unknown or has an impossible value.
         :raises EngineError: this host cannot run the machine.
@@ -51,16 +54,16 @@ def _kvm_obstacle() -> str | None:
     return obstacle()
 
 
-def _kvm(machine: Machine, options: Mapping[str, str]) -> Engine:
+def _kvm(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
     from pvtime.engine.kvm.engine import KvmEngine
 
-    return KvmEngine(machine, options)
+    return KvmEngine(machine, options, steal)
 
 
-def _unicorn(machine: Machine, options: Mapping[str, str]) -> Engine:
+def _unicorn(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
     from pvtime.engine.unicorn.engine import UnicornEngine  # it loads a native library
 
-    return UnicornEngine(machine, options)
+    return UnicornEngine(machine, options, steal)
 
 
 ENGINES: Final = [

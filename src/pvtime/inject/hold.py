@@ -11,40 +11,40 @@ __all__ = ["Hold"]
 
 
 class Hold:
-    """Keeps one vCPU off the CPU for what it owes. Times in ns of the host's clock.
+    """Keeps one vCPU off the CPU for its pending steal. Times in ns of the host's clock.
 
-    A debt is paid while the vCPU waits for the CPU: from its begin on where it waits already, else from
-    when the vCPU wakes, or leaves the CPU. Where it also had to wait for others, that is the same time and
-    counts once: as injected up to what is owed, as natural beyond.
+    A quota is injected while the vCPU waits for the CPU: from when it is due where the vCPU waits already,
+    else from when the vCPU wakes, or leaves the CPU. Where it also had to wait for others, that is the same
+    time and counts once: as injected up to the quota, as natural beyond.
 
-    :param inject: told each part of the wait that was on purpose, in ns.
+    :param inject: called with each part of the wait that was on purpose, in ns.
     """
 
-    def __init__(self, debts: PendingSteal, inject: Callable[[int], object]) -> None:
-        self._debts = debts
+    def __init__(self, pending: PendingSteal, inject: Callable[[int], object]) -> None:
+        self._pending = pending
         self._inject = inject
-        self._origin = self._begin = self._until = 0
+        self._origin = self._begin = self._release_at = 0
 
     def start(self, now: int) -> None:
-        """The schedule's time begins."""
+        """Begin the schedule's time."""
         self._origin = now
 
     @property
-    def until(self) -> int:
-        """The end of the hold, if there is one."""
-        return self._until
+    def release_at(self) -> int:
+        """The end of the hold, where the vCPU is held."""
+        return self._release_at
 
-    def due(self) -> int | None:
-        """Return since when, or from when on, the vCPU owes; None: never again."""
-        due = self._debts.due()
+    def next_due(self) -> int | None:
+        """Return since when, or from when on, a quota is due; None: never again."""
+        due = self._pending.next_due()
         return None if due is None else due + self._origin
 
-    def wake(self, now: int) -> None:
-        """The vCPU had no use for a CPU until ``now``."""
-        self._debts.lapse(now - self._origin)
+    def woke(self, now: int) -> None:
+        """Note that the vCPU had no use for a CPU until ``now``."""
+        self._pending.expire(now - self._origin)
 
-    def advance(self, waiting_since: int | None, now: int) -> bool:
-        """Tell :attr:`inject` what was stolen until ``now``; return whether the vCPU is to be held on.
+    def settle_until(self, now: int, waiting_since: int | None) -> bool:
+        """Inject what is stolen until ``now``; return whether the vCPU must still be held.
 
         :param waiting_since: since when it is ready to run and does not run; None: it runs, or is idle.
         """
@@ -52,26 +52,26 @@ class Hold:
             return False
         while True:
             self._settle(now)
-            if now < self._until:
+            if now < self._release_at:
                 return True
-            due = self.due()
-            if due is None or (begin := max(due, waiting_since, self._until)) > now:
+            due = self.next_due()
+            if due is None or (begin := max(due, waiting_since, self._release_at)) > now:
                 return False
             self._begin = begin
-            self._until = begin + self._debts.take(begin - self._origin)
+            self._release_at = begin + self._pending.claim(begin - self._origin)
 
     def resume(self, paused_ns: int) -> None:
-        """The machine goes on after a pause, before which :meth:`advance` was called: it did not count."""
+        """Leave a pause out, before which :meth:`settle_until` was called."""
         self._origin += paused_ns
         self._begin += paused_ns
-        self._until += paused_ns
+        self._release_at += paused_ns
 
     def reset(self) -> None:
-        """The machine starts anew: nobody is held; the schedule goes on."""
-        self._begin = self._until = 0
+        """End the hold; the schedule continues."""
+        self._begin = self._release_at = 0
 
     def _settle(self, now: int) -> None:
-        reached = min(now, self._until)
+        reached = min(now, self._release_at)
         if reached > self._begin:
             self._inject(reached - self._begin)
             self._begin = reached

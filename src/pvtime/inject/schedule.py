@@ -14,7 +14,7 @@ from typing import Final
 
 from pvtime.errors import UsageError
 
-__all__ = ["MIN_PERIOD_NS", "Item", "PendingSteal", "Schedule"]
+__all__ = ["MIN_PERIOD_NS", "NOTHING", "Item", "PendingSteal", "Schedule"]
 
 DEFAULT_PERIOD_NS: Final = 100_000_000
 MIN_PERIOD_NS: Final = 1_000_000
@@ -159,7 +159,7 @@ class Schedule:
     def __bool__(self) -> bool:
         return bool(self.items)
 
-    def refuse_strangers(self, vcpus: int) -> None:
+    def check_vcpus(self, vcpus: int) -> None:
         """Check that there are the vCPUs it speaks of.
 
         :raises UsageError: there is one that a machine with so many has not.
@@ -170,33 +170,39 @@ class Schedule:
                 f"the steal schedule names vCPU {min(strangers)}, but the last one is vCPU {vcpus - 1}"
             )
 
-    def debts(self, vcpu: int) -> PendingSteal:
-        """Return what one vCPU owes."""
+    def pending(self, vcpu: int) -> PendingSteal:
+        """Return the steal that one vCPU has before it."""
         return PendingSteal([item for item in self.items if item.vcpus is None or vcpu in item.vcpus])
 
 
+NOTHING: Final = Schedule()
+"""The schedule that steals nothing."""
+
+
 class PendingSteal:
-    """What one vCPU owes. Each period's debt is paid whole, or lapses whole where it had no use for a CPU."""
+    """The steal that one vCPU has before it. Each period's quota is injected whole, or expires whole where
+    the vCPU had no use for a CPU.
+    """
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items = list(items)
         self._next = [0 for _ in self._items]
-        """Of each item the first period that was neither paid nor has lapsed."""
+        """For each item the first period that was neither claimed nor has expired."""
 
-    def due(self) -> int | None:
-        """Return since when, or from when on, there is something to pay; None: never again."""
+    def next_due(self) -> int | None:
+        """Return since when, or from when on, a quota is due; None: never again."""
         begins = [item.begin(at) for item, at in zip(self._items, self._next, strict=True)]
         return min((begin for begin in begins if begin is not None), default=None)
 
-    def take(self, now: int) -> int:
-        """Return what is owed at ``now``; it counts as paid from here on."""
-        owed = 0
+    def claim(self, now: int) -> int:
+        """Return the quota that is due at ``now``; it counts as injected from here on."""
+        quota = 0
         for at, item in enumerate(self._items):
             begun = max(item.begun(now), self._next[at])
-            owed += (begun - self._next[at]) * item.amount_ns
+            quota += (begun - self._next[at]) * item.amount_ns
             self._next[at] = begun
-        return owed
+        return quota
 
-    def lapse(self, now: int) -> None:
-        """The vCPU wakes at ``now``: periods that are over owe nothing any more."""
+    def expire(self, now: int) -> None:
+        """Drop the periods that are over at ``now``, when the vCPU wakes."""
         self._next = [max(at, item.ended(now)) for item, at in zip(self._items, self._next, strict=True)]

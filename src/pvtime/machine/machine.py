@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pvtime.errors import GuestMemoryError, UsageError
-from pvtime.inject.schedule import Schedule
 from pvtime.machine import boot
 from pvtime.machine.boot import Entry
 from pvtime.machine.codec import JsonObject, decode, encode
@@ -25,11 +24,12 @@ from pvtime.machine.layout import (
     Region,
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
-from pvtime.machine.memory_map import Access, MemoryMap, Window
+from pvtime.machine.memory_map import Access, MemoryMap
 from pvtime.machine.uart import Ns16550
 from pvtime.machine.uart_state import UartState
-from pvtime.steal.placement import Placement, PlacementName, Userspace
-from pvtime.steal.registered import Registered
+from pvtime.steal.placement import PlacementName
+from pvtime.steal.placements import make_placement
+from pvtime.steal.structure import Structure
 
 __all__ = ["Machine", "MachineConfig", "SetIrq"]
 
@@ -53,8 +53,6 @@ class MachineConfig:
     placement: PlacementName = PlacementName.USERSPACE
     no_pvtime: frozenset[int] = frozenset()
     """vCPUs without a structure of stolen time."""
-    steal: Schedule = field(default_factory=Schedule)
-    """What is stolen on purpose."""
     stolen_time: Region = STOLEN_TIME
     """Where the structures are, unless the guest provides them."""
 
@@ -87,14 +85,11 @@ class Machine:
         self._set_irq: SetIrq | None = None
         if not config.no_pvtime <= set(range(config.vcpus)):
             raise UsageError(f"no stolen time for vCPU {max(config.no_pvtime)}: there is no such vCPU")
-        config.steal.refuse_strangers(config.vcpus)
         self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE])
-        self.memory = self.map.add(GuestMemory(RAM_BASE, config.memory, "RAM"))
+        self.memory = self.map.allocate(RAM_BASE, config.memory, "RAM")
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))
-        if config.placement is PlacementName.USERSPACE:
-            region = config.stolen_time
-            self.map.add(GuestMemory(region.base, region.size, region.name))
-        self.memories = self.map.memories
+        self.placement = make_placement(config.placement, self.map, config.vcpus, config.stolen_time.base)
+        self.memories = self.map.vmm_memories
         """What the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
@@ -118,17 +113,12 @@ class Machine:
             raise GuestMemoryError(f"{length} bytes at {ipa:#x} are not the VMM's")
         return memory
 
-    def place_stolen_time(self) -> list[Placement | None]:
-        """Return every vCPU's structure, where the VMM or the guest provides the memory."""
-        placements: list[Placement | None]
-        if self.config.placement is PlacementName.GUEST:
-            ram, registered = Window(self.map, self.memory.region), list[Registered]()
-            registered += [Registered(ram, registered) for _ in range(self.config.vcpus)]
-            placements = [*registered]
-        else:
-            window = Window(self.map, self.stolen_time.region)
-            placements = [Userspace(window, index) for index in range(self.config.vcpus)]
-        return [None if i in self.config.no_pvtime else placement for i, placement in enumerate(placements)]
+    def structures(self) -> list[Structure | None]:
+        """Return every vCPU's structure; None for a vCPU that has none."""
+        return [
+            None if index in self.config.no_pvtime else self.placement.structure(index)
+            for index in range(self.config.vcpus)
+        ]
 
     def connect(self, set_irq: SetIrq) -> None:
         """Connect the devices' interrupt wires to an engine's interrupt controller."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pvtime.abi.pvtime import PvTime
+from pvtime.abi.registration import RegisterCall
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, VERSION_1_1, Smccc
 from pvtime.machine.psci import PsciCalls
 from pvtime.steal.account import Account
-from pvtime.steal.service_calls import REGISTER_CALLS, pv_time_features, pv_time_st, register_call
+from pvtime.steal.service_calls import pv_time_features, pv_time_st, register_call
 
 __all__ = ["hypercall"]
 
@@ -39,6 +40,6 @@ def hypercall(index: int, account: Account, run_delay: int, psci: PsciCalls, reg
             return pv_time_features(account, registers[1])
         case PvTime.ST:
             return pv_time_st(account, run_delay)
-    if function in REGISTER_CALLS and account.registered is not None:
+    if function in frozenset(RegisterCall) and account.offers(function):
         return register_call(account, run_delay, function, registers[1])
     return psci.call(index, function, registers[1:4])

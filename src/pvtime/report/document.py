@@ -28,7 +28,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "index": (int,),
     "ran_ns": (int,),
     "truth_ns": (int,),
-    "structure_ns": (int,),
+    "structure_ns": (int, type(None)),
     "guest_steal_ns": (int, type(None)),
     "enabled": (bool,),
     "loads": (int,),

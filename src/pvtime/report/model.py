@@ -9,7 +9,7 @@ from pvtime.engine.base import Outcome, VcpuSample
 
 __all__ = ["SCHEMA", "Moment", "RunReport", "VcpuRow"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON report; it grows when a field changes its meaning or goes."""
 
 
@@ -20,7 +20,8 @@ class VcpuRow:
     index: int
     ran_ns: int
     truth_ns: int
-    structure_ns: int
+    structure_ns: int | None
+    """None: nobody can read it in memory."""
     guest_steal_ns: int | None
     """The guest's /proc/stat, in steps of its tick; None where no agent reports it."""
     enabled: bool
@@ -51,9 +52,9 @@ class VcpuRow:
         return self.truth_ns - self.injected_ns
 
     @property
-    def error_ns(self) -> int:
+    def error_ns(self) -> int | None:
         """What the structure says too much; 0 by the first invariant of the design."""
-        return self.structure_ns - self.truth_ns
+        return None if self.structure_ns is None else self.structure_ns - self.truth_ns
 
     @property
     def guest_error_ns(self) -> int | None:

@@ -8,7 +8,7 @@ table (``--quiet --report -``) need not pay it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from pvtime.report import units
@@ -89,16 +89,20 @@ def _cells(row: VcpuRow, moment: Moment) -> list[str]:
         [
             units.time(row.truth_ns),
             units.time(row.injected_ns),
-            units.time(row.structure_ns),
-            "-" if guest is None else units.time(guest),
-            units.difference(row.error_ns),
-            "-" if guest_error is None else units.difference(guest_error),
+            _absent(units.time, row.structure_ns),
+            _absent(units.time, guest),
+            _absent(units.difference, row.error_ns),
+            _absent(units.difference, guest_error),
             units.percent(moment.stolen_here_ns(row), moment.elapsed_seconds),
         ]
         if row.enabled
         else ["off", "-", "-", "-", "-", "-", "-"]
     )
     return [str(row.index), units.time(row.ran_ns), *stolen, str(row.loads)]
+
+
+def _absent(form: Callable[[int], str], figure: int | None) -> str:
+    return "-" if figure is None else form(figure)
 
 
 def print_report(report: RunReport, last: Moment, file: TextIO) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
@@ -113,7 +113,6 @@ class FromKernel:
             cpu=guest.cpu,
             placement=guest.placement,
             no_pvtime=guest.no_pvtime,
-            steal=options.steal,
         )
 
 
@@ -167,7 +166,7 @@ class FromSaved:
         with load(self.directory) as saved:
             description = about(saved.machine)
             kind = _same_engine(saved.machine)
-            config = replace(config_of(saved.machine), steal=options.steal)
+            config = config_of(saved.machine)
             machine, engine = _build(config, kind, options, inbox)
             with contextlib.ExitStack() as undo:
                 undo.callback(machine.close)
@@ -205,7 +204,7 @@ class FromMigration:
 
         def build(saved: SavedMachine) -> tuple[Machine, Engine]:
             kind = _same_engine(saved)
-            config = replace(config_of(saved), steal=options.steal)
+            config = config_of(saved)
             received.append(saved)
             return _build(config, kind, options, inbox)
 
@@ -242,7 +241,7 @@ def _build(
 ) -> tuple[Machine, Engine]:
     machine = Machine(config, console=inbox.console, agent=inbox.agent)
     try:
-        return machine, kind.build(machine, options.engine_options)
+        return machine, kind.build(machine, options.engine_options, options.steal)
     except BaseException:
         machine.close()
         raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from pvtime.engine.base import VcpuSample
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory_map import Access
@@ -37,7 +38,7 @@ def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
         during = await_loads(probe, 0, LOADS)[0]
         yield Step(
             f"{before.structure_ns} ns are in vCPU 0's structure. The memory at {region.base:#x} is {what}; "
-            f"{LOADS} loads later: {during.truth_ns} ns by the host's count, {during.structure_ns} ns by the "
+            f"{LOADS} loads later: {during.truth_ns} ns by the host's count, {_count(during)} by the "
             f"structure's. The report says: {during.fault or 'nothing'}."
         )
         if during.fault is None:
@@ -56,20 +57,24 @@ def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
         after = await_loads(probe, 0, LOADS)[0]
         yield Step(
             f"It is given back; {LOADS} loads later: {after.truth_ns} ns by the host's count, "
-            f"{after.structure_ns} ns by the structure's."
+            f"{_count(after)} by the structure's."
         )
-        if after.truth_ns != after.structure_ns:
+        if after.structure_ns is None:
+            seen = "is absent: the guest has no structure any more"
+        elif after.truth_ns != after.structure_ns:
             seen = "is wrong"
-        elif after.truth_ns > during.truth_ns:
-            seen = "is the truth to the ns"
         else:
-            seen = "is what it was when it stopped"
+            seen = "is the truth to the ns"
         yield stage.found(
             f"memory {what}, then back: the count",
             seen,
             "is the truth to the ns",
-            guest="is what it was when it stopped",
+            guest="is absent: the guest has no structure any more",
         )
+
+
+def _count(sample: VcpuSample) -> str:
+    return "no figure" if sample.structure_ns is None else f"{sample.structure_ns} ns"
 
 
 def _limit(probe: Probe, region: Region, access: Access) -> None:

@@ -37,9 +37,9 @@ def tell(stage: Stage) -> Iterator[Event]:
         yield Step(
             f"vCPU 0 writes {LIE} into its structure at {at[0]:#x}. {LOADS} loads later the structure says "
             f"{liar.structure_ns} ns, and the host {liar.truth_ns} ns: the report's column 'structure - "
-            f"truth' is {liar.structure_ns - liar.truth_ns} ns."
+            f"truth' is {liar.count_ns - liar.truth_ns} ns."
         )
-        difference = liar.structure_ns - liar.truth_ns
+        difference = liar.count_ns - liar.truth_ns
         seen = "unaffected" if 0 < liar.truth_ns < LIE else "affected"
         yield stage.found("it overwrites its count: truth", seen, "unaffected")
         seen = "shown in the report" if difference > LIE // 2 else "not to be seen"

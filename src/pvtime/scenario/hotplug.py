@@ -42,7 +42,7 @@ def tell(stage: Stage) -> Iterator[Event]:
             alone = probe.machine.memory.read(kernel.own(1), STRUCTURE_STRIDE) == ram_was
             meanwhile = "disabled, its memory left alone" if alone else "disabled, and written"
         else:
-            meanwhile = "goes on" if back.structure_ns >= gone.structure_ns else "runs backwards"
+            meanwhile = "goes on" if back.count_ns >= gone.count_ns else "runs backwards"
         yield stage.found(
             "the count once it is on", meanwhile, "goes on", guest="disabled, its memory left alone"
         )

@@ -153,9 +153,9 @@ def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[l
     for was, one in zip(saved, now, strict=True):
         if one.truth_ns != one.structure_ns:
             return now, "is not the truth"
-        if one.structure_ns < was.structure_ns:
+        if one.count_ns < was.count_ns:
             return now, "runs backwards"
-        if one.structure_ns - was.structure_ns > passed:
+        if one.count_ns - was.count_ns > passed:
             return now, "counts what was not stolen"
     return now, "saved + new truth, to the ns"
 

@@ -35,10 +35,8 @@ def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
         guest.tell("online", CPU)
         now = guest.engine.sample()[CPU]
         stat = _steal(guest)
-        yield Step(
-            f"It goes offline and online: its count is {_ms(now.structure_ns)}, /proc/stat {_ms(stat)}."
-        )
-        seen = "starts from zero" if now.enabled and now.structure_ns < was.structure_ns else "goes on"
+        yield Step(f"It goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat {_ms(stat)}.")
+        seen = "starts from zero" if now.enabled and now.count_ns < was.count_ns else "goes on"
         yield Finding("the count once it asks again", seen, "starts from zero")
         seen = "runs backwards" if stat < stat_was else "does not run backwards"
         yield Step(

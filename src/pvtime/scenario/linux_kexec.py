@@ -108,16 +108,16 @@ def explain(run: KexecRun) -> Iterator[str]:
     """Yield what happened, as lines for a person."""
     yield f"Linux {run.first.release} {_found(run.first)}."
     for index, end in enumerate(run.first.end):
-        yield f"  vCPU {index}: {_figures(end.truth_ns, end.structure_ns, run.first.steal_ns[index])}"
+        yield f"  vCPU {index}: {_figures(end.truth_ns, end.count_ns, run.first.steal_ns[index])}"
     yield f"It started Linux {run.second.release} by kexec, which {_found(run.second)}."
     for call in run.second.calls:
         yield (
-            f"  vCPU {call.vcpu}: its PV_TIME_ST found {_ms(call.before.structure_ns)} in the structure, "
-            f"and left {_ms(call.after.structure_ns)}"
+            f"  vCPU {call.vcpu}: its PV_TIME_ST found {_ms(call.before.count_ns)} in the structure, "
+            f"and left {_ms(call.after.count_ns)}"
         )
     yield "At its end:"
     for index, end in enumerate(run.second.end):
-        yield f"  vCPU {index}: {_figures(end.truth_ns, end.structure_ns, run.second.steal_ns[index])}"
+        yield f"  vCPU {index}: {_figures(end.truth_ns, end.count_ns, run.second.steal_ns[index])}"
     yield (
         "The structures are outside of the guest's RAM: nothing that the hypervisor wrote between the two "
         "kernels is in the second one's data, and nothing had to be disabled."

@@ -21,7 +21,7 @@ def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
     seen = "uses stolen time" if course.second.found else "does not find it"
     yield Finding("the second kernel", seen, "uses stolen time")
     calls = course.second.calls
-    zero = calls and all(call.after.structure_ns == 0 < call.before.structure_ns for call in calls)
+    zero = calls and all(call.after.count_ns == 0 < call.before.count_ns for call in calls)
     yield Finding("the second kernel's count", "starts from zero" if zero else "goes on", "starts from zero")
     exact = all(end.truth_ns == end.structure_ns for end in course.second.end)
     yield Finding("truth and structure at its end", "equal" if exact else "different", "equal")

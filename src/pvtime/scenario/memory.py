@@ -17,7 +17,7 @@ from pvtime.scenario import claims
 from pvtime.scenario.software import Software, signed
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Scenario, Step
-from pvtime.steal.device import PvTimeDevice
+from pvtime.steal.hypervisor import HypervisorPlacement, PvTimeDevice
 
 __all__ = ["SCENARIO", "attributes", "device_of"]
 
@@ -125,9 +125,9 @@ def _who(stage: Stage, probe: Probe) -> Iterator[Event]:
 
 
 def device_of(probe: Probe) -> PvTimeDevice | None:
-    """Return the hypervisor's device; None: it has none."""
-    device = getattr(probe.engine, "pv_time", None)
-    return device if isinstance(device, PvTimeDevice) else None
+    """Return the hypervisor's device; None where the hypervisor does not provide the memory."""
+    placement = probe.machine.placement
+    return placement.device if isinstance(placement, HypervisorPlacement) else None
 
 
 def attributes(device: PvTimeDevice | None) -> list[str]:

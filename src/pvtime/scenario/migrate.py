@@ -35,7 +35,7 @@ def tell(stage: Stage) -> Iterator[Event]:
             yield stage.found("the count", seen, "saved + new truth, to the ns")
             yield needs(stage, probe, guest, "what is sent beside memory")
             read = guest.kernel.count(probe, 0, guest.at[0])
-            on = all(one.enabled for one in now) and read >= saved[0].structure_ns
+            on = all(one.enabled for one in now) and read >= saved[0].count_ns
             yield stage.found("the guest", "goes on reading" if on else "must ask again", "goes on reading")
 
 

@@ -10,7 +10,7 @@ from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.abi.registration import RegisterResult
 from pvtime.errors import UsageError
 from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
-from pvtime.machine.memory import MIN_MEMORY, GuestMemory
+from pvtime.machine.memory import MIN_MEMORY
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
 from pvtime.scenario.stage import Stage
@@ -49,11 +49,9 @@ def tell(stage: Stage) -> Iterator[Event]:
 def _another(stage: Stage, probe: Probe) -> Iterator[Event]:
     """Ask for a second region that begins in the midst of the first."""
     name, seen = "another machine's stolen time", "accepted"
-    more = GuestMemory(STOLEN_TIME.base + STOLEN_TIME.size // 2, STOLEN_TIME.size, name)
     try:
-        probe.machine.map.add(more)
+        probe.machine.map.allocate(STOLEN_TIME.base + STOLEN_TIME.size // 2, STOLEN_TIME.size, name)
     except UsageError as error:
-        more.close()
         seen = _refusal(str(error), STOLEN_TIME.name, name)
         yield Step(f"A second region is refused: {error}.")
     yield stage.found("over another structure", seen, REFUSED)

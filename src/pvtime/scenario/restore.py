@@ -42,7 +42,7 @@ def tell(stage: Stage) -> Iterator[Event]:
             yield stage.found("the count", seen, "saved + new truth, to the ns")
             read = guest.kernel.count(probe, 0, guest.at[0])
             yield Step(f"The guest reads {read} ns at {guest.at[0]:#x} without having asked again.")
-            on = all(one.enabled for one in now) and read >= saved[0].structure_ns
+            on = all(one.enabled for one in now) and read >= saved[0].count_ns
             yield stage.found("the guest", "goes on reading" if on else "must ask again", "goes on reading")
         yield from _elsewhere(stage, path, guest)
 

@@ -115,4 +115,4 @@ def ask_anew(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSamp
     answer = ask()
     after = probe.engine.sample()[vcpu]
     passed = time.monotonic_ns() - began
-    return answer, after, "starts from zero" if after.structure_ns <= passed else "goes on"
+    return answer, after, "starts from zero" if after.count_ns <= passed else "goes on"

@@ -8,31 +8,30 @@ from pvtime.abi.registration import RegisterCall, Registration
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
 from pvtime.steal.account import Account
 
-__all__ = ["REGISTER_CALLS", "pv_time_features", "pv_time_st", "register_call"]
-
-REGISTER_CALLS = frozenset(RegisterCall)
-"""What a guest is offered that provides the memory itself."""
+__all__ = ["pv_time_features", "pv_time_st", "register_call"]
 
 _U32 = (1 << 32) - 1
 
 
 def pv_time_features(account: Account, function: int) -> int:
-    """PV_TIME_FEATURES: whether *this* vCPU offers ``function``; its upper half is ignored."""
-    offered = function & _U32 in (PvTime.FEATURES, PvTime.ST)
-    return SUCCESS if offered and account.available else NOT_SUPPORTED
+    """PV_TIME_FEATURES: whether *this* vCPU offers ``function``, whose upper half is ignored."""
+    pv_time = function & _U32 in (PvTime.FEATURES, PvTime.ST)
+    return SUCCESS if pv_time and account.offers(function & _U32) else NOT_SUPPORTED
 
 
 def pv_time_st(account: Account, run_delay: int) -> int:
-    """PV_TIME_ST: the IPA of the calling vCPU's structure. Not a pure query: see :meth:`Account.enable`."""
-    ipa = account.enable(run_delay) if account.available else None
+    """PV_TIME_ST: the IPA of the calling vCPU's structure, whose count starts again."""
+    ipa = account.init_stolen_time(run_delay) if account.offers(PvTime.ST) else None
     return NOT_SUPPORTED if ipa is None else ipa
 
 
 def register_call(account: Account, run_delay: int, function: int, argument: int) -> int:
     """The calls of the placement ``guest`` (:class:`RegisterCall`)."""
+    if not account.offers(function):
+        return NOT_SUPPORTED
     match function:
         case RegisterCall.SET:
             return account.register(run_delay, Registration(argument))
         case RegisterCall.GET:
-            return int(account.registered.registration) if account.registered is not None else NOT_SUPPORTED
-    return SUCCESS if argument & _U32 in REGISTER_CALLS else NOT_SUPPORTED
+            return int(account.registration)
+    return SUCCESS if account.offers(argument & _U32) else NOT_SUPPORTED

@@ -188,7 +188,7 @@ def test_a_report_to_standard_output_is_alone_there(images: Images) -> None:
     assert json.loads(out)["outcome"] == "power-off"
     assert "guest says hello" in err
     code, out, err = finished(program(images, "--append", "end", "--report", "-", "--quiet"))
-    assert json.loads(out)["schema"] == 1
+    assert json.loads(out)["schema"] == 2
     assert err == ""
 
 

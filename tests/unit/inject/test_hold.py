@@ -111,7 +111,7 @@ class Vcpu:
 
     def advance(self) -> bool:
         """Return whether it is held."""
-        return self.hold.advance(self.clock.waiting_since, self.now)
+        return self.hold.settle_until(self.now, self.clock.waiting_since)
 
     def pass_time(self, ns: int, model: Model) -> None:
         self.now += ns
@@ -121,11 +121,11 @@ class Vcpu:
         held = self.advance()
         assert held == bool(model.waiting and model.held)
         if step in ("run", "wait") and self.state == "idle":
-            self.hold.wake(self.now)
+            self.hold.woke(self.now)
             model.wake()
         match step:
             case "run" if not held and not self._owes():
-                self.clock.run(self.now)
+                self.clock.settle(self.now)
                 self.state = "running"
                 model.set_waiting(False)
             case "run" | "wait" if self.state != "waiting":
@@ -142,7 +142,7 @@ class Vcpu:
         self.pass_time(ns, model)
 
     def _owes(self) -> bool:
-        due = self.hold.due()
+        due = self.hold.next_due()
         return due is not None and due <= self.now
 
     def _pause(self, ns: int) -> None:

@@ -79,16 +79,16 @@ def test_no_text_raises_anything_else(text: str) -> None:
 
 def test_a_vcpu_that_is_not_there_is_refused() -> None:
     schedule = Schedule.parse(["10%", "0-2:30%"])
-    schedule.refuse_strangers(3)
+    schedule.check_vcpus(3)
     with pytest.raises(UsageError, match=r"names vCPU 2, but the last one is vCPU 1"):
-        schedule.refuse_strangers(2)
+        schedule.check_vcpus(2)
 
 
 def test_a_vcpu_owes_by_the_items_that_name_it() -> None:
     schedule = Schedule.parse(["1s", "1:2s", "0,2:4s"])
-    assert [schedule.debts(vcpu).take(0) for vcpu in range(4)] == [5 * S, 3 * S, 5 * S, S]
+    assert [schedule.pending(vcpu).claim(0) for vcpu in range(4)] == [5 * S, 3 * S, 5 * S, S]
     assert not Schedule()
-    assert Schedule().debts(0).due() is None
+    assert Schedule().pending(0).next_due() is None
 
 
 items = st.builds(
@@ -121,12 +121,12 @@ def reference(item: Item, until: int) -> list[tuple[int, int]]:
 def test_who_always_wants_to_run_pays_each_period_once_whenever_it_is_asked(
     item: Item, moments: list[int]
 ) -> None:
-    debts = Schedule((item,)).debts(0)
+    debts = Schedule((item,)).pending(0)
     paid = 0
     for now in sorted(moments):
-        paid += debts.take(now)
+        paid += debts.claim(now)
         assert paid == len(reference(item, now)) * item.amount_ns
-        due = debts.due()
+        due = debts.next_due()
         assert due is None or due > now
 
 
@@ -134,26 +134,26 @@ def test_who_always_wants_to_run_pays_each_period_once_whenever_it_is_asked(
 def test_what_was_not_paid_when_its_period_is_over_lapses_at_a_wake_up(
     item: Item, moments: list[tuple[bool, int]]
 ) -> None:
-    debts = Schedule((item,)).debts(0)
+    debts = Schedule((item,)).pending(0)
     settled: set[tuple[int, int]] = set()
     for wake, now in sorted(moments, key=lambda each: each[1]):
         begun = reference(item, now)
         if wake:
-            debts.lapse(now)
+            debts.expire(now)
             settled |= {period for period in begun if period[1] <= now}
         else:
-            assert debts.take(now) == len(set(begun) - settled) * item.amount_ns
+            assert debts.claim(now) == len(set(begun) - settled) * item.amount_ns
             settled |= set(begun)
-        due = debts.due()
+        due = debts.next_due()
         open_ = [period for period in reference(item, now + 2 * 10**8) if period not in settled]
         assert due == (open_[0][0] if open_ else None)
 
 
 def test_a_burst_is_owed_until_it_is_paid_or_its_window_is_over() -> None:
     for text, owed in [("4s@10", 4 * S), ("4s@10-20", 0)]:
-        debts = Schedule.parse([text]).debts(0)
-        assert debts.due() == 10 * S
-        assert debts.take(10 * S - 1) == 0
-        debts.lapse(20 * S)
-        assert debts.take(30 * S) == owed
-        assert debts.due() is None
+        debts = Schedule.parse([text]).pending(0)
+        assert debts.next_due() == 10 * S
+        assert debts.claim(10 * S - 1) == 0
+        debts.expire(20 * S)
+        assert debts.claim(30 * S) == owed
+        assert debts.next_due() is None

@@ -9,8 +9,7 @@ import pytest
 
 from pvtime.errors import GuestMemoryError, UsageError
 from pvtime.machine.layout import CONSOLE, Region
-from pvtime.machine.memory import GuestMemory
-from pvtime.machine.memory_map import Access, MemoryMap, Window
+from pvtime.machine.memory_map import Access, MemoryMap
 
 BASE = 0x4000_0000
 PAGE = Region("page", BASE + 0x1000, 0x1000)
@@ -20,7 +19,7 @@ PAGE = Region("page", BASE + 0x1000, 0x1000)
 def memories() -> Iterator[MemoryMap]:
     """Return a map with four pages of RAM."""
     memories = MemoryMap([CONSOLE])
-    memories.add(GuestMemory(BASE, 0x4000, "RAM"))
+    memories.allocate(BASE, 0x4000, "RAM")
     yield memories
     memories.close()
 
@@ -29,37 +28,41 @@ def memories() -> Iterator[MemoryMap]:
     ("base", "other"), [(BASE + 0x3000, "RAM"), (BASE - 0x1000, "RAM"), (CONSOLE.base, "serial port 0")]
 )
 def test_what_overlaps_is_refused_and_both_are_named(memories: MemoryMap, base: int, other: str) -> None:
-    new = GuestMemory(base, 0x2000, "stolen time")
     with pytest.raises(UsageError, match="overlaps") as refusal:
-        memories.add(new)
-    new.close()
+        memories.allocate(base, 0x2000, "stolen time")
     assert "stolen time" in str(refusal.value)
     assert other in str(refusal.value)
 
 
-def test_a_window_reads_and_writes_its_region_only(memories: MemoryMap) -> None:
-    window = Window(memories, PAGE)
-    window.store_u64(PAGE.base, 7)
-    assert window.load_u64(PAGE.base) == 7
-    assert window.read(PAGE.base, 8) == b"\7" + bytes(7)
-    for outside in (PAGE.base - 8, PAGE.end - 4, PAGE.end):
-        with pytest.raises(GuestMemoryError, match="not in page"):
-            window.store_u64(outside, 1)
+def test_bound_bytes_are_the_memory_itself_and_whole_words_of_it(memories: MemoryMap) -> None:
+    bound = memories.bind(PAGE.base, 64)
+    bound.words[1] = 7
+    assert memories.memories[0].read(PAGE.base + 8, 8) == b"\7" + bytes(7)
+    assert len(bound.bytes) == 64
+    for ipa, length in ((PAGE.base + 4, 8), (PAGE.base, 4), (BASE + 0x3FF8, 16), (BASE - 8, 16)):
+        with pytest.raises(GuestMemoryError, match=r"not whole 64-bit words|no memory"):
+            memories.bind(ipa, length)
 
 
-def test_memory_that_is_taken_away_comes_back_with_its_contents(memories: MemoryMap) -> None:
-    window = Window(memories, PAGE)
-    window.write(PAGE.base, b"12345678")
-    memories.protect(PAGE, Access.NONE)
-    with pytest.raises(GuestMemoryError, match="not mapped"):
-        window.read(PAGE.base, 1)
+def test_bound_bytes_say_what_may_be_done_with_their_memory_now(memories: MemoryMap) -> None:
+    bound, beside = memories.bind(PAGE.base, 64), memories.bind(PAGE.end, 64)
+    for access, unreadable, unwritable in (
+        (Access.NONE, "the memory is not mapped", "the memory is not mapped"),
+        (Access.READ, None, "the memory is read-only"),
+        (Access.WRITE, None, None),
+    ):
+        memories.protect(PAGE, access)
+        assert (bound.unreadable, bound.unwritable) == (unreadable, unwritable)
+        assert beside.unwritable is None
     memories.protect(PAGE, Access.READ)
-    assert window.read(PAGE.base, 8) == b"12345678"
     with pytest.raises(GuestMemoryError, match="read-only"):
-        window.write(PAGE.base, b"x")
-    memories.protect(PAGE, Access.WRITE)
-    window.write(PAGE.base, b"x")
-    assert window.read(PAGE.base, 2) == b"x2"
+        memories.bind(PAGE.base, 64)
+
+
+def test_only_the_vmms_own_memory_is_saved(memories: MemoryMap) -> None:
+    device = memories.allocate(BASE + 0x1_0000, 0x1000, "the hypervisor's", vmm=False)
+    assert device in memories.memories
+    assert [memory.region.name for memory in memories.vmm_memories] == ["RAM"]
 
 
 def test_an_access_that_only_touches_what_is_gone_fails(memories: MemoryMap) -> None:

@@ -13,11 +13,11 @@ from framework.power import FakePower
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, FunctionId, Smccc
-from pvtime.machine.memory import GuestMemory
+from pvtime.machine.memory_map import MemoryMap
 from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
-from pvtime.steal.account import Account
-from pvtime.steal.placement import Userspace
+from pvtime.steal.account import Account, GuestUse
+from pvtime.steal.structure import CheckedStructure
 
 BASE = 0x90A_0000
 RFC_LPT = 0xC500_0022
@@ -45,11 +45,12 @@ ANSWERS = [
 
 
 @pytest.fixture
-def memory() -> Iterator[GuestMemory]:
+def memories() -> Iterator[MemoryMap]:
     """Return the region for stolen time."""
-    memory = GuestMemory(BASE, 0x1_0000, "stolen time")
-    yield memory
-    memory.close()
+    memories = MemoryMap([])
+    memories.allocate(BASE, 0x1_0000, "stolen time")
+    yield memories
+    memories.close()
 
 
 def ask(account: Account, function: int, argument: int = 0, run_delay: int = 0) -> int:
@@ -60,9 +61,9 @@ def ask(account: Account, function: int, argument: int = 0, run_delay: int = 0) 
 
 @pytest.mark.parametrize(("function", "argument", "answer"), ANSWERS)
 def test_calls_are_answered_as_kvm_does_whatever_is_in_the_upper_halves(
-    function: int, argument: int, answer: int, memory: GuestMemory
+    function: int, argument: int, answer: int, memories: MemoryMap
 ) -> None:
-    account = Account(Userspace(memory, 0))
+    account = Account(CheckedStructure(memories, BASE, 0))
     assert ask(account, function, argument) == answer
     assert ask(account, UPPER | function, argument) == answer
     assert ask(account, function, UPPER | argument) == answer
@@ -73,27 +74,27 @@ def test_the_question_whether_one_may_ask_is_answered_yes_even_without_a_structu
 
 
 @pytest.mark.parametrize("argument", [PvTime.FEATURES, PvTime.ST])
-def test_features_are_those_of_the_calling_vcpu(argument: int, memory: GuestMemory) -> None:
-    assert ask(Account(Userspace(memory, 0)), PvTime.FEATURES, argument) == SUCCESS
+def test_features_are_those_of_the_calling_vcpu(argument: int, memories: MemoryMap) -> None:
+    assert ask(Account(CheckedStructure(memories, BASE, 0)), PvTime.FEATURES, argument) == SUCCESS
     assert ask(Account(None), PvTime.FEATURES, argument) == NOT_SUPPORTED
     assert ask(Account(None), PvTime.ST) == NOT_SUPPORTED
 
 
-def test_asking_for_features_does_not_enable_and_asking_for_the_address_does(memory: GuestMemory) -> None:
-    account = Account(Userspace(memory, 0))
+def test_asking_for_features_does_not_enable_and_asking_for_the_address_does(memories: MemoryMap) -> None:
+    account = Account(CheckedStructure(memories, BASE, 0))
     ask(account, Smccc.ARCH_FEATURES, PvTime.FEATURES)
     ask(account, PvTime.FEATURES, PvTime.ST)
-    assert not account.enabled
+    uses = [account.use]
     ask(account, PvTime.ST)
-    assert account.enabled
+    assert [*uses, account.use] == [GuestUse.OFFERED, GuestUse.ENABLED]
 
 
-def test_asking_for_the_address_zeroes_the_structure_each_time(memory: GuestMemory) -> None:
-    account = Account(Userspace(memory, 0))
+def test_asking_for_the_address_zeroes_the_structure_each_time(memories: MemoryMap) -> None:
+    account = Account(CheckedStructure(memories, BASE, 0))
     for start in 1_000, 5_000:
         assert ask(account, PvTime.ST, run_delay=start) == BASE
-        assert memory.read(BASE, 64) == bytes(64)
-        account.update(start + 70)
+        assert memories.memories[0].read(BASE, 64) == bytes(64)
+        account.update_stolen_time(start + 70)
         assert account.structure() == account.truth(start + 70) == 70
 
 

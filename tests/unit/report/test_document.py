@@ -41,7 +41,7 @@ reports = st.builds(
     elapsed_seconds=seconds,
     outcome=st.sampled_from(Outcome),
     vcpus=st.lists(rows, max_size=8).map(tuple),
-    schema=st.just(1),
+    schema=st.just(2),
 )
 
 REPORT = RunReport(
@@ -76,7 +76,7 @@ def test_unknown_fields_are_ignored_since_later_releases_may_add_some() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 3}, "schema 3"),
         ({"schema": True}, "'schema' cannot be True"),
         ({"engine": None}, "'engine' cannot be None"),
         ({"elapsed_seconds": "1"}, "'elapsed_seconds' cannot be '1'"),

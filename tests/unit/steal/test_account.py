@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pvtime.abi.pvtime import StolenTime
-from pvtime.machine.memory import GuestMemory
-from pvtime.steal.account import Account
-from pvtime.steal.placement import Userspace
+from pvtime.machine.memory_map import MemoryMap
+from pvtime.steal.account import Account, GuestUse
 from pvtime.steal.run_delay import RunDelay
+from pvtime.steal.structure import CheckedStructure
 
 VCPUS = 3
 BASE = 0x10_0000
@@ -43,13 +43,14 @@ class Host(RuleBasedStateMachine):
 
     @initialize()
     def set_up(self) -> None:
-        self.memory = GuestMemory(BASE, 0x1_0000, "stolen time")
+        self.map = MemoryMap([])
+        self.memory = self.map.allocate(BASE, 0x1_0000, "stolen time")
         self.now = 1_000
-        self.subjects = [Subject(Account(Userspace(self.memory, index))) for index in range(VCPUS)]
+        self.subjects = [Subject(Account(CheckedStructure(self.map, BASE, index))) for index in range(VCPUS)]
 
     def teardown(self) -> None:
-        if hasattr(self, "memory"):
-            self.memory.close()
+        if hasattr(self, "map"):
+            self.map.close()
 
     @rule(span=spans)
     def pass_time(self, span: int) -> None:
@@ -68,7 +69,7 @@ class Host(RuleBasedStateMachine):
     @rule(index=vcpus)
     def load(self, index: int) -> None:
         subject = self.subjects[index]
-        subject.clock.run(self.now)
+        subject.clock.settle(self.now)
         subject.waiting = False
         self.update(index)
 
@@ -87,14 +88,14 @@ class Host(RuleBasedStateMachine):
     @rule(index=vcpus)
     def update(self, index: int) -> None:
         subject = self.subjects[index]
-        subject.account.update(subject.clock.read(self.now))
+        subject.account.update_stolen_time(subject.clock.read(self.now))
         subject.shown = subject.stolen
 
     @rule(index=vcpus)
     def ask(self, index: int) -> None:
         """PV_TIME_ST."""
         subject = self.subjects[index]
-        assert subject.account.enable(subject.clock.read(self.now)) == BASE + 64 * index
+        assert subject.account.init_stolen_time(subject.clock.read(self.now)) == BASE + 64 * index
         assert self.memory.read(BASE + 64 * index, 64) == bytes(StolenTime())
         subject.stolen = subject.shown = subject.lie = 0
 
@@ -102,7 +103,7 @@ class Host(RuleBasedStateMachine):
     def start_anew(self, index: int) -> None:
         subject = self.subjects[index]
         subject.account.reset(subject.clock.read(self.now))
-        assert not subject.account.enabled
+        assert subject.account.use is GuestUse.OFFERED
         subject.stolen = subject.shown = subject.lie = 0
 
     @rule(index=vcpus, value=st.integers(0, U64 - 1))
@@ -132,7 +133,9 @@ class Host(RuleBasedStateMachine):
         for index, subject in enumerate(self.subjects):
             self.update(index)
             truth = subject.account.truth(subject.clock.read(self.now))
-            assert (subject.account.structure() - truth) % U64 == subject.lie % U64
+            structure = subject.account.structure()
+            assert structure is not None
+            assert (structure - truth) % U64 == subject.lie % U64
 
 
 TestHost = Host.TestCase

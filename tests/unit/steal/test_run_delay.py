@@ -20,13 +20,13 @@ def test_waiting_counts_and_running_does_not() -> None:
     clock = RunDelay()
     clock.wait(100)
     assert (clock.waiting, clock.read(130)) == (True, 30)
-    clock.run(150)
+    clock.settle(150)
     assert (clock.waiting, clock.read(500)) == (False, 50)
 
 
 def test_idle_time_does_not_count() -> None:
     clock = RunDelay()
-    clock.run(0)
+    clock.settle(0)
     clock.idle()
     assert clock.read(10**9) == 0
 
@@ -35,13 +35,13 @@ def test_a_wake_up_that_is_dated_later_than_now_counts_nothing_yet() -> None:
     clock = RunDelay()
     clock.wait(200)
     assert clock.read(150) == 0
-    clock.run(190)
+    clock.settle(190)
     assert clock.read(1000) == 0
 
 
 def test_what_the_thread_waited_is_added() -> None:
     clock = RunDelay()
-    clock.run(0)
+    clock.settle(0)
     clock.add(40)
     clock.add(2)
     assert clock.read(100) == 42
@@ -55,7 +55,7 @@ def test_it_never_decreases_while_time_passes(steps: list[tuple[str, int]]) -> N
         if step == "add":
             clock.add(span)
         elif step == "run":
-            clock.run(now)
+            clock.settle(now)
         elif step == "wait" and not clock.waiting:
             clock.wait(now)
         elif step == "idle" and not clock.waiting:

@@ -15,6 +15,7 @@ from pvtime.engine.kvm.counter import counter_frequency
 from pvtime.engine.kvm.device import Device
 from pvtime.engine.kvm.exits import Owner
 from pvtime.engine.kvm.injector import StealInjector
+from pvtime.engine.kvm.meter import PARKING
 from pvtime.engine.kvm.pvtime import StolenTimeIpas
 from pvtime.engine.kvm.registers import read_counters, read_cpu, write_counters, write_cpu
 from pvtime.engine.kvm.ring import Ring
@@ -22,7 +23,6 @@ from pvtime.engine.kvm.runner import VcpuRunner
 from pvtime.engine.kvm.slots import Slots
 from pvtime.engine.kvm.state import KvmState, VcpuState
 from pvtime.engine.kvm.system import System
-from pvtime.engine.kvm.truth import Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic
 from pvtime.engine.kvm.vgic_state import read_vgic, write_vgic
@@ -41,13 +41,13 @@ from pvtime.machine.layout import (
 )
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
+from pvtime.steal.kvm_truth import KvmTruth
+from pvtime.steal.placement import UserspacePlacement
 
 __all__ = ["Assembly"]
 
 TIMERS: Final = KVM_TIMER_PPIS[:3]
 """A guest at EL1 has the physical and the virtual timer."""
-
-UNWRITABLE: Final = {Access.NONE: "not mapped", Access.READ: "read-only"}
 
 
 class Assembly:
@@ -93,8 +93,11 @@ class Assembly:
             self.bus = Bus(
                 [self._make_window(system, stack), machine.agent], self._make_ring(vcpus[0], stack)
             )
+            parking = self._write_parking()
             self._runners = [
-                VcpuRunner(vcpu, self.bus, truth, owner, injector.victims[vcpu.index] if injector else None)
+                VcpuRunner(
+                    vcpu, self.bus, truth, owner, parking, injector.victims[vcpu.index] if injector else None
+                )
                 for vcpu, truth in zip(vcpus, self._truths, strict=True)
             ]
             for runner in self._runners:
@@ -124,16 +127,24 @@ class Assembly:
         self._vcpus[0].set_reg(PC, entry.pc)
         self._vcpus[0].set_reg(x(0), entry.x0)
 
-    def _give_stolen_time(self) -> list[Truth | None]:
+    def _give_stolen_time(self) -> list[KvmTruth]:
+        placement = self._machine.placement
+        assert isinstance(placement, UserspacePlacement), "the engine refuses the others"
         ipas = StolenTimeIpas()
-        truths: list[Truth | None] = []
+        truths = []
         for vcpu in self._vcpus:
-            truth = None
-            if vcpu.index not in self._machine.config.no_pvtime:
-                truth = Truth(self._machine.stolen_time, vcpu.index)
+            has = vcpu.index not in self._machine.config.no_pvtime
+            truth = KvmTruth(placement.own_structure(vcpu.index) if has else None)
+            if truth.ipa is not None:
                 ipas.set(vcpu, truth.ipa)
             truths.append(truth)
         return truths
+
+    def _write_parking(self) -> int:
+        """Write what a vCPU may be stepped through after the guest's end; return its IPA."""
+        region = self._machine.stolen_time
+        region.write(region.end - len(PARKING), PARKING)
+        return region.end - len(PARKING)
 
     def state(self, samples: list[VcpuSample]) -> KvmState:
         """Return what is to be saved, while all is paused.
@@ -154,11 +165,10 @@ class Assembly:
 
     def _restore(self, state: KvmState) -> None:
         self._refuse_gicv2()
-        state.check([truth is None for truth in self._truths], counter_frequency())
-        for vcpu, truth, its in zip(self._vcpus, self._truths, state.vcpus, strict=True):
-            write_cpu(vcpu, its.cpu)
-            if truth is not None and its.stolen is not None:
-                truth.restore(its.stolen)
+        state.check(len(self._vcpus), counter_frequency())
+        for vcpu, truth, saved in zip(self._vcpus, self._truths, state.vcpus, strict=True):
+            write_cpu(vcpu, saved.cpu)
+            truth.restore(saved.stolen)
         write_vgic(self._vgic, self._machine.mpidrs, state.vgic)
         self._counters = state.counters
         write_counters(self._vcpus[0], self._counters)
@@ -217,12 +227,7 @@ class Assembly:
         :raises EngineError: the region is not a memory slot.
         """
         self.slots.protect(region, access)
-        for truth in filter(None, self._truths):
-            if region.base <= truth.ipa < region.end:
-                truth.fault = None
-                if access is not Access.WRITE:
-                    state = UNWRITABLE[access]
-                    truth.fault = f"the structure at {truth.ipa:#x} cannot be written: the memory is {state}"
+        self._machine.map.protect(region, access)
         for runner in self._runners:
             runner.refresh()
 

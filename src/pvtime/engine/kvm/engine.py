@@ -16,13 +16,13 @@ from pvtime.engine.kvm.kick import install_kick
 from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import System
 from pvtime.errors import EngineError, PvtimeError, UsageError
+from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
-from pvtime.steal.placement import PlacementName
 
 __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
 
@@ -51,7 +51,9 @@ class KvmEngine(Engine):
 
     name = "kvm"
 
-    def __init__(self, machine: Machine, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
+    ) -> None:
         super().__init__()
         if options:
             raise UsageError(f"--engine-option {min(options)}: the kvm engine has no options")
@@ -59,13 +61,13 @@ class KvmEngine(Engine):
             raise UsageError(
                 f"--cpu {machine.config.cpu}: the kvm engine's CPU is the host's: leave the option out"
             )
-        if machine.config.placement is not PlacementName.USERSPACE:
+        if not machine.placement.on_kvm:
             raise UsageError(
-                f"--placement {machine.config.placement.value}: KVM on arm64 has the placement userspace "
+                f"--placement {machine.placement.name.value}: KVM on arm64 has the placement userspace "
                 "alone; --engine unicorn has all three"
             )
         self._machine = machine
-        steal = machine.config.steal
+        steal.check_vcpus(machine.config.vcpus)
         self._injector = StealInjector(steal, machine.config.vcpus) if steal else None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -77,7 +79,7 @@ class KvmEngine(Engine):
         self._limits: dict[Region, Access] = {}
         self._log: DirtyLog | None = None
         self._before = self._last = [
-            VcpuSample(index, 0, 0, 0, enabled=False, loads=0) for index in range(machine.config.vcpus)
+            VcpuSample(index, 0, 0, None, enabled=False, loads=0) for index in range(machine.config.vcpus)
         ]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._manage, name="pvtime-kvm", daemon=True)
@@ -104,7 +106,7 @@ class KvmEngine(Engine):
                 raise EngineError("a machine that has begun cannot be restored")
             self._prepare(state)
             self._before = [
-                VcpuSample(index, vcpu.ran_ns, 0, 0, enabled=False, loads=vcpu.loads)
+                VcpuSample(index, vcpu.ran_ns, 0, None, enabled=False, loads=vcpu.loads)
                 for index, vcpu in enumerate(state.vcpus)
             ]
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from pvtime.engine.kvm.truth import Truth
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import Schedule
+from pvtime.steal.kvm_truth import KvmTruth
 
 __all__ = ["InjectedVcpu", "StealInjector"]
 
@@ -36,16 +36,16 @@ class InjectedVcpu:
     """
 
     def __init__(self, index: int, schedule: Schedule) -> None:
-        self.hold = Hold(schedule.debts(index), self._inject)
+        self.hold = Hold(schedule.pending(index), self._inject)
         self.asked = False
         """It has been asked to leave the guest, and has not paid yet. Set by the thief alone."""
         self.slept_until = 0
         """When the thief last saw that it had been asleep for a while."""
-        self._truth: Truth | None = None
+        self._truth: KvmTruth | None = None
         self._held_since: int | None = None
         self._paused_since: int | None = None
 
-    def begin_life(self, truth: Truth | None) -> None:
+    def begin_life(self, truth: KvmTruth | None) -> None:
         """The machine starts, or starts anew: the vCPU has other books, or none."""
         self._truth = truth
         self._held_since = None
@@ -55,7 +55,7 @@ class InjectedVcpu:
     def give_in(self, now: int) -> None:
         """The vCPU is out of the guest, with its figures up to date, and pays."""
         self._skip_pause(now)
-        self.hold.wake(self.slept_until)
+        self.hold.woke(self.slept_until)
         self._held_since = now
 
     def let_go(self) -> None:
@@ -67,8 +67,8 @@ class InjectedVcpu:
         self._skip_pause(now)
         if self._held_since is None:
             return 0
-        if self.hold.advance(self._held_since, now):
-            return self.hold.until - now
+        if self.hold.settle_until(now, self._held_since):
+            return self.hold.release_at - now
         self._held_since = None
         self.asked = False
         return 0
@@ -184,10 +184,10 @@ class StealInjector:
             watch.asleep(now)  # the instruction at which it is to be measured may be a WFI
             return POLL_S
         if victim.asked:
-            return max(POLL_S, (victim.hold.until - now) / 1e9)
+            return max(POLL_S, (victim.hold.release_at - now) / 1e9)
         if victim.paused:
             return POLL_S
-        due = victim.hold.due()
+        due = victim.hold.next_due()
         if due is None:
             return MAX_WAIT_S
         if due > now:

@@ -11,11 +11,14 @@ from typing import Final
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.exits import Exits
 from pvtime.engine.kvm.page import RunPage
-from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
+from pvtime.steal.kvm_truth import KvmTruth, StolenState
 from pvtime.steal.run_delay import Schedstat
 
-__all__ = ["Meter", "figures"]
+__all__ = ["PARKING", "Meter", "figures"]
+
+PARKING: Final = 16 * 0x1400_0000.to_bytes(4, "little")
+"""``b .``, more than once: an access that is still to be completed moves the program counter on."""
 
 ATTEMPTS: Final = 64
 """Steps until an unsettled figure is taken after all. On a host with a queue at every CPU one in ten needs a
@@ -25,10 +28,8 @@ KICKED_ATTEMPTS: Final = 4
 """Kicks, 50 ms apart, until a guest that completes no instruction, because each fetch aborts, is given up."""
 
 
-def figures(index: int, truth: Truth | None, *, ran_ns: int = 0, loads: int = 0) -> VcpuSample:
-    """Return a vCPU's figures as of its last measurement; without a structure nothing is stolen from it."""
-    if truth is None:
-        return VcpuSample(index, ran_ns, 0, 0, enabled=False, loads=loads)
+def figures(index: int, truth: KvmTruth, *, ran_ns: int = 0, loads: int = 0) -> VcpuSample:
+    """Return a vCPU's figures as of its last measurement."""
     truth_ns, structure_ns = truth.figures
     return VcpuSample(
         index,
@@ -43,16 +44,20 @@ def figures(index: int, truth: Truth | None, *, ran_ns: int = 0, loads: int = 0)
 
 
 class Meter:
-    """Measures a vCPU. Made on the vCPU's thread, by which KVM counts."""
+    """Measures a vCPU. Made on the vCPU's thread, by which KVM counts.
+
+    :param parking: IPA of :data:`PARKING` instructions.
+    """
 
     def __init__(
-        self, vcpu: Vcpu, page: RunPage, exits: Exits, truth: Truth | None, clock: Schedstat
+        self, vcpu: Vcpu, page: RunPage, exits: Exits, truth: KvmTruth, clock: Schedstat, parking: int
     ) -> None:
         self._vcpu = vcpu
         self._page = page
         self._exits = exits
         self._truth = truth
         self._clock = clock
+        self._parking = parking
 
     def measure(self, *, final: bool) -> VcpuSample:
         """Return the figures, with the structure up to date.
@@ -65,12 +70,12 @@ class Meter:
         :raises EngineError: KVM does not go on.
         """
         truth = self._truth
-        if truth is not None and (not self._vcpu.stopped or (final and truth.in_use)):
-            if truth.fault is not None:  # a step would bring nothing up to date
+        if not self._vcpu.stopped or (final and truth.in_use):
+            if truth.ipa is None or truth.fault is not None:  # a step would bring nothing up to date
                 truth.measure(self._clock.run_delay())
             else:
                 if final:
-                    self._vcpu.park(truth.parking)
+                    self._vcpu.park(self._parking)
                 truth.measure(self._settled_run_delay())
         usage = resource.getrusage(resource.RUSAGE_THREAD)
         return figures(
@@ -84,9 +89,9 @@ class Meter:
             self._vcpu.enter()
         self._page.set_immediate_exit(False)
 
-    def stolen(self) -> StolenState | None:
-        """Return what is saved of the vCPU's stolen time; None where it has no structure."""
-        return None if self._truth is None else self._truth.state(self._clock.run_delay())
+    def stolen(self) -> StolenState:
+        """Return what is saved of the vCPU's stolen time."""
+        return self._truth.state(self._clock.run_delay())
 
     def _settled_run_delay(self) -> int:
         """Return the thread's run_delay, in ns, at a moment at which KVM has just put it into the structure.

@@ -43,9 +43,9 @@ from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.kick import KICK, block_other_signals
 from pvtime.engine.kvm.meter import Meter, figures
 from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
-from pvtime.engine.kvm.truth import StolenState, Truth
 from pvtime.engine.kvm.vcpu import Vcpu
 from pvtime.errors import EngineError, PvtimeError
+from pvtime.steal.kvm_truth import KvmTruth, StolenState
 from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["VcpuRunner"]
@@ -64,11 +64,18 @@ class VcpuRunner:
     """Runs a vCPU on a thread of its own."""
 
     def __init__(
-        self, vcpu: Vcpu, bus: Bus, truth: Truth | None, owner: Owner, victim: InjectedVcpu | None = None
+        self,
+        vcpu: Vcpu,
+        bus: Bus,
+        truth: KvmTruth,
+        owner: Owner,
+        parking: int,
+        victim: InjectedVcpu | None = None,
     ) -> None:
         self._vcpu = vcpu
         self._truth = truth
         self._owner = owner
+        self._parking = parking
         self._victim = victim
         if victim is not None:
             victim.begin_life(truth)
@@ -77,7 +84,7 @@ class VcpuRunner:
         self._exits = Exits(vcpu, self._page, bus, owner)
         self._mail: deque[Callable[[], object]] = deque()
         self._sample = figures(vcpu.index, truth)
-        self._stolen = truth.state(0) if truth is not None else None
+        self._stolen = truth.state(0)
         self._paused = False
         self._woken = threading.Event()
         self._gate = threading.Lock()
@@ -110,8 +117,8 @@ class VcpuRunner:
         return self._post(self._pause)
 
     @property
-    def stolen(self) -> StolenState | None:
-        """What is to be saved of the vCPU's stolen time, while it is paused; None: it has no structure."""
+    def stolen(self) -> StolenState:
+        """What a saved machine must hold of the vCPU's stolen time, while it is paused."""
         return self._stolen
 
     def refresh(self) -> None:
@@ -191,7 +198,7 @@ class VcpuRunner:
             clock = Schedstat(threading.get_native_id())
             try:
                 self._vcpu.claim()
-                self._meter = Meter(self._vcpu, self._page, self._exits, self._truth, clock)
+                self._meter = Meter(self._vcpu, self._page, self._exits, self._truth, clock, self._parking)
                 self._run()
             except _Leave:
                 self._pay()
@@ -257,7 +264,7 @@ class VcpuRunner:
         # A measurement steps the guest: when it was paused, or began to be held, the last one was taken.
         if self._paused:
             return
-        if self._pay() and self._truth is not None:
+        if self._pay():
             truth, structure = self._truth.figures
             self._sample = replace(
                 self._sample, truth_ns=truth, structure_ns=structure, injected_ns=self._truth.injected_ns

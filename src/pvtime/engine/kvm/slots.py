@@ -95,7 +95,7 @@ class Slots:
         """Return which whole pages the guest, or the kernel for it, has written since the last call.
 
         pvtime itself writes the guest's memory at a reset, and a mark into a structure that the kernel writes
-        at the vCPU's next load anyway (:mod:`pvtime.engine.kvm.truth`).
+        at the vCPU's next load anyway (:mod:`pvtime.steal.kvm_truth`).
         """
         found, self._kept = self._kept, []
         for memory in self._memories:

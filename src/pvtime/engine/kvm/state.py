@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pvtime.engine.kvm.registers import CpuState
-from pvtime.engine.kvm.truth import StolenState
 from pvtime.engine.kvm.vgic_state import VgicState
 from pvtime.errors import SavedStateError
+from pvtime.steal.kvm_truth import StolenState
 
 __all__ = ["KvmState", "VcpuState"]
 
@@ -21,8 +21,7 @@ class VcpuState:
     """One vCPU."""
 
     cpu: CpuState
-    stolen: StolenState | None
-    """None: it has no structure."""
+    stolen: StolenState
     ran_ns: int
     loads: int
 
@@ -38,23 +37,20 @@ class KvmState:
     vgic: VgicState
     vcpus: list[VcpuState]
 
-    def check(self, without: list[bool], frequency: int) -> None:
-        """Check that a machine can be in this state.
+    def check(self, vcpus: int, frequency: int) -> None:
+        """Check that a machine of so many vCPUs can be in this state.
 
-        :param without: for each vCPU, whether it has no structure.
         :param frequency: of this host's counter, in Hz.
         :raises SavedStateError: it cannot.
         """
-        if [vcpu.stolen is None for vcpu in self.vcpus] != without:
-            raise SavedStateError("the saved machine has other vCPUs, or others without stolen time")
+        if len(self.vcpus) != vcpus:
+            raise SavedStateError(f"{len(self.vcpus)} vCPUs are saved, this machine has {vcpus}")
         if self.counter_frequency != frequency:
             raise SavedStateError(
                 f"the guest counts on a counter (CNTFRQ_EL0) of {self.counter_frequency} Hz, "
                 f"and this host's has {frequency} Hz"
             )
         for vcpu in self.vcpus:
-            figures = [vcpu.ran_ns, vcpu.loads]
-            if vcpu.stolen is not None:
-                figures += [vcpu.stolen.truth_ns, vcpu.stolen.injected_ns]
+            figures = [vcpu.ran_ns, vcpu.loads, vcpu.stolen.truth_ns, vcpu.stolen.injected_ns]
             if not all(0 <= figure < _LIMIT for figure in figures):
                 raise SavedStateError(f"a vCPU was saved with impossible figures: {figures}")

@@ -15,15 +15,16 @@ from pvtime.engine.unicorn.mail import Mail
 from pvtime.engine.unicorn.parts import assemble
 from pvtime.engine.unicorn.shared_cpu import SharedCpu
 from pvtime.engine.unicorn.state import Keeper
-from pvtime.engine.unicorn.thread_clock import ThreadClock
 from pvtime.engine.unicorn.turns import Turns
 from pvtime.engine.unicorn.wakeups import Wakeups
 from pvtime.errors import EngineError, PvtimeError
+from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import Comparison, DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["UnicornEngine"]
 
@@ -33,20 +34,24 @@ class UnicornEngine(Engine):
 
     :param options: ``internals`` = ``auto`` (use the library's internals where they are known), ``on``
         (or refuse), ``off`` (the public interface alone).
-    :raises UsageError: an unknown CPU model or option.
+    :param steal: the steal to inject.
+    :raises UsageError: an unknown CPU model or option, or a schedule for vCPUs that the machine lacks.
     :raises EngineError: the internals were asked for and cannot be used.
     """
 
     name = "unicorn"
 
-    def __init__(self, machine: Machine, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
+    ) -> None:
         super().__init__()
         self._machine = machine
         self._thread = threading.Thread(target=self._run, name="pvtime-engine", daemon=True)
         # By way of a lambda, for who hears of interrupts is made of the parts.
-        self.parts = assemble(machine, options or {}, lambda *change: self._wakeups.irq_changed(*change))
+        self.parts = assemble(
+            machine, options or {}, steal, lambda *change: self._wakeups.irq_changed(*change)
+        )
         self.vcpus = self.parts.vcpus
-        self.pv_time = self.parts.pv_time
         self._mail = Mail(self._thread, self.parts.ticker.hurry)
         self._cpu = SharedCpu(self.parts)
         self._wakeups = Wakeups(self.parts, self._cpu)
@@ -133,7 +138,7 @@ class UnicornEngine(Engine):
     def _run(self) -> None:
         try:
             self.parts.ticker.start()
-            with closing(ThreadClock()) as clock:
+            with closing(Schedstat(threading.get_native_id())) as clock:
                 self._turns.begin()
                 while self._ending.outcome is None:
                     self._turns.turn(clock)

@@ -8,9 +8,9 @@ import time
 from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.scheduler import turn_ns
-from pvtime.engine.unicorn.thread_clock import ThreadClock
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["SharedCpu"]
 
@@ -28,7 +28,7 @@ class SharedCpu:
         """Who is on the CPU."""
         self.delay = 0
         """The engine thread's own run_delay after the last slice."""
-        self._clock: ThreadClock
+        self._clock: Schedstat
         """The engine thread's, from the first slice on."""
         self._running = False
         self._credited = self._slice_ended = self._kept = 0
@@ -65,15 +65,14 @@ class SharedCpu:
                     last.clock.wait(self._slice_ended)
                 last.account.preempt()
 
-    def slice(self, vcpu: Vcpu, clock: ThreadClock) -> None:
+    def slice(self, vcpu: Vcpu, clock: Schedstat) -> None:
         """Load the vCPU, which is on the CPU, and run it until it idles or its time is over."""
         start, thread_delay = clock.read()
         if vcpu.clock.waiting:
             # What the thread itself waited until here is part of the vCPU's wait.
             self.delay = thread_delay
         self._credited, self._kept = start, 0
-        vcpu.clock.run(start)
-        vcpu.account.load(vcpu.clock.read(start))
+        vcpu.account.vcpu_load(vcpu.clock.settle(start))
         vcpu.loads += 1
         self._ticker.arm(self._slice_end())
         self._clock = clock
@@ -121,12 +120,12 @@ class SharedCpu:
     def deadlines(self) -> list[int]:
         """Return when timers are due, and when who is held is let go."""
         timers = [v.timer.deadline for v in self._vcpus if v.timer.deadline is not None]
-        return timers + [v.hold.until for v in self._vcpus if v.held]
+        return timers + [v.hold.release_at for v in self._vcpus if v.held]
 
     def _slice_end(self) -> int | None:
         """Return when the slice is over: a timer, the turn of somebody who waits, or a debt to pay."""
         deadlines = self.deadlines()
-        due = self.loaded.hold.due()
+        due = self.loaded.hold.next_due()
         if due is not None:
             deadlines.append(due)
         turn = turn_ns(self._vcpus, self.loaded)

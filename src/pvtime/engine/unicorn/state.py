@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.registers import CpuState
 from pvtime.engine.unicorn.vcpu import State, Vcpu
-from pvtime.errors import EngineError, GuestMemoryError, PvTimeDeviceError, SavedStateError
+from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
 from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.gicv2 import GicV2State
 from pvtime.machine.timer import TimerState, counter
-from pvtime.steal.account import AccountState
+from pvtime.steal.account import AccountState, GuestUse
 
 __all__ = ["Keeper"]
 
@@ -45,8 +44,8 @@ class EngineState:
     """The guest's CNTVCT_EL0 and CNTPCT_EL0, in ticks."""
     gic: GicV2State
     vcpus: list[VcpuState]
-    pv_time: bytes | None
-    """STATE of the hypervisor's device, where there is one."""
+    placement: bytes | None
+    """The state of the machine's placement (:meth:`Placement.state`)."""
 
 
 class Keeper:
@@ -58,7 +57,7 @@ class Keeper:
         self._vcpus = parts.vcpus
         self._mpidrs = parts.machine.mpidrs
         self._counter = parts.counter
-        self._pv_time = parts.pv_time
+        self._placement = parts.machine.placement
 
     def state(self) -> JsonObject:
         """Return the state.
@@ -72,8 +71,10 @@ class Keeper:
         now = counter()
         # Vcpus first: they bring the structures up to date.
         vcpus = [self._vcpu_state(vcpu, now) for vcpu in self._vcpus]
-        pv_time = None if self._pv_time is None else self._pv_time.get_attr(PvTimeGroup.STATE, 0)
-        return encode(EngineState(self._core.model, self._counter.at(now), self._gic.state(), vcpus, pv_time))
+        placement = self._placement.state()
+        return encode(
+            EngineState(self._core.model, self._counter.at(now), self._gic.state(), vcpus, placement)
+        )
 
     def restore(self, document: JsonObject) -> None:
         """Go on from ``document``; the guest's memory has been filled, and what drives wires restored.
@@ -85,11 +86,8 @@ class Keeper:
         now = counter()
         self._counter.go_on(state.counter, now)
         self._core.contexts.move_counter(self._counter.offset)
-        if self._pv_time is not None and state.pv_time is not None:
-            try:
-                self._pv_time.set_attr(PvTimeGroup.STATE, 0, state.pv_time)
-            except PvTimeDeviceError as error:
-                raise SavedStateError(str(error)) from error
+        if state.placement is not None:
+            self._placement.restore(state.placement)
         for vcpu, saved in zip(self._vcpus, state.vcpus, strict=True):
             self._restore_vcpu(vcpu, saved, now)
         self._gic.restore(state.gic)
@@ -129,8 +127,8 @@ class Keeper:
             )
         if len(state.vcpus) != len(self._vcpus):
             raise SavedStateError(f"{len(state.vcpus)} vCPUs are saved, this machine has {len(self._vcpus)}")
-        if (state.pv_time is None) != (self._pv_time is None):
-            raise SavedStateError("the saved machine has its stolen time from elsewhere")
+        if (state.placement is None) != (self._placement.state() is None):
+            raise SavedStateError("the saved machine has another placement of its stolen time")
         _check_u64("counter", state.counter)
         for vcpu in state.vcpus:
             _check_vcpu(vcpu)
@@ -151,10 +149,11 @@ def _check_vcpu(vcpu: VcpuState) -> None:
         "number of loads": vcpu.loads,
         "stolen time": account.truth_ns,
         "injected stolen time": account.injected_ns,
-        "kept stolen time": account.kept_ns,
         "address of stolen time": account.registration,
     }.items():
         _check_u64(name, value)
+    if account.use not in {use.value for use in GuestUse}:
+        raise SavedStateError(f"the saved vCPU's use of stolen time is {account.use[:40]!r}")
     if account.fault is not None and not account.fault.isprintable():
         raise SavedStateError("the saved vCPU has a fault that is no text")
 

@@ -10,10 +10,10 @@ from pvtime.engine.unicorn.mail import Mail
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.scheduler import pick, place_woken
 from pvtime.engine.unicorn.shared_cpu import SharedCpu
-from pvtime.engine.unicorn.thread_clock import ThreadClock
 from pvtime.engine.unicorn.vcpu import State
 from pvtime.engine.unicorn.wakeups import Wakeups
 from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
+from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["Turns"]
 
@@ -55,7 +55,7 @@ class Turns:
         else:
             self._boot()
 
-    def turn(self, clock: ThreadClock) -> None:
+    def turn(self, clock: Schedstat) -> None:
         """Once round: what others asked for, what timers are due, then one slice or a sleep."""
         self._mail.read()
         if self._wakeups.paused:
@@ -64,7 +64,7 @@ class Turns:
             return
         now = time.monotonic_ns()
         self._wakeups.expire_timers(now)
-        if self._machine.config.steal:
+        if self._parts.steal:
             self._steal(now)
         vcpu = pick(self._vcpus, self._cpu.current)
         if self._ending.outcome is not None:
@@ -101,16 +101,16 @@ class Turns:
         """Hold who owes something by the schedule, and let go of who has paid."""
         current = self._cpu.current
         if current is not None and current.state is State.RUNNABLE:
-            due = current.hold.due()
+            due = current.hold.next_due()
             if due is not None and due <= now:
                 self._cpu.leave()
         for vcpu in self._vcpus:
-            held = vcpu.hold.advance(vcpu.clock.waiting_since, now)
+            held = vcpu.hold.settle_until(now, vcpu.clock.waiting_since)
             if vcpu.held and not held:
                 place_woken(vcpu, self._vcpus)  # it is owed no more than one that slept
             vcpu.held = held
 
-    def _sleep(self, clock: ThreadClock) -> None:
+    def _sleep(self, clock: Schedstat) -> None:
         """All are idle, off or held: wait for a timer or for mail."""
         deadlines = self._cpu.deadlines()
         timeout = max(0, min(deadlines) - time.monotonic_ns()) / 1e9 if deadlines else None

@@ -12,7 +12,7 @@ from pvtime.engine.unicorn.context import Context
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import PendingSteal
 from pvtime.machine.timer import VcpuTimer
-from pvtime.steal.account import Account
+from pvtime.steal.account import Account, GuestUse
 from pvtime.steal.run_delay import RunDelay
 
 __all__ = ["State", "Vcpu"]
@@ -47,7 +47,7 @@ class Vcpu:
     virtual_ns: int = 0
     """What the scheduler compares: time run, adjusted at each wake-up."""
     loads: int = 0
-    debts: InitVar[PendingSteal | None] = None
+    pending_steal: InitVar[PendingSteal | None] = None
     hold: Hold = field(init=False)
     """What is stolen from it on purpose."""
     held: bool = False
@@ -55,20 +55,20 @@ class Vcpu:
     on_hypercall: Callable[[int, VcpuSample, VcpuSample], object] | None = None
     """Told, on the engine's thread, of each hypervisor call: its function, the figures before and after."""
 
-    def __post_init__(self, debts: PendingSteal | None) -> None:
-        self.hold = Hold(debts or PendingSteal([]), self.account.inject)
+    def __post_init__(self, pending_steal: PendingSteal | None) -> None:
+        self.hold = Hold(pending_steal or PendingSteal([]), self.account.inject)
 
     def sample(self, now: int) -> VcpuSample:
         """Return the figures at ``now``, with the structure brought up to date as a load would."""
         run_delay = self.clock.read(now)
-        self.hold.advance(self.clock.waiting_since, now)
-        self.account.update(run_delay)
+        self.hold.settle_until(now, self.clock.waiting_since)
+        self.account.update_stolen_time(run_delay)
         return VcpuSample(
             index=self.index,
             ran_ns=self.ran_ns,
             truth_ns=self.account.truth(run_delay),
             structure_ns=self.account.structure(),
-            enabled=self.account.enabled,
+            enabled=self.account.use is GuestUse.ENABLED,
             loads=self.loads,
             injected_ns=self.account.injected_ns,
             fault=self.account.fault,

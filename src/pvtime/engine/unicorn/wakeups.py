@@ -73,9 +73,9 @@ class Wakeups:
         self._cpu.leave()
         now = time.monotonic_ns()
         for vcpu in self._vcpus:
-            vcpu.hold.advance(vcpu.clock.waiting_since, now)
+            vcpu.hold.settle_until(now, vcpu.clock.waiting_since)
             vcpu.clock.settle(now)
-            vcpu.account.update(vcpu.clock.read(now))
+            vcpu.account.update_stolen_time(vcpu.clock.read(now))
         self._paused_since = now
 
     def resume(self) -> None:
@@ -93,7 +93,7 @@ class Wakeups:
     def _wake(self, vcpu: Vcpu, since: int) -> None:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
         vcpu.state = State.RUNNABLE
-        vcpu.hold.wake(self._paused_since if self.paused else since)
+        vcpu.hold.woke(self._paused_since if self.paused else since)
         if not self.paused:
             vcpu.clock.wait(since)
         self._cpu.credit()

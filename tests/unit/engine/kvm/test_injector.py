@@ -9,70 +9,32 @@ from pathlib import Path
 
 import pytest
 
-from pvtime.abi.pvtime import StolenTime
+from framework.structures import Structures
 from pvtime.engine.kvm.injector import POLL_S, InjectedVcpu, StealInjector, Watch
-from pvtime.engine.kvm.truth import Truth
 from pvtime.inject.schedule import Schedule
-from pvtime.machine.layout import STOLEN_TIME
-from pvtime.machine.memory import GuestMemory
+from pvtime.steal.kvm_truth import KvmTruth
 
 DEADLINE = 30
 
 
 @pytest.fixture
-def memory() -> Iterator[GuestMemory]:
-    """Return the structures' memory."""
-    memory = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name)
-    yield memory
-    memory.close()
+def structures() -> Iterator[Structures]:
+    """Return the memory of a structure."""
+    structures = Structures()
+    yield structures
+    structures.map.close()
 
 
-def kernel_adds(memory: GuestMemory, ns: int) -> None:
-    """Bring the first structure up to date as KVM does."""
-    ipa = STOLEN_TIME.base + StolenTime.stolen_time.offset
-    memory.store_u64(ipa, memory.load_u64(ipa) + ns)
-
-
-def test_truth_and_structure_agree_on_what_the_kernel_and_the_thief_add(memory: GuestMemory) -> None:
-    truth = Truth(memory, 0)
-    kernel_adds(memory, 700)
-    assert truth.measure(700) == (700, 700)
-    truth.inject(1000)
-    assert truth.figures == (1700, 1700)
-    kernel_adds(memory, 50)
-    assert truth.measure(750) == (1750, 1750)
-    assert truth.injected_ns == 1000
-
-
-def test_a_guest_that_asks_for_stolen_time_starts_anew_with_nothing_injected(memory: GuestMemory) -> None:
-    truth = Truth(memory, 0)
-    truth.measure(700)
-    truth.inject(1000)
-    memory.write(STOLEN_TIME.base, bytes(64))  # PV_TIME_ST, at run_delay 710
-    kernel_adds(memory, 20)
-    assert truth.measure(730) == (20, 20)
-    assert (truth.enabled, truth.injected_ns) == (True, 0)
-
-
-def test_a_guest_that_fills_its_structure_deceives_only_itself(memory: GuestMemory) -> None:
-    truth = Truth(memory, 0)
-    truth.measure(0)
-    memory.store_u64(STOLEN_TIME.base + StolenTime.stolen_time.offset, 2**64 - 1)
-    truth.inject(1000)
-    assert truth.structure() == 999
-    assert truth.figures[0] == 1000
-
-
-def victim(memory: GuestMemory, *steal: str) -> tuple[InjectedVcpu, Truth]:
+def victim(structures: Structures, *steal: str) -> tuple[InjectedVcpu, KvmTruth]:
     """Return a vCPU that may be stolen from, on a schedule that began at 0."""
-    made, truth = InjectedVcpu(0, Schedule.parse(steal)), Truth(memory, 0)
+    made, truth = InjectedVcpu(0, Schedule.parse(steal)), structures.truth()
     made.begin_life(truth)
     made.hold.start(0)
     return made, truth
 
 
-def test_whoever_gives_in_pays_to_the_nanosecond(memory: GuestMemory) -> None:
-    one, truth = victim(memory, "1ms")
+def test_whoever_gives_in_pays_to_the_nanosecond(structures: Structures) -> None:
+    one, truth = victim(structures, "1ms")
     assert one.remaining(400) == 0
     one.give_in(500)
     assert one.held
@@ -83,8 +45,8 @@ def test_whoever_gives_in_pays_to_the_nanosecond(memory: GuestMemory) -> None:
     assert (truth.injected_ns, truth.figures, one.held) == (1_000_000, (1_000_000, 1_000_000), False)
 
 
-def test_a_pause_is_not_paid_in(memory: GuestMemory) -> None:
-    one, truth = victim(memory, "1ms", "1ms@3ms")
+def test_a_pause_is_not_paid_in(structures: Structures) -> None:
+    one, truth = victim(structures, "1ms", "1ms@3ms")
     one.give_in(0)
     one.pause(400_000)
     assert one.paused
@@ -93,11 +55,11 @@ def test_a_pause_is_not_paid_in(memory: GuestMemory) -> None:
     assert not one.paused
     assert one.remaining(11_000_000) == 0
     assert truth.injected_ns == 1_000_000
-    assert one.hold.due() == 13_000_000
+    assert one.hold.next_due() == 13_000_000
 
 
-def test_what_lapsed_while_the_thread_slept_is_not_owed(memory: GuestMemory) -> None:
-    one, truth = victim(memory, "1ms/10ms")
+def test_what_lapsed_while_the_thread_slept_is_not_owed(structures: Structures) -> None:
+    one, truth = victim(structures, "1ms/10ms")
     one.slept_until = 45_000_000
     one.give_in(47_000_000)
     assert one.remaining(49_000_000) == 0

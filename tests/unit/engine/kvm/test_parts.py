@@ -8,7 +8,6 @@ import errno
 import mmap
 import os
 import platform
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -23,8 +22,7 @@ from pvtime.engine.kvm.ioctl import KvmError, call
 from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
 from pvtime.engine.kvm.ring import Ring
 from pvtime.engine.kvm.slots import runs
-from pvtime.engine.kvm.truth import StolenState, Truth
-from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
+from pvtime.machine.layout import CONSOLE, RAM_BASE, Region
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import CHUNK
 
@@ -59,13 +57,6 @@ class KernelRing:
         # What is behind the bytes of this write is left from an older one.
         entry.phys_addr, entry.len, entry.data = address, 1, value | 0xDEAD_0000
         self.head.last = (self.head.last + 1) % self.ring.capacity
-
-
-@pytest.fixture
-def structures() -> Iterator[GuestMemory]:
-    memory = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name)
-    yield memory
-    memory.close()
 
 
 def test_a_page_of_4_kib_holds_170_writes() -> None:
@@ -113,86 +104,6 @@ def test_the_page_is_read_as_the_structure_says() -> None:
     page.quads[DATA] = 0x60
     page.set_immediate_exit(True)
     assert (run.mmio.data, run.immediate_exit) == (0x60, 1)
-
-
-def kernel_call(memory: GuestMemory, truth: Truth) -> None:
-    """Do what PV_TIME_ST does to the structure (kvm_init_stolen_time)."""
-    memory.write(truth.ipa, bytes(64))
-
-
-def test_truth_before_the_first_call_is_all_of_run_delay(structures: GuestMemory) -> None:
-    truth = Truth(structures, 1)
-    structures.store_u64(truth.ipa + 8, 700)
-    assert (truth.measure(700), truth.enabled) == ((700, 700), False)
-
-
-def test_truth_starts_anew_at_each_call(structures: GuestMemory) -> None:
-    truth = Truth(structures, 0)
-    truth.measure(500)
-    for called_at, now in ((600, 1_000), (2_000, 2_000), (5_000, 5_001)):
-        kernel_call(structures, truth)
-        structures.store_u64(truth.ipa + 8, now - called_at)
-        assert truth.measure(now) == (now - called_at, now - called_at)
-        assert truth.enabled
-        structures.store_u64(truth.ipa + 8, now - called_at + 90)
-        assert truth.measure(now + 90) == (now - called_at + 90, now - called_at + 90)
-
-
-def test_truth_does_not_follow_a_count_that_is_wrong(structures: GuestMemory) -> None:
-    truth = Truth(structures, 0)
-    kernel_call(structures, truth)
-    truth.measure(1_000)
-    structures.store_u64(truth.ipa + 8, 5)
-    assert truth.measure(1_300) == (300, 5), "a lost count shows, and is not taken for a call"
-
-
-@given(st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 40), st.integers(0, 1 << 40))
-def test_a_guest_that_writes_its_structure_does_not_leave_the_bounds(
-    written: int, earlier: int, later: int
-) -> None:
-    memory = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name)
-    truth = Truth(memory, 0)
-    truth.measure(earlier)
-    memory.write(truth.ipa, bytes(64))
-    memory.store_u64(truth.ipa + 8, written)
-    measured, _ = truth.measure(earlier + later)
-    memory.close()
-    assert 0 <= measured <= later
-
-
-def test_a_restored_truth_goes_on_with_the_new_threads_run_delay(structures: GuestMemory) -> None:
-    truth = Truth(structures, 0)
-    kernel_call(structures, truth)
-    structures.store_u64(truth.ipa + 8, 300)
-    truth.measure(1_000)
-    state = truth.state(1_000)
-    assert state == StolenState(truth_ns=300, injected_ns=0, enabled=True)
-    restored = Truth(structures, 0)
-    restored.restore(state)
-    assert (restored.figures, restored.enabled) == ((300, 300), True)
-    structures.store_u64(truth.ipa + 8, 300 + 25)
-    assert restored.measure(25) == (325, 325)
-    assert restored.state(25).truth_ns == 325
-    kernel_call(structures, restored)
-    structures.store_u64(truth.ipa + 8, 5)
-    assert restored.measure(40) == (5, 5), "the next call counts from zero, as always"
-
-
-def test_who_was_switched_off_is_saved_with_the_kernels_last_update(structures: GuestMemory) -> None:
-    truth = Truth(structures, 0)
-    structures.store_u64(truth.ipa + 8, 500)
-    truth.measure(500)
-    structures.store_u64(truth.ipa + 8, 620)  # it ran on, and was switched off
-    assert truth.state(900).truth_ns == 620
-    structures.store_u64(truth.ipa + 8, 10)  # no call has cleared it: the guest wrote this
-    assert truth.state(900).truth_ns == 500
-    structures.store_u64(truth.ipa + 8, 1 << 60)
-    assert truth.state(900).truth_ns == 900
-    kernel_call(structures, truth)
-    structures.store_u64(truth.ipa + 8, 70)
-    assert truth.state(900) == StolenState(truth_ns=70, injected_ns=0, enabled=True)
-    structures.store_u64(truth.ipa + 8, 1 << 60)
-    assert truth.state(900).truth_ns == 400
 
 
 def test_changed_memory_is_yielded_once_in_copies_and_after_a_reset_what_became_zero_too() -> None:

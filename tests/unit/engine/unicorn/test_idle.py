@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from framework.payload import DEADLINE
 from pvtime.engine.unicorn.engine import UnicornEngine
@@ -17,8 +16,8 @@ IDLE_S = 0.1
 
 
 def test_who_owes_when_it_wakes_has_not_waited_while_it_idled() -> None:
-    config = replace(guest(1), steal=Schedule.parse(["1ms/50ms"]))
-    with boot(UnicornEngine, config) as probe:
+    steal = Schedule.parse(["1ms/50ms"])
+    with boot(lambda machine: UnicornEngine(machine, steal=steal), guest(1)) as probe:
         assert isinstance(probe.engine, UnicornEngine)
         (vcpu,) = probe.engine.vcpus
         for _ in range(3):

@@ -140,9 +140,9 @@ def test_a_structure_that_was_given_is_left_alone_after_cpu_off() -> None:
         assert guest.result(1) == 0
         second = guest.engine.sample()[1]
         assert not second.enabled
-        assert second.truth_ns == second.structure_ns
+        assert second.structure_ns is None
         left = KvmStealTime.from_buffer_copy(guest.machine.memory.read(GIVEN, 64))
-        assert left.steal == second.structure_ns
+        assert left.steal <= second.truth_ns
 
 
 @pytest.mark.parametrize("access", [Access.NONE, Access.READ])
@@ -154,12 +154,14 @@ def test_what_the_guest_gave_and_has_lost_stops_the_count_of_that_vcpu_alone(acc
         engine.protect(PAGE, access)
         wait_until(guest, lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
         lost = engine.sample()
-        assert [vcpu.truth_ns for vcpu in lost] == [vcpu.structure_ns for vcpu in lost]
+        assert [vcpu.structure_ns for vcpu in lost] == [None, None]
         assert not any(vcpu.enabled for vcpu in lost)
         engine.protect(PAGE, Access.WRITE)
         guest.tell(OVER + 2)
         guest.end()
-        assert [v.truth_ns for v in engine.sample()] == [v.truth_ns for v in lost], "the count is kept"
+        ended = engine.sample()
+        assert [vcpu.structure_ns for vcpu in ended] == [None, None], "what was given up stays given up"
+        assert all(now.truth_ns >= then.truth_ns for now, then in zip(ended, lost, strict=True))
 
 
 def test_user_spaces_memory_that_was_taken_away_is_made_up_for_when_it_is_back() -> None:

@@ -30,19 +30,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
-from pvtime.machine.memory import GuestMemory
+from pvtime.steal.structure import StraightStructure
 
-__all__ = ["MARK", "StolenState", "Truth"]
+__all__ = ["MARK", "KvmTruth", "StolenState"]
 
 MARK: Final = 0x656D_6974_7670_2121
 """Any value but 0; this one reads as text in a dump."""
 
-_MARK_OFFSET: Final = 56
 _U64: Final = (1 << 64) - 1
-
-PARKING: Final = 16 * 0x1400_0000.to_bytes(4, "little")
-"""``b .``, more than once: an access that is still to be completed moves the program counter on."""
 
 
 @dataclass(frozen=True)
@@ -54,57 +49,72 @@ class StolenState:
     enabled: bool
 
 
-class Truth:
-    """One vCPU's books. Used by the vCPU's thread alone, while the guest is not entered."""
+class KvmTruth:
+    """One vCPU's truth. Used by the vCPU's thread alone, while the guest is not entered.
 
-    def __init__(self, memory: GuestMemory, index: int) -> None:
-        self.ipa = memory.base + index * STRUCTURE_STRIDE
-        self._memory = memory
-        self._mark = self.ipa + _MARK_OFFSET
-        self._count = self.ipa + StolenTime.stolen_time.offset
+    :param structure: the VMM's own view of the structure, whatever the guest may do with the memory; None:
+        the vCPU has no structure, and truth counts from the start.
+    """
+
+    def __init__(self, structure: StraightStructure | None) -> None:
+        self._structure = structure
         self._baseline = 0
         self._last = 0
         self.enabled = False
         """The guest has called PV_TIME_ST."""
         self.injected_ns = 0
-        """How much of truth was stolen on purpose."""
-        self.figures = 0, 0
-        """Truth and structure, in ns, at the last measurement."""
-        self.fault: str | None = None
-        """Why the structure cannot be written; nothing brings it up to date until it can."""
-        memory.store_u64(self._mark, MARK)
-        self.parking = memory.end - len(PARKING)
-        """IPA of instructions that a vCPU may be stepped through after the guest's end."""
-        memory.write(self.parking, PARKING)
+        """The part of truth that was stolen on purpose."""
+        self.figures: tuple[int, int | None] = (0, self.structure())
+        """Truth and structure, in ns, at the last measurement; None: nobody can read it in memory."""
+        if structure is not None:
+            structure.last_word = MARK
+
+    @property
+    def ipa(self) -> int | None:
+        """The structure's address; None: the vCPU has none."""
+        return None if self._structure is None else self._structure.ipa
+
+    @property
+    def fault(self) -> str | None:
+        """The reason why the kernel cannot bring the structure up to date now; None: it can."""
+        if self._structure is None or self._structure.unwritable is None:
+            return None
+        return f"the structure at {self._structure.ipa:#x} cannot be written: {self._structure.unwritable}"
 
     @property
     def in_use(self) -> bool:
         """Whether the guest or the kernel has touched the structure."""
-        return self.enabled or self.structure() != 0 or self._memory.load_u64(self._mark) != MARK
+        return self.enabled or self.structure() != 0 or self._called
 
-    def structure(self) -> int:
-        """Return ``stolen_time``, in ns, as the guest would read it."""
-        return self._memory.load_u64(self._count)
+    @property
+    def _called(self) -> bool:
+        """Whether PV_TIME_ST has cleared the mark."""
+        return self._structure is not None and self._structure.last_word != MARK
 
-    def measure(self, run_delay: int) -> tuple[int, int]:
+    def structure(self) -> int | None:
+        """Return ``stolen_time``, in ns, as the guest reads it; None where nobody can read it in memory."""
+        if self._structure is None or self._structure.unreadable is not None:
+            return None
+        return self._structure.load()
+
+    def measure(self, run_delay: int) -> tuple[int, int | None]:
         """Return the :attr:`figures` where the structure was brought up to date at ``run_delay``."""
-        structure = self.structure()
-        if self._memory.load_u64(self._mark) != MARK:
+        if self._structure is not None and self._called:
             self.enabled = True
             self.injected_ns = 0
-            self._memory.store_u64(self._mark, MARK)
-            self._baseline = min(max(run_delay - structure, self._last), run_delay)
+            self._structure.last_word = MARK
+            self._baseline = min(max(run_delay - self._structure.load(), self._last), run_delay)
         self._last = run_delay
-        self.figures = run_delay - self._baseline, structure
+        self.figures = run_delay - self._baseline, self.structure()
         return self.figures
 
     def inject(self, ns: int) -> None:
-        """Steal so much on purpose: KVM adds to what it finds in the structure, and keeps this."""
-        self._memory.store_u64(self._count, (self.structure() + ns) & _U64)
+        """Steal ``ns`` on purpose: KVM adds to the count that it finds in the structure, and keeps this."""
         self._baseline -= ns
         self.injected_ns += ns
-        truth, structure = self.figures
-        self.figures = truth + ns, structure + ns
+        if self._structure is not None:
+            self._structure.store((self._structure.load() + ns) & _U64)
+        self.figures = self.figures[0] + ns, self.structure()
 
     def state(self, run_delay: int) -> StolenState:
         """Return what a saved machine must hold beside the structure.
@@ -114,17 +124,17 @@ class Truth:
 
         :param run_delay: the thread's, now.
         """
-        called = self._memory.load_u64(self._mark) != MARK
-        since = self._last if called else self._baseline
+        since = self._last if self._called else self._baseline
         least, most = self._last - since, run_delay - since
+        structure = self.structure()
         return StolenState(
-            truth_ns=min(max(self.structure(), least), most),
-            injected_ns=0 if called else self.injected_ns,
-            enabled=called or self.enabled,
+            truth_ns=least if structure is None else min(max(structure, least), most),
+            injected_ns=0 if self._called else self.injected_ns,
+            enabled=self._called or self.enabled,
         )
 
     def restore(self, state: StolenState) -> None:
-        """Go on from a saved state, on a fresh thread."""
+        """Continue from a saved state, on a fresh thread."""
         self._baseline = -state.truth_ns
         self.injected_ns, self.enabled = state.injected_ns, state.enabled
         self.figures = state.truth_ns, self.structure()

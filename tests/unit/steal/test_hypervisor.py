@@ -11,10 +11,9 @@ from pvtime.abi.pvtime import REGION_ALIGN
 from pvtime.abi.pvtime_device import PvTimeGroup, PvTimePaddr
 from pvtime.errors import PvTimeDeviceError, UsageError
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
-from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import MemoryMap
 from pvtime.steal.account import Account
-from pvtime.steal.device import PvTimeDevice
+from pvtime.steal.hypervisor import PvTimeDevice
 
 VCPUS = 3
 BASE = STOLEN_TIME.base
@@ -31,7 +30,7 @@ class Hypervisor:
         """Make a device, with its base set unless it is None."""
         memories = MemoryMap([CONSOLE])
         self.maps.append(memories)
-        device = PvTimeDevice(vcpus, lambda at, size: memories.add(GuestMemory(at, size, "stolen time")))
+        device = PvTimeDevice(vcpus, memories)
         if base is not None:
             set_base(device, base)
         return device
@@ -55,7 +54,7 @@ def test_setting_the_base_maps_memory_and_each_vcpu_has_a_structure_in_it(hyperv
     device = hypervisor.device()
     (memory,) = hypervisor.maps[0].memories
     assert (memory.base, memory.size) == (BASE, REGION_ALIGN)
-    assert [device.placement(index).ipa for index in range(VCPUS)] == [BASE, BASE + 64, BASE + 128]
+    assert [device.structure(index).ipa for index in range(VCPUS)] == [BASE, BASE + 64, BASE + 128]
     assert device.get_attr(PvTimeGroup.PADDR, PvTimePaddr.ST) == BASE.to_bytes(8, "little")
 
 
@@ -89,15 +88,15 @@ def test_an_attribute_that_is_none_is_refused(hypervisor: Hypervisor, group: int
 
 def test_state_saved_here_and_restored_there_goes_on_counting(hypervisor: Hypervisor) -> None:
     source, target = hypervisor.device(), hypervisor.device()
-    account = Account(source.placement(1))
-    account.enable(1000)
+    account = Account(source.structure(1))
+    account.init_stolen_time(1000)
     state, account_state = source.get_attr(PvTimeGroup.STATE, 0), account.state(1500)
     assert len(state) == int.from_bytes(source.get_attr(PvTimeGroup.STATE_SIZE, 0), "little")
     state = source.get_attr(PvTimeGroup.STATE, 0)
     target.set_attr(PvTimeGroup.STATE, 0, state)
-    restored = Account(target.placement(1))
+    restored = Account(target.structure(1))
     restored.restore(account_state, 40)
-    restored.update(47)
+    restored.update_stolen_time(47)
     assert restored.structure() == restored.truth(47) == 507
 
 

@@ -16,10 +16,9 @@ from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
 from pvtime.errors import GuestMemoryError
 from pvtime.machine.layout import Region
 from pvtime.machine.memory import GuestMemory
-from pvtime.machine.memory_map import Access, MemoryMap, Window
-from pvtime.steal.account import Account
-from pvtime.steal.placement import Placement
-from pvtime.steal.registered import Registered
+from pvtime.machine.memory_map import Access, MemoryMap
+from pvtime.steal.account import Account, GuestUse
+from pvtime.steal.guest import GuestPlacement, RegisteredStructure
 from pvtime.steal.service_calls import pv_time_features, pv_time_st, register_call
 
 BASE = 0x4000_0000
@@ -51,10 +50,9 @@ class Guest:
 def guest() -> Iterator[Guest]:
     """Return a guest that has given nothing yet."""
     memories = MemoryMap([])
-    memory = memories.add(GuestMemory(BASE, SIZE, "RAM"))
-    placements = list[Registered]()
-    placements += [Registered(Window(memories, memory.region), placements) for _ in range(2)]
-    yield Guest(memories, memory, [Account(placement) for placement in placements])
+    memory = memories.allocate(BASE, SIZE, "RAM")
+    placement = GuestPlacement(memories, 2)
+    yield Guest(memories, memory, [Account(placement.structure(index)) for index in range(2)])
     memories.close()
 
 
@@ -62,22 +60,22 @@ def test_the_structure_is_cleared_when_given_and_the_count_starts_from_zero(gues
     guest.memory.write(HERE, b"\xff" * 64)
     assert guest.set(0, HERE | ON, run_delay=500) == RegisterResult.SUCCESS
     assert guest.memory.read(HERE, 64) == bytes(64)
-    guest.accounts[0].update(700)
+    guest.accounts[0].update_stolen_time(700)
     assert guest.structure().steal == guest.accounts[0].truth(700) == 200
-    assert guest.accounts[0].enabled
+    assert guest.accounts[0].use is GuestUse.ENABLED
 
 
 def test_the_version_counts_by_two_and_is_even_between_updates(guest: Guest) -> None:
     guest.set(0, HERE | ON)
     for update in range(1, 4):
-        guest.accounts[0].update(update)
+        guest.accounts[0].update_stolen_time(update)
         assert guest.structure().version == 2 * update
 
 
 def test_the_version_that_a_guest_has_made_odd_or_the_largest_becomes_even(guest: Guest) -> None:
     guest.set(0, HERE | ON)
     guest.memory.write(HERE + KvmStealTime.version.offset, b"\xff" * 4)
-    guest.accounts[0].update(1)
+    guest.accounts[0].update_stolen_time(1)
     assert guest.structure().version == 0
 
 
@@ -85,30 +83,29 @@ def test_preempted_is_set_when_kept_from_running_and_cleared_by_the_next_load(gu
     guest.set(0, HERE | ON)
     guest.accounts[0].preempt()
     assert guest.structure().preempted == 1
-    guest.accounts[0].update(8)
+    guest.accounts[0].update_stolen_time(8)
     assert guest.structure().preempted == 1, "that somebody looks does not make it run"
-    guest.accounts[0].load(9)
+    guest.accounts[0].vcpu_load(9)
     assert guest.structure().preempted == 0
 
 
 @given(value=u64)
 def test_whatever_is_given_is_in_ram_aligned_and_nobody_elses_or_refused(value: int) -> None:
     memories = MemoryMap([])
-    memory = memories.add(GuestMemory(BASE, SIZE, "RAM"))
+    memories.allocate(BASE, SIZE, "RAM")
     try:
-        placements = list[Registered]()
-        placements += [Registered(Window(memories, memory.region), placements) for _ in range(2)]
-        accounts = [Account(placement) for placement in placements]
+        placement = GuestPlacement(memories, 2)
+        accounts = [Account(placement.structure(index)) for index in range(2)]
         accounts[1].register(0, Registration(HERE | ON))
         result = accounts[0].register(0, Registration(value))
         ipa = value & ~1
         good = not ipa % 64 and BASE <= ipa <= BASE + SIZE - 64 and ipa != HERE
         if not value & ON:
             assert result is RegisterResult.SUCCESS
-            assert placements[0].ipa is None
+            assert placement.structure(0).ipa is None
         else:
             assert (result is RegisterResult.SUCCESS) == good
-            assert placements[0].ipa == (ipa if good else None)
+            assert placement.structure(0).ipa == (ipa if good else None)
     finally:
         memories.close()
 
@@ -128,7 +125,7 @@ def test_whatever_is_given_is_in_ram_aligned_and_nobody_elses_or_refused(value: 
 )
 def test_an_address_that_is_misaligned_or_not_in_ram_is_refused(guest: Guest, value: int) -> None:
     assert guest.set(0, value) == RegisterResult.INVALID_PARAMETER
-    assert not guest.accounts[0].enabled
+    assert guest.accounts[0].use is GuestUse.ABSENT
 
 
 def test_one_address_given_by_two_vcpus_is_refused_to_the_second(guest: Guest) -> None:
@@ -140,43 +137,43 @@ def test_one_address_given_by_two_vcpus_is_refused_to_the_second(guest: Guest) -
 def test_a_second_consumer_is_refused_learns_where_the_first_is_and_may_take_over(guest: Guest) -> None:
     firmware, kernel = HERE, HERE + 0x100
     assert guest.set(0, firmware | ON) == RegisterResult.SUCCESS
-    guest.accounts[0].update(50)
+    guest.accounts[0].update_stolen_time(50)
     assert guest.set(0, kernel | ON, run_delay=60) == RegisterResult.IN_USE
     assert register_call(guest.accounts[0], 60, RegisterCall.GET, 0) == firmware | ON
     assert guest.set(0, 0, run_delay=60) == RegisterResult.SUCCESS
     assert guest.structure(firmware).steal == 60, "the first one's count is brought up to date at its end"
     assert guest.set(0, kernel | ON, run_delay=60) == RegisterResult.SUCCESS
-    guest.accounts[0].update(75)
+    guest.accounts[0].update_stolen_time(75)
     assert (guest.structure(firmware).steal, guest.structure(kernel).steal) == (60, 15)
 
 
-def test_after_a_disable_the_memory_is_the_guests_own_and_the_count_is_kept(guest: Guest) -> None:
+def test_after_a_disable_the_memory_is_the_guests_own_and_truth_goes_on(guest: Guest) -> None:
     guest.set(0, HERE | ON)
-    guest.accounts[0].update(10)
+    guest.accounts[0].update_stolen_time(10)
     guest.set(0, 0, run_delay=30)
     before = guest.memory.read(HERE, 64)
-    guest.accounts[0].update(90)
+    guest.accounts[0].update_stolen_time(90)
     guest.accounts[0].preempt()
     assert guest.memory.read(HERE, 64) == before
     account = guest.accounts[0]
-    assert (account.truth(90), account.structure(), account.enabled) == (30, 30, False)
+    assert (account.truth(90), account.structure(), account.use) == (90, None, GuestUse.ABSENT)
 
 
 @pytest.mark.parametrize("access", [Access.NONE, Access.READ])
-def test_where_the_memory_is_gone_counting_stops_the_count_is_kept_and_it_is_said(
+def test_where_the_memory_is_gone_the_count_is_absent_truth_goes_on_and_the_fault_is_said(
     guest: Guest, access: Access
 ) -> None:
     account = guest.accounts[0]
     guest.set(0, HERE | ON)
-    account.update(10)
+    account.update_stolen_time(10)
     guest.map.protect(PAGE, access)
-    account.update(25)
-    assert (account.truth(99), account.structure(), account.enabled) == (10, 10, False)
+    account.update_stolen_time(25)
+    assert (account.truth(99), account.structure(), account.use) == (99, None, GuestUse.ABSENT)
     assert account.fault is not None
     assert "0x40001000" in account.fault
     guest.map.protect(PAGE, Access.WRITE)
-    account.update(50)
-    assert account.structure() == 10, "what was given up stays given up"
+    account.update_stolen_time(50)
+    assert account.structure() is None, "an address that was given up stays given up"
     assert guest.set(0, HERE | ON, run_delay=50) == RegisterResult.SUCCESS
     assert account.fault is None
 
@@ -186,7 +183,7 @@ def test_cpu_off_and_reset_disable(guest: Guest) -> None:
         guest.set(0, HERE | ON)
         end(5)
         assert register_call(guest.accounts[0], 5, RegisterCall.GET, 0) == 0
-        assert not guest.accounts[0].enabled
+        assert guest.accounts[0].use is GuestUse.ABSENT
 
 
 def test_the_guest_is_offered_these_calls_and_not_pv_time_st(guest: Guest) -> None:
@@ -201,13 +198,13 @@ def test_the_guest_is_offered_these_calls_and_not_pv_time_st(guest: Guest) -> No
 def test_pv_time_st_does_not_touch_what_the_guest_has_given(guest: Guest) -> None:
     account = guest.accounts[0]
     guest.set(0, HERE | ON)
-    account.update(10)
+    account.update_stolen_time(10)
     assert pv_time_st(account, 15) == NOT_SUPPORTED
-    account.update(30)
+    account.update_stolen_time(30)
     assert guest.structure().steal == account.truth(30) == 30
 
 
-def test_without_a_placement_a_donation_is_not_supported() -> None:
+def test_without_a_structure_a_registration_is_not_supported() -> None:
     assert Account(None).register(0, Registration(HERE | ON)) is RegisterResult.NOT_SUPPORTED
 
 
@@ -218,11 +215,11 @@ def test_a_saved_account_goes_on_where_it_was(guest: Guest, give: bool) -> None:
         guest.set(0, HERE | ON, run_delay=100)
     state = account.state(140)
     account.register(140, Registration(0))
-    restored = Account(placement_of(guest))
+    restored = Account(another_structure(guest))
     restored.restore(state, run_delay=7)
-    restored.update(12)
-    expected = 45 if give else 0
-    assert restored.truth(12) == restored.structure() == expected
+    restored.update_stolen_time(12)
+    assert restored.truth(12) == (45 if give else 145)
+    assert restored.structure() == (45 if give else None)
     assert restored.state(12).registration == (HERE | ON if give else 0)
 
 
@@ -231,9 +228,9 @@ def test_a_saved_address_that_is_no_good_is_refused(guest: Guest) -> None:
     state = guest.accounts[0].state(0)
     guest.map.protect(PAGE, Access.NONE)
     with pytest.raises(GuestMemoryError, match="0x40001000"):
-        Account(placement_of(guest)).restore(state, 0)
+        Account(another_structure(guest)).restore(state, 0)
 
 
-def placement_of(guest: Guest) -> Placement:
-    """Return another vCPU's placement in that memory."""
-    return Registered(Window(guest.map, guest.memory.region))
+def another_structure(guest: Guest) -> RegisteredStructure:
+    """Return the structure of a vCPU of another machine with that memory."""
+    return GuestPlacement(guest.map, 1).structure(0)

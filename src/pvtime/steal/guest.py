@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The placement ``guest``: each vCPU registers an address in its RAM, as on x86.
+
+What is written, and in which order: record_steal_time in the kernel's arch/x86/kvm/x86.c.
+
+The first consumer keeps the registration. A second one's address is refused until the first is disabled, and
+GET tells where the first is: so firmware and kernel can arbitrate, and no structure is abandoned unnoticed.
+"""
+
+from __future__ import annotations
+
+from pvtime.abi.registration import PREEMPTED, KvmStealTime, RegisterCall, RegisterResult, Registration
+from pvtime.errors import GuestMemoryError
+from pvtime.steal.placement import Placement, PlacementName
+from pvtime.steal.structure import GuestMap, MappedBytes, Structure
+
+__all__ = ["GuestPlacement", "RegisteredStructure"]
+
+_EMPTY = bytes(KvmStealTime())
+_STEAL = KvmStealTime.steal.offset // 8
+"""Index among the structure's 64-bit words."""
+_VERSION = slice(KvmStealTime.version.offset, KvmStealTime.version.offset + KvmStealTime.version.size)
+_PREEMPTED = KvmStealTime.preempted.offset
+_U32 = (1 << 32) - 1
+
+
+class RegisteredStructure(Structure):
+    """One vCPU's structure, wherever the guest has registered it.
+
+    :param siblings: every vCPU's structure: no two may be at one address.
+    """
+
+    calls = frozenset(RegisterCall)
+
+    def __init__(self, guest: GuestMap, siblings: list[RegisteredStructure]) -> None:
+        self._guest = guest
+        self._siblings = siblings
+        self._ipa: int | None = None
+        self._mapped: MappedBytes | None = None
+        self._preempted = 0
+
+    @property
+    def ipa(self) -> int | None:
+        """The registered address; None: the guest has registered none."""
+        return self._ipa
+
+    @property
+    def registration(self) -> Registration:
+        return Registration(0 if self._ipa is None else self._ipa | 1)
+
+    def register(self, registration: Registration) -> RegisterResult:
+        if not registration.enable:
+            self._ipa = self._mapped = None
+            return RegisterResult.SUCCESS
+        if self._ipa is not None:
+            return RegisterResult.IN_USE
+        ipa = int(registration.with_(enable=0))
+        if registration.reserved or ipa in (sibling.ipa for sibling in self._siblings):
+            return RegisterResult.INVALID_PARAMETER
+        try:
+            self._mapped = self._guest.bind(ipa, len(_EMPTY))
+        except GuestMemoryError:
+            return RegisterResult.INVALID_PARAMETER
+        self._ipa, self._preempted = ipa, 0
+        return RegisterResult.SUCCESS
+
+    def clear(self) -> None:
+        self._writable().bytes[:] = _EMPTY
+
+    def load(self) -> int:
+        if self._mapped is None or self._mapped.unreadable is not None:
+            raise GuestMemoryError("the guest's memory for its stolen time cannot be read")
+        return int(self._mapped.words[_STEAL])
+
+    def store(self, stolen: int) -> None:
+        mapped = self._writable()
+        mapped.bytes[_PREEMPTED] = self._preempted
+        version = int.from_bytes(mapped.bytes[_VERSION], "little") | 1
+        mapped.bytes[_VERSION] = version.to_bytes(4, "little")
+        mapped.words[_STEAL] = stolen
+        mapped.bytes[_VERSION] = ((version + 1) & _U32).to_bytes(4, "little")
+
+    def on_load(self) -> None:
+        """Have the next :meth:`store` say that the vCPU is not preempted any more."""
+        self._preempted = 0
+
+    def on_preempt(self) -> None:
+        """Tell the other vCPUs that this one is kept from running (kvm_steal_time_set_preempted)."""
+        if self._mapped is not None:
+            self._preempted = PREEMPTED
+            self._writable().bytes[_PREEMPTED] = PREEMPTED
+
+    def on_fault(self) -> None:
+        """Forget the address: the guest has lost the memory that it had registered."""
+        self.register(Registration(0))
+
+    def on_power_off(self) -> None:
+        """Leave the guest's memory alone."""
+        self.register(Registration(0))
+
+    def _writable(self) -> MappedBytes:
+        if self._mapped is None:
+            raise GuestMemoryError("the guest has registered no memory for its stolen time")
+        if self._mapped.unwritable is not None:
+            raise GuestMemoryError(self._mapped.unwritable)
+        return self._mapped
+
+
+class GuestPlacement(Placement):
+    """The guest provides the memory: in its RAM, which is saved with the rest."""
+
+    name = PlacementName.GUEST
+
+    def __init__(self, guest: GuestMap, vcpus: int) -> None:
+        self._structures: list[RegisteredStructure] = []
+        self._structures += [RegisteredStructure(guest, self._structures) for _ in range(vcpus)]
+
+    def structure(self, index: int) -> RegisteredStructure:
+        return self._structures[index]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Truth on KVM beside a structure that a kernel, a guest or an injector writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framework.structures import Structures
+from pvtime.machine.memory_map import Access
+from pvtime.steal.kvm_truth import KvmTruth, StolenState
+
+
+@pytest.fixture
+def structures() -> Iterator[Structures]:
+    """Return the memory of a structure."""
+    structures = Structures()
+    yield structures
+    structures.map.close()
+
+
+def test_truth_before_the_first_call_is_all_of_run_delay(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.count(700)
+    assert (truth.measure(700), truth.enabled) == ((700, 700), False)
+
+
+def test_truth_starts_anew_at_each_call(structures: Structures) -> None:
+    truth = structures.truth()
+    truth.measure(500)
+    for called_at, now in ((600, 1_000), (2_000, 2_000), (5_000, 5_001)):
+        structures.call()
+        structures.count(now - called_at)
+        assert truth.measure(now) == (now - called_at, now - called_at)
+        assert truth.enabled
+        structures.count(now - called_at + 90)
+        assert truth.measure(now + 90) == (now - called_at + 90, now - called_at + 90)
+
+
+def test_truth_does_not_follow_a_count_that_is_wrong(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.call()
+    truth.measure(1_000)
+    structures.count(5)
+    assert truth.measure(1_300) == (300, 5), "a lost count shows, and is not taken for a call"
+
+
+@given(st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 40), st.integers(0, 1 << 40))
+def test_a_guest_that_writes_its_structure_does_not_leave_the_bounds(
+    written: int, earlier: int, later: int
+) -> None:
+    structures = Structures()
+    truth = structures.truth()
+    truth.measure(earlier)
+    structures.call()
+    structures.count(written)
+    measured, _ = truth.measure(earlier + later)
+    structures.map.close()
+    assert 0 <= measured <= later
+
+
+def test_a_restored_truth_goes_on_with_the_new_threads_run_delay(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.call()
+    structures.count(300)
+    truth.measure(1_000)
+    state = truth.state(1_000)
+    assert state == StolenState(truth_ns=300, injected_ns=0, enabled=True)
+    restored = structures.truth()
+    restored.restore(state)
+    assert (restored.figures, restored.enabled) == ((300, 300), True)
+    structures.count(300 + 25)
+    assert restored.measure(25) == (325, 325)
+    assert restored.state(25).truth_ns == 325
+    structures.call()
+    structures.count(5)
+    assert restored.measure(40) == (5, 5), "the next call counts from zero, as always"
+
+
+def test_who_was_switched_off_is_saved_with_the_kernels_last_update(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.count(500)
+    truth.measure(500)
+    structures.count(620)  # it ran on, and was switched off
+    assert truth.state(900).truth_ns == 620
+    structures.count(10)  # no call has cleared it: the guest wrote this
+    assert truth.state(900).truth_ns == 500
+    structures.count(1 << 60)
+    assert truth.state(900).truth_ns == 900
+    structures.call()
+    structures.count(70)
+    assert truth.state(900) == StolenState(truth_ns=70, injected_ns=0, enabled=True)
+    structures.count(1 << 60)
+    assert truth.state(900).truth_ns == 400
+
+
+def test_truth_and_structure_agree_on_what_the_kernel_and_the_injector_add(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.add(700)
+    assert truth.measure(700) == (700, 700)
+    truth.inject(1000)
+    assert truth.figures == (1700, 1700)
+    structures.add(50)
+    assert truth.measure(750) == (1750, 1750)
+    assert truth.injected_ns == 1000
+
+
+def test_a_guest_that_asks_for_stolen_time_starts_anew_with_nothing_injected(structures: Structures) -> None:
+    truth = structures.truth()
+    truth.measure(700)
+    truth.inject(1000)
+    structures.call()  # PV_TIME_ST, at run_delay 710
+    structures.add(20)
+    assert truth.measure(730) == (20, 20)
+    assert (truth.enabled, truth.injected_ns) == (True, 0)
+
+
+def test_a_guest_that_fills_its_structure_deceives_only_itself(structures: Structures) -> None:
+    truth = structures.truth()
+    truth.measure(0)
+    structures.count(2**64 - 1)
+    truth.inject(1000)
+    assert truth.structure() == 999
+    assert truth.figures[0] == 1000
+
+
+def test_without_a_structure_truth_is_all_of_run_delay_and_the_count_is_absent() -> None:
+    truth = KvmTruth(None)
+    assert truth.measure(500) == (500, None)
+    truth.inject(20)
+    assert truth.figures == (520, None)
+    restored = KvmTruth(None)
+    restored.restore(truth.state(500))
+    assert restored.measure(30) == (550, None)
+
+
+def test_a_count_that_nobody_can_read_is_absent_and_an_injection_is_not_lost(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.add(100)
+    assert truth.measure(100) == (100, 100)
+    structures.map.protect(structures.memory.region, Access.NONE)
+    truth.inject(20)
+    assert truth.figures == (120, None)
+    assert str(truth.fault) == "the structure at 0x90a0000 cannot be written: the memory is not mapped"
+    structures.map.protect(structures.memory.region, Access.WRITE)
+    assert truth.measure(100) == (120, 120)
+    assert not truth.fault
