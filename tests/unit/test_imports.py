@@ -19,8 +19,8 @@ LAYERS = (
     ("report", "snapshot"),
     ("probe",),
     ("engine",),
-    ("machine",),
     ("inject",),
+    ("machine",),
     ("steal",),
     ("abi",),
 )
