@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from framework.engines import Choice, host_of
-from framework.payload import DEADLINE, Guest, Payload, boot_on
+from framework.payload import Guest, Payload, boot_on
+from framework.wait import wait_until
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.engine.base import Engine, VcpuSample
@@ -39,9 +40,10 @@ def busy(vcpus: int) -> Payload:
 
 def until(guest: Guest[Engine], happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:
     """Sample until it has happened: no figure is at odds with another, and none runs backwards."""
-    end = time.monotonic() + DEADLINE
     last: list[VcpuSample] = []
-    while True:
+
+    def sampled() -> list[VcpuSample] | None:
+        nonlocal last
         now = guest.engine.sample()
         for sample in now:
             assert sample.structure_ns == sample.truth_ns
@@ -49,11 +51,10 @@ def until(guest: Guest[Engine], happened: Callable[[list[VcpuSample]], bool]) ->
         for before, after in zip(last, now, strict=False):
             assert after.injected_ns >= before.injected_ns
             assert after.truth_ns - after.injected_ns >= before.truth_ns - before.injected_ns, "natural"
-        if happened(now):
-            return now
-        assert time.monotonic() < end, f"it did not happen: {now}"
-        assert guest.engine.wait(0.005) is None, "the guest has ended"
         last = now
+        return now if happened(now) else None
+
+    return wait_until(sampled, guest.engine, message=lambda: f"it did not happen: {last}")
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 4])
@@ -109,12 +110,10 @@ def test_an_idle_vcpu_is_not_stolen_from(engine: Choice) -> None:
         # The last sample woke it, so it may have paid once more; from then on nobody does.
         changed = 0
         for _ in range(3):
-            before = structures()
-            end = time.monotonic() + DEADLINE
-            while structures()[0] - before[0] < 300 * MS:
-                assert time.monotonic() < end, "nothing is stolen from the busy one"
-                assert guest.engine.wait(0.01) is None
-            changed += structures()[1] != before[1]
+            busy_ns, idle_ns = structures()
+            three_periods = range(busy_ns, busy_ns + 90 * MS)
+            guest.until(partial(lambda soon: structures()[0] not in soon, three_periods))
+            changed += structures()[1] != idle_ns
         assert changed <= 1
         guest.tell(OVER)
         guest.end()
@@ -142,9 +141,7 @@ def test_a_reset_clears_the_figures_and_not_the_schedule(engine: Choice) -> None
         samples = until(guest, lambda samples: samples[0].injected_ns >= 50 * MS)
         assert samples[0].injected_ns == 50 * MS
         guest.tell(AGAIN)
-        end = time.monotonic() + DEADLINE
-        while guest.result(AGAIN):
-            assert time.monotonic() < end, "it was not reset"
+        guest.until(lambda: not guest.result(AGAIN))  # the reset
         samples = until(guest, lambda _: guest.result(UP) > 1000)
         assert samples[0].injected_ns == 0, "what was paid before the reset is not owed again"
         guest.tell(OVER)

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 
 from framework.engines import Choice, Host, host_of
-from framework.payload import DEADLINE, Guest, Payload, boot_on
+from framework.payload import Guest, Payload, boot_on
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, PvTime, StolenTime
 from pvtime.engine.base import Engine, VcpuSample
@@ -45,14 +42,6 @@ def structure(index: int) -> int:
     return STOLEN_TIME.base + STRUCTURE_STRIDE * index
 
 
-def wait_until(guest: Guest[Engine], happened: Callable[[], bool]) -> None:
-    """Wait for the cause."""
-    end = time.monotonic() + DEADLINE
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        assert guest.engine.wait(0.0005) is None, "the guest has ended"
-
-
 def refuse_disagreement(samples: list[VcpuSample]) -> None:
     """Check that each structure is what the host knows."""
     assert [sample.structure_ns for sample in samples] == [sample.truth_ns for sample in samples]
@@ -63,7 +52,7 @@ def test_truth_is_the_structure_and_neither_runs_backwards(vcpus: int, engine: C
     with boot_on(engine, readers(vcpus), vcpus) as guest:
         guest.engine.start()
         host_of(guest.engine).share_one_cpu()
-        wait_until(guest, lambda: all(guest.result(ROUNDS + index) for index in range(vcpus)))
+        guest.until(lambda: all(guest.result(ROUNDS + index) for index in range(vcpus)))
         last = guest.engine.sample()
         refuse_disagreement(last)
         for _ in range(20):
@@ -86,11 +75,11 @@ def steal_and_compare(guest: Guest[Engine], host: Host, index: int) -> None:
     delay = host.run_delay(index)
     assert stolen <= delay
     assert told <= delay
-    wait_until(guest, lambda: host.run_delay(index) - delay >= THEFT_NS)
+    guest.until(lambda: host.run_delay(index) - delay >= THEFT_NS)
     grown = host.run_delay(index) - delay
     # In this order what was stolen is the younger one.
     assert guest.engine.sample()[index].count_ns - stolen >= grown
-    wait_until(guest, lambda: guest.result(READ + index) - stolen >= grown)
+    guest.until(lambda: guest.result(READ + index) - stolen >= grown)
     told = guest.result(READ + index)
     assert told <= host.run_delay(index)
 
@@ -101,7 +90,7 @@ def test_four_vcpus_on_one_cpu_as_the_kernels_selftest_has_it(engine: Choice) ->
         guest.engine.start()
         host = host_of(guest.engine)
         host.share_one_cpu()
-        wait_until(guest, lambda: all(guest.result(ROUNDS + index) for index in vcpus))
+        guest.until(lambda: all(guest.result(ROUNDS + index) for index in vcpus))
         for index in vcpus:
             assert guest.machine.stolen_time.load_u64(structure(index)) == 0, "revision and attributes"
         for index in vcpus:
@@ -115,10 +104,9 @@ def test_stolen_time_grows_where_vcpus_contend_for_a_cpu(vcpus: int, engine: Cho
     with boot_on(engine, readers(vcpus), vcpus) as guest:
         guest.engine.start()
         host_of(guest.engine).share_one_cpu()
-        wait_until(guest, lambda: all(guest.result(ROUNDS + index) for index in range(vcpus)))
+        guest.until(lambda: all(guest.result(ROUNDS + index) for index in range(vcpus)))
         before = [guest.result(READ + index) for index in range(vcpus)]
-        wait_until(
-            guest,
+        guest.until(
             lambda: all(guest.result(READ + index) > before[index] + THEFT_NS for index in range(vcpus)),
         )
         guest.tell(OVER)
@@ -136,11 +124,11 @@ def test_who_idles_is_not_stolen_from_however_busy_another_is(idling: str, engin
         guest.engine.start()
         host = host_of(guest.engine)
         host.share_one_cpu()
-        wait_until(guest, lambda: guest.result(READY) != 0 and host.asleep(1))
+        guest.until(lambda: guest.result(READY) != 0 and host.asleep(1))
         # Nobody brings it out of the guest from here on: not a nanosecond may be added.
         before = host.run_delay(1), guest.machine.stolen_time.read(structure(1), 16)
         guest.tell(READY + 1)
-        wait_until(guest, lambda: guest.result(READY + 2) != 0)
+        guest.until(lambda: guest.result(READY + 2) != 0)
         after = host.run_delay(1), guest.machine.stolen_time.read(structure(1), 16)
         assert after == before
         guest.tell(OVER)

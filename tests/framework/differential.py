@@ -17,6 +17,7 @@ from typing import Final
 
 from framework.engines import CHOICES, Choice
 from framework.payload import RESULTS, Payload, boot_on
+from framework.wait import DEADLINE
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import Smccc
@@ -29,9 +30,6 @@ SEQUENCES: Final = 2500
 SEED: Final = 0xDE_0057
 PARK: Final = RAM_BASE + 0x8000
 """Where CPU_ON sends vCPU 1: it says with what argument, and switches itself off when it is told to."""
-
-LIMIT: Final = 60
-"""Seconds for all sequences; they take a few."""
 
 _U32: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
@@ -195,7 +193,7 @@ def answers_of(engine: Choice) -> Answers:
 
         guest.machine.load = load_with_table  # type: ignore[method-assign, assignment]
         guest.engine.start()
-        assert guest.engine.wait(LIMIT) is Outcome.POWER_OFF, "the sequences do not end"
+        assert guest.engine.wait(DEADLINE) is Outcome.POWER_OFF, "the sequences do not end"
         raw = guest.machine.memory.read(_ANSWERS, _ANSWER.size * len(calls))
     given = [[*words[:4], _judged(words[4:12]), words[12]] for words in _ANSWER.iter_unpack(raw)]
     return Answers(hashlib.sha256(table).hexdigest(), given)

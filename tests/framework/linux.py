@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from framework.wait import DEADLINE, wait_until
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.engine.base import VcpuSample
 from pvtime.images.store import StockImages
@@ -22,10 +23,7 @@ from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatRe
 if TYPE_CHECKING:
     from pvtime.engine.unicorn.engine import UnicornEngine  # not in the lab
 
-__all__ = ["DEADLINE", "TICK_NS", "LinuxGuest", "boot_linux"]
-
-DEADLINE: Final = 120
-"""Seconds after which something that a guest must do is given up; all take a few."""
+__all__ = ["TICK_NS", "LinuxGuest", "boot_linux"]
 
 TICK_NS: Final = 10_000_000
 """/proc/stat counts in these."""
@@ -131,14 +129,15 @@ class LinuxGuest:
 
     def until(self, happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:
         """Sample until something is seen; every figure agrees and none runs backwards on the way."""
-        end = time.monotonic() + DEADLINE
-        while True:
-            samples = self.engine.sample()
+        samples: list[VcpuSample] = []
+
+        def sampled() -> bool:
+            samples[:] = self.engine.sample()
             assert [s.structure_ns for s in samples] == [s.truth_ns for s in samples]
-            if happened(samples):
-                return samples
-            assert time.monotonic() < end, f"it did not happen: {samples}"
-            assert self.engine.wait(0.01) is None, "the guest has ended"
+            return happened(samples)
+
+        wait_until(sampled, self.engine, message=lambda: f"it did not happen: {samples}")
+        return samples
 
 
 @contextmanager

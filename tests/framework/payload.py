@@ -12,6 +12,7 @@ import pytest
 
 from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
 from framework.engines import Choice
+from framework.wait import DEADLINE, wait_until
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.inject.schedule import NOTHING, Schedule
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pvtime.engine.unicorn.engine import UnicornEngine
 
 __all__ = [
-    "DEADLINE",
     "RESULTS",
     "Finished",
     "Guest",
@@ -36,9 +36,6 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=Engine)
-
-DEADLINE: Final = 30
-"""Seconds after which a payload is given up; each needs a few milliseconds."""
 
 RESULTS: Final = RAM_BASE + (1 << 20)
 """Where a payload leaves 64-bit words; zero at the start."""
@@ -132,6 +129,10 @@ class Guest(Generic[E]):
     def tell(self, slot: int, value: int = 1) -> None:
         """Store a result in the payload's place: what it awaits."""
         self.machine.memory.store_u64(RESULTS + 8 * slot, value)
+
+    def until(self, happened: Callable[[], object]) -> None:
+        """Wait for something that the payload does."""
+        wait_until(happened, self.engine)
 
     def finish(self) -> Self:
         """Start, and wait until the payload powers off."""

@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from framework.linux import DEADLINE, boot_linux
+from framework.linux import boot_linux
+from framework.wait import wait_until
 from pvtime.engine.base import Engine
 from pvtime.images.store import StockImages
 from pvtime.steal.run_delay import Schedstat
@@ -59,10 +59,10 @@ def test_what_the_host_takes_from_the_engines_thread_is_stolen_to_the_nanosecond
         # The thread may also wait in the microseconds before its vCPU's next load: then look again.
         differences: dict[int, int] = {}
         with contender(cpu):
-            deadline = time.monotonic() + DEADLINE
-            while True:
+
+            def follows() -> bool:
                 truth, run_delay = moment(guest.engine, schedstat)
-                if truth - differences.setdefault(run_delay - truth, truth) > STOLEN_NS:
-                    break
-                assert time.monotonic() < deadline, f"truth does not follow run_delay: {differences}"
+                return truth - differences.setdefault(run_delay - truth, truth) > STOLEN_NS
+
+            wait_until(follows, message=lambda: f"truth does not follow run_delay: {differences}")
         schedstat.close()

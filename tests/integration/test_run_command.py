@@ -18,14 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from framework.wait import DEADLINE
 from pvtime.images.store import StockImages
 from pvtime.report import document
 from pvtime.report.model import VcpuRow
 from pvtime.userland.build import build_initramfs
 
 PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
-LIMIT = 120
-"""Seconds after which a run is given up; a slow host needs a tenth of it."""
 
 pytestmark = pytest.mark.usefixtures("stock_images")
 
@@ -52,7 +51,7 @@ def refuse_disagreement(row: VcpuRow) -> None:
 def test_a_run_shows_first_lines_figures_and_last_table_and_leaves_a_true_report(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     process = start("--vcpus", "2", "--duration", "3", "--report", str(path))
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, err) == (0, "")
     assert "using stolen time PV" in out
     assert "reboot: Power down" in out
@@ -73,7 +72,7 @@ def test_a_kernel_and_an_initrd_of_the_users_own_have_no_guest_column(
     initrd.write_bytes(build_initramfs(stock_images.busybox))
     own = ["--kernel", str(stock_images.kernel), "--initrd", str(initrd), "--append", "pvtime.poweroff"]
     process = start(*own, "--quiet", "--report", "-")
-    out, _ = process.communicate(timeout=LIMIT)
+    out, _ = process.communicate(timeout=DEADLINE)
     report = document.from_json(out)
     assert report.outcome.value == "power-off"
     assert report.boot_seconds is None
@@ -89,7 +88,7 @@ def test_ctrl_c_ends_a_running_guest_with_its_last_figures() -> None:
     while not process.stdout.readline().startswith("pvtime: "):
         pass
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130
     assert "stolen time per vCPU" in out
     assert err.count("\n") <= 1, "more than the note that the guest did not power off in time"
@@ -121,7 +120,7 @@ class Console:
 
     def expect(self, wanted: bytes) -> None:
         """Read until ``wanted`` comes, and forget what was before it."""
-        end = time.monotonic() + LIMIT
+        end = time.monotonic() + DEADLINE
         while wanted not in self.text:
             ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
             assert ready, f"no {wanted!r} in {self.text[-500:]!r}"
@@ -160,7 +159,7 @@ def test_the_console_is_a_shell_that_knows_the_terminals_size_and_ctrl_c(console
     console.type(b"exit\r")
     console.expect(b"Power down")
     console.expect(b"power-off after")
-    assert console.process.wait(LIMIT) == 0
+    assert console.process.wait(DEADLINE) == 0
     assert termios.tcgetattr(console.slave) == console.modes
 
 
@@ -168,5 +167,5 @@ def test_the_escape_key_powers_the_guest_off(console: Console) -> None:
     console.type(b"\x1dq")
     console.expect(b"Power down")
     console.expect(b"power-off after")
-    assert console.process.wait(LIMIT) == 0
+    assert console.process.wait(DEADLINE) == 0
     assert termios.tcgetattr(console.slave) == console.modes

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from integration.test_run_command import LIMIT, PVTIME, Console
+from framework.wait import DEADLINE, wait_until
+from integration.test_run_command import PVTIME, Console
 from pvtime.report import document
 from pvtime.report.model import RunReport
 
@@ -25,7 +25,9 @@ TICKS_NS = 40_000_000
 
 def pvtime(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run([*PVTIME, *arguments], capture_output=True, text=True, timeout=LIMIT, check=False)
+    return subprocess.run(
+        [*PVTIME, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def finish(process: subprocess.Popen[str], path: Path) -> RunReport:
     """Wait for a run's end, which must be a good one, and return its report."""
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, out + err
     return document.from_json(path.read_text())
 
@@ -63,11 +65,12 @@ def refuse_disagreement(report: RunReport) -> None:
 
 def ask_until_ready(process: subprocess.Popen[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Ask a machine over its control socket as soon as it listens there."""
-    socket, end = Path(arguments[1]), time.monotonic() + LIMIT
-    while not socket.exists():
+
+    def listens() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        return Path(arguments[1]).exists()
+
+    wait_until(listens)
     return pvtime(*arguments)
 
 
@@ -170,7 +173,7 @@ def test_an_interactive_guest_goes_on_and_reboots_on_a_terminal_of_another_size(
         console.expect(b"set\r\n")
         assert pvtime("save", str(control), str(saved)).returncode == 0
         console.expect(b"saved after")
-        assert console.process.wait(LIMIT) == 0
+        assert console.process.wait(DEADLINE) == 0
     with closing(Console("restore", str(saved), rows=50, columns=132)) as console:
         console.expect(b"# ")  # drawn anew, for a terminal of that size
         console.type(b"until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo $X resi''zed\r")
@@ -181,7 +184,7 @@ def test_an_interactive_guest_goes_on_and_reboots_on_a_terminal_of_another_size(
         console.expect(b"# ")
         console.type(b"exit\r")
         console.expect(b"power-off after")
-        assert console.process.wait(LIMIT) == 0
+        assert console.process.wait(DEADLINE) == 0
 
 
 def test_what_is_no_saved_machine_is_refused_in_a_line(tmp_path: Path) -> None:

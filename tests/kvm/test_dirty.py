@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import mmap
-import time
 from collections.abc import Callable
 
 import pytest
 
 from framework.engines import Choice
-from framework.payload import DEADLINE, RESULTS, Guest, Payload, boot_on
+from framework.payload import RESULTS, Guest, Payload, boot_on
+from framework.wait import wait_until
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Engine
@@ -46,10 +46,7 @@ def writer(then: Callable[[Payload], object] = Payload.power_off) -> Payload:
 
 def until(guest: Guest[Engine], slot: int) -> None:
     """Wait until the payload has come there."""
-    end = time.monotonic() + DEADLINE
-    while not guest.result(slot):
-        assert time.monotonic() < end, f"no result {slot}"
-        assert guest.engine.wait(0.0005) is None, "the guest has ended"
+    wait_until(lambda: guest.result(slot), guest.engine, message=f"no result {slot}")
 
 
 def pages(log: DirtyTracker, guest: Guest[Engine]) -> list[int]:
@@ -133,10 +130,7 @@ def test_after_a_reset_all_that_was_or_is_has_changed_and_the_new_life_is_logged
         assert set(TARGETS) <= set(pages(log, guest))
         guest.tell(DONE + 2)
         guest.engine.resume()
-        end = time.monotonic() + DEADLINE
-        while guest.result(GO) or not guest.result(DONE + 1):
-            assert time.monotonic() < end, "no reset"
-            assert guest.engine.wait(0.0005) is None
+        guest.until(lambda: guest.result(DONE + 1) and not guest.result(GO))  # the reset
         guest.engine.pause()
         assert set(TARGETS) <= set(pages(log, guest)), "they are zero now"
         assert pages(log, guest) == []

@@ -12,7 +12,8 @@ import pytest
 
 from framework.bare import BareVm, bare_vm
 from framework.engines import Choice
-from framework.payload import DEADLINE, Payload, boot_on
+from framework.payload import Payload, boot_on
+from framework.wait import DEADLINE
 from pvtime.abi.kvm_reg import PC
 from pvtime.abi.kvm_run import ExitReason, SystemEventType
 from pvtime.abi.kvm_types import VcpuFeature

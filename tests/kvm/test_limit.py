@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from framework.engines import Choice, host_of
-from framework.payload import DEADLINE, RESULTS, Guest, Payload, boot_on
+from framework.payload import RESULTS, Guest, Payload, boot_on
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, PvTime, StolenTime
 from pvtime.engine.base import Engine, Outcome
@@ -39,14 +38,6 @@ def readers() -> Payload:
     return payload.label("over").cbnz(10, "rest").power_off().label("rest").halt()
 
 
-def wait_until(guest: Guest[Engine], happened: Callable[[], bool]) -> None:
-    """Wait for the cause."""
-    end = time.monotonic() + DEADLINE
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        assert guest.engine.wait(0.0005) is None, "the guest has ended"
-
-
 def structure(guest: Guest[Engine], index: int = 0) -> int:
     """Return what the memory holds, whoever may see it."""
     return guest.machine.stolen_time.load_u64(STOLEN_TIME.base + STRUCTURE_STRIDE * index + COUNT)
@@ -58,7 +49,7 @@ def contending(engine: Choice) -> Iterator[Guest[Engine]]:
     with boot_on(engine, readers(), vcpus=2) as guest:
         guest.engine.start()
         host_of(guest.engine).share_one_cpu()
-        wait_until(guest, lambda: all(guest.result(ROUNDS + index) for index in range(2)))
+        guest.until(lambda: all(guest.result(ROUNDS + index) for index in range(2)))
         yield guest
         guest.tell(OVER)
         guest.end()
@@ -68,9 +59,9 @@ def steal(guest: Guest[Engine]) -> None:
     """Have time stolen from both vCPUs, each of which has read its structure afterwards."""
     host = host_of(guest.engine)
     before = [host.run_delay(index) for index in range(2)]
-    wait_until(guest, lambda: all(host.run_delay(i) > before[i] + THEFT_NS for i in range(2)))
+    guest.until(lambda: all(host.run_delay(i) > before[i] + THEFT_NS for i in range(2)))
     rounds = [guest.result(ROUNDS + index) for index in range(2)]
-    wait_until(guest, lambda: all(guest.result(ROUNDS + i) > rounds[i] + 1 for i in range(2)))
+    guest.until(lambda: all(guest.result(ROUNDS + i) > rounds[i] + 1 for i in range(2)))
 
 
 @pytest.mark.parametrize(("access", "state"), [(Access.NONE, "not mapped"), (Access.READ, "read-only")])
@@ -122,7 +113,7 @@ def test_a_call_while_the_memory_is_away_loses_its_zeroes(engine: Choice) -> Non
         steal(guest)
         missed = guest.engine.sample()[0].truth_ns - held
         guest.tell(ASK)
-        wait_until(guest, lambda: guest.result(ASKED) != 0)
+        guest.until(lambda: guest.result(ASKED) != 0)
         assert guest.result(ASKED) == STOLEN_TIME.base, "KVM says no word"
         called_at = guest.engine.sample()[0].truth_ns
         guest.engine.protect(STOLEN_TIME, Access.WRITE)
@@ -131,7 +122,7 @@ def test_a_call_while_the_memory_is_away_loses_its_zeroes(engine: Choice) -> Non
         assert held < sample.count_ns <= sample.truth_ns - missed
         assert sample.count_ns >= held + sample.truth_ns - called_at
         guest.machine.memory.store_u64(RESULTS + 8 * ASKED, 0)
-        wait_until(guest, lambda: guest.result(ASKED) != 0)
+        guest.until(lambda: guest.result(ASKED) != 0)
         sample = guest.engine.sample()[0]
         assert sample.structure_ns == sample.truth_ns, "the next call makes it right"
 
@@ -142,7 +133,7 @@ def test_only_whole_slots_can_be_limited_and_the_message_names_them(engine: Choi
         with pytest.raises(EngineError, match=r"half of it \(0x90a0000.*only all of RAM .* and stolen time"):
             guest.engine.protect(half, Access.NONE)
         rounds = guest.result(ROUNDS)
-        wait_until(guest, lambda: guest.result(ROUNDS) > rounds)
+        guest.until(lambda: guest.result(ROUNDS) > rounds)
 
 
 def test_ram_can_be_read_only_for_a_while(engine: Choice) -> None:
@@ -153,14 +144,14 @@ def test_ram_can_be_read_only_for_a_while(engine: Choice) -> None:
         assert [sample.fault for sample in guest.engine.sample()] == [None, None]
         assert guest.result(ROUNDS) == rounds, "the guest wrote to read-only memory"
         guest.engine.protect(ram, Access.WRITE)
-        wait_until(guest, lambda: guest.result(ROUNDS) > rounds)
+        guest.until(lambda: guest.result(ROUNDS) > rounds)
 
 
 def test_a_guest_without_its_memory_is_not_saved_and_can_be_stopped(engine: Choice) -> None:
     with boot_on(engine, readers(), vcpus=2) as guest:
         guest.engine.protect(STOLEN_TIME, Access.NONE)
         guest.engine.start()
-        wait_until(guest, lambda: all(guest.result(ROUNDS + index) for index in range(2)))
+        guest.until(lambda: all(guest.result(ROUNDS + index) for index in range(2)))
         guest.engine.pause()
         with pytest.raises(EngineError, match=r"stolen time \(0x90a0000.* is taken away"):
             guest.engine.state()
@@ -173,10 +164,10 @@ def test_what_is_away_is_away_after_a_reset_too(engine: Choice) -> None:
     payload = Payload().call(PvTime.ST).load(1, 0, 4, size=4).mov(1, 1).keep(1, 0).await_result(1)
     with boot_on(engine, payload.call(Psci.SYSTEM_RESET).halt()) as guest:
         guest.engine.start()
-        wait_until(guest, lambda: guest.result(0) != 0)
+        guest.until(lambda: guest.result(0) != 0)
         guest.engine.protect(STOLEN_TIME, Access.NONE)
         guest.tell(1)
-        wait_until(guest, lambda: guest.result(1) == 0 and guest.result(0) != 0)
+        guest.until(lambda: guest.result(1) == 0 and guest.result(0) != 0)
         sample = guest.engine.sample()[0]
         assert sample.fault is not None
         assert sample.structure_ns == 0

@@ -17,7 +17,8 @@ import pytest
 from framework.a64 import Program
 from framework.bare import bare_vm
 from framework.engines import Choice, host_of
-from framework.payload import DEADLINE, RESULTS, Guest, Payload, boot_on
+from framework.payload import RESULTS, Guest, Payload, boot_on
+from framework.wait import DEADLINE, wait_until
 from pvtime.abi.arm64 import SysReg
 from pvtime.abi.kvm_reg import VIRTUAL_COUNTER, RegId, sysreg
 from pvtime.abi.ns16550 import Ier, Reg
@@ -61,10 +62,11 @@ def revived(
 
 def until(guest: Guest[Engine], slot: int, least: int = 1) -> None:
     """Wait until the payload has counted up to there."""
-    end = time.monotonic() + DEADLINE
-    while guest.result(slot) < least:
-        assert time.monotonic() < end, f"result {slot} is {guest.result(slot)}"
-        assert guest.engine.wait(0.0005) is None, "the guest has ended"
+    wait_until(
+        lambda: guest.result(slot) >= least,
+        guest.engine,
+        message=lambda: f"result {slot} is {guest.result(slot)}",
+    )
 
 
 def counting(vcpus: int) -> Payload:

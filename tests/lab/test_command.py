@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import pvtime
+from framework.wait import DEADLINE, wait_until
 
 PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
-LIMIT = 150
-"""Seconds after which the lab is given up; a loaded host needs a tenth."""
 
 
 def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
@@ -43,14 +41,15 @@ def children(pid: int) -> list[int]:
 
 def emulator(process: subprocess.Popen[str]) -> int:
     """Wait for the lab's QEMU; return its process."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
+
+    def started() -> int | None:
         assert process.poll() is None, process.communicate()
         for child in children(process.pid):
             if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
                 return child
-        time.sleep(0.01)
-    raise AssertionError("QEMU was not started")
+        return None
+
+    return wait_until(started, message="QEMU was not started")
 
 
 def is_gone(pid: int) -> bool:
@@ -63,7 +62,7 @@ def test_exit_code_output_and_files_are_the_commands_and_qemu_ends_with_it(tmp_p
     command = "echo out; echo err >&2; echo kept > one; uname -m > two; exit 7"
     process = start("--out", "one", "--out", "two", "--", "sh", "-c", command, cwd=tmp_path)
     qemu = emulator(process)
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 7
     assert (out, err.splitlines()[-1]) == ("out\n", "err")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
@@ -82,20 +81,18 @@ def test_a_signal_leaves_no_qemu_and_no_file(number: signal.Signals, tmp_path: P
     if number is not signal.SIGKILL:  # that one while the lab boots
         assert process.stdout.readline() == "begun\n"
     os.kill(process.pid, number)
-    _, err = process.communicate(timeout=LIMIT)
+    _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode in (-number, 128 + number)
     assert "Traceback" not in err
-    end = time.monotonic() + LIMIT
-    while not is_gone(qemu):  # Who was killed waits for nobody: the kernel ends QEMU then.
-        assert time.monotonic() < end, "QEMU is left behind"
-        time.sleep(0.01)
+    # Who was killed waits for nobody: the kernel ends QEMU then.
+    wait_until(lambda: is_gone(qemu), message="QEMU is left behind")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.usefixtures("stock_images", "qemu")
 def test_a_wanted_file_that_was_not_written_is_named(tmp_path: Path) -> None:
     process = start("--out", "missing.json", "--", "true", cwd=tmp_path)
-    _, err = process.communicate(timeout=LIMIT)
+    _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode != 0
     assert err.splitlines()[-1].endswith("not written in the lab: missing.json")
     assert os.listdir(tmp_path) == []
@@ -115,7 +112,7 @@ def test_what_the_lab_cannot_be_is_refused_in_a_line_before_it_starts(
     arguments: list[str], message: str
 ) -> None:
     process = start(*arguments)
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out) == (2, "")
     assert message in err
     assert "Traceback" not in err

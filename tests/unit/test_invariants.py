@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from framework.wait import DEADLINE, wait_until
 from pvtime.abi.pvtime import STRUCTURE_ALIGN, PvTime, StolenTime
 from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult
 from pvtime.engine.base import Engine, VcpuSample
@@ -220,7 +220,7 @@ class Everything(RuleBasedStateMachine):
         """Over a socket, while it runs."""
         ends = socket.socketpair()
         for end in ends:
-            end.settimeout(20)
+            end.settimeout(DEADLINE)
         arrived: list[tuple[Machine, Engine]] = []
 
         def make(saved: SavedMachine) -> tuple[Machine, Engine]:
@@ -294,10 +294,8 @@ class Everything(RuleBasedStateMachine):
     def _await_idle(self, index: int) -> None:
         """It has answered that it rests; where it is held on purpose it has yet to get there."""
         assert isinstance(self.engine, UnicornEngine)
-        end = time.monotonic() + 20
-        while self.engine.vcpus[index].state is not State.IDLE:
-            assert time.monotonic() < end, "it does not idle"
-            time.sleep(0)
+        vcpu = self.engine.vcpus[index]
+        wait_until(lambda: vcpu.state is State.IDLE, self.engine, message="it does not idle")
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()

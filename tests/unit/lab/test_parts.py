@@ -10,11 +10,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from framework.wait import wait_until
 from pvtime.errors import UsageError
 from pvtime.lab import leash
 from pvtime.lab.frames import Kind
@@ -138,15 +138,11 @@ def test_what_is_leashed_dies_with_its_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    while Path(f"/proc/{child}/comm").read_text() != "sleep\n":
-        time.sleep(0.01)
+    wait_until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n")
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not Path(f"/proc/{child}/stat").exists()
+    wait_until(lambda: not Path(f"/proc/{child}/stat").exists())
 
 
 def test_nothing_is_started_for_a_parent_that_is_gone() -> None:

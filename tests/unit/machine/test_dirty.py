@@ -11,7 +11,8 @@ from typing import Final
 
 import pytest
 
-from framework.payload import DEADLINE, Payload, boot
+from framework.payload import Payload, boot
+from framework.wait import DEADLINE
 from pvtime.machine.dirty import Comparison, DirtyTracker
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.memory import GuestMemory

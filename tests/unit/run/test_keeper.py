@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from framework.payload import DEADLINE, Guest, Payload, boot
+from framework.payload import Guest, Payload, boot
+from framework.wait import DEADLINE, wait_until
 from pvtime.engine.base import Engine, Outcome
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.errors import EngineError, MigrationError, PvtimeError, SavedStateError, UsageError
@@ -60,7 +60,7 @@ def kept() -> Iterator[Kept]:
     """Return a guest that runs."""
     with boot(Payload().mov(1, 1).keep(1, 1).await_result(0).power_off(), "on") as guest:
         guest.engine.start()
-        until(lambda: guest.result(1) == 1)
+        wait_until(lambda: guest.result(1) == 1)
         guest.machine.memory.write(RAM_BASE + (16 << 20), b"\xa5" * MUCH)
         yield Kept(guest)
 
@@ -92,14 +92,6 @@ class Background(threading.Thread):
         self.join(DEADLINE)
         assert not self.is_alive(), "it does not end"
         return self.error
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something."""
-    end = time.monotonic() + DEADLINE
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.001)
 
 
 class HeldWrite:

@@ -16,11 +16,9 @@ from pathlib import Path
 import pytest
 
 from framework.fake_images import PROGRAM, Images, make_images
+from framework.wait import DEADLINE, wait_until
 from pvtime.run.inbox import Inbox, QuitRequested
 from pvtime.run.terminal import Keyboard
-
-DEADLINE = 10.0
-"""Seconds after which a test gives up; none waits this long when all is well."""
 
 
 @pytest.fixture
@@ -59,11 +57,8 @@ class Pty:
     def ended(self) -> int:
         """Return the exit code, once the program has ended and the modes are back."""
         code = self.process.wait(DEADLINE)
-        end = time.monotonic() + DEADLINE
         # The child that restores after a fault does so when it has seen the program's end.
-        while termios.tcgetattr(self.slave) != self.modes:
-            assert time.monotonic() < end, "the terminal was not restored"
-            time.sleep(0.01)
+        wait_until(lambda: termios.tcgetattr(self.slave) == self.modes, message="the modes are not back")
         return code
 
 

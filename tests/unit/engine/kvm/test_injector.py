@@ -14,8 +14,6 @@ from pvtime.engine.kvm.injector import POLL_S, InjectedVcpu, StealInjector, Watc
 from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth
 
-DEADLINE = 30
-
 
 @pytest.fixture
 def structures() -> Iterator[Structures]:

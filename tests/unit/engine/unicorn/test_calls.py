@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from framework.payload import DEADLINE, RESULTS, Payload, boot, both_cores, run
+from framework.payload import RESULTS, Payload, boot, both_cores, run
+from framework.wait import DEADLINE
 from pvtime.abi.psci import VERSION_1_1, Affinity, Psci, PsciReturn
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.abi.smccc import NOT_SUPPORTED, Smccc

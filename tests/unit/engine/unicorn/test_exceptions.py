@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, VBAR_EL1
-from framework.payload import DEADLINE, Payload, boot, both_cores, run
+from framework.payload import Payload, boot, both_cores, run
+from framework.wait import DEADLINE
 from pvtime.abi.arm64 import Esr, ExceptionClass
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Outcome

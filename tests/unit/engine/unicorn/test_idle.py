@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from framework.payload import DEADLINE
+from framework.wait import DEADLINE
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import State
 from pvtime.inject.schedule import Schedule

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from framework.payload import DEADLINE, RESULTS, Guest, Payload
+from framework.payload import RESULTS, Guest, Payload
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult
@@ -61,22 +61,13 @@ def contenders(placement: PlacementName, vcpus: int = 2) -> Payload:
     return payload.power_off().label("rest").halt()
 
 
-def wait_until(guest: Guest[UnicornEngine], happened: Callable[[], bool]) -> None:
-    """Wait for the cause."""
-    for _ in range(DEADLINE * 1000):
-        if happened():
-            return
-        assert guest.engine.wait(0.001) is None, "the guest has ended"
-    raise AssertionError("it did not happen")
-
-
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_truth_is_the_structure_and_time_paused_is_not_stolen(placement: PlacementName) -> None:
     with boot(contenders(placement), placement) as guest:
         engine = guest.engine
         engine.start()
-        wait_until(guest, lambda: all(guest.result(READY + index) for index in range(2)))
-        wait_until(guest, lambda: all(vcpu.truth_ns > 10**6 for vcpu in engine.sample()))
+        guest.until(lambda: all(guest.result(READY + index) for index in range(2)))
+        guest.until(lambda: all(vcpu.truth_ns > 10**6 for vcpu in engine.sample()))
         for _ in range(5):
             assert all(vcpu.truth_ns == vcpu.structure_ns and vcpu.enabled for vcpu in engine.sample())
         engine.pause()
@@ -86,8 +77,8 @@ def test_truth_is_the_structure_and_time_paused_is_not_stolen(placement: Placeme
         assert engine.sample() == paused, "what is paused is not stolen from, and nothing runs"
         engine.resume()
         engine.resume()
-        wait_until(
-            guest, lambda: all(v.truth_ns > p.truth_ns for v, p in zip(engine.sample(), paused, strict=True))
+        guest.until(
+            lambda: all(v.truth_ns > p.truth_ns for v, p in zip(engine.sample(), paused, strict=True))
         )
         guest.tell(OVER + 2)
         guest.end()
@@ -150,9 +141,9 @@ def test_what_the_guest_gave_and_has_lost_stops_the_count_of_that_vcpu_alone(acc
     with boot(contenders(PlacementName.GUEST), PlacementName.GUEST) as guest:
         engine = guest.engine
         engine.start()
-        wait_until(guest, lambda: all(guest.result(READY + index) for index in range(2)))
+        guest.until(lambda: all(guest.result(READY + index) for index in range(2)))
         engine.protect(PAGE, access)
-        wait_until(guest, lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
+        guest.until(lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
         lost = engine.sample()
         assert [vcpu.structure_ns for vcpu in lost] == [None, None]
         assert not any(vcpu.enabled for vcpu in lost)
@@ -168,11 +159,11 @@ def test_user_spaces_memory_that_was_taken_away_is_made_up_for_when_it_is_back()
     with boot(contenders(PlacementName.USERSPACE), PlacementName.USERSPACE) as guest:
         engine = guest.engine
         engine.start()
-        wait_until(guest, lambda: all(guest.result(READY + index) for index in range(2)))
+        guest.until(lambda: all(guest.result(READY + index) for index in range(2)))
         engine.protect(STOLEN_TIME, Access.NONE)
-        wait_until(guest, lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
+        guest.until(lambda: all(vcpu.fault is not None for vcpu in engine.sample()))
         engine.protect(STOLEN_TIME, Access.WRITE)
-        wait_until(guest, lambda: all(vcpu.fault is None for vcpu in engine.sample()))
+        guest.until(lambda: all(vcpu.fault is None for vcpu in engine.sample()))
         assert all(vcpu.truth_ns == vcpu.structure_ns for vcpu in engine.sample())
         guest.tell(OVER + 2)
         guest.end()
@@ -189,10 +180,10 @@ def test_a_guest_that_uses_memory_that_is_gone_or_read_only_goes_on(
     payload.load(1, 20).keep(1, 2).power_off()
     with boot(payload, PlacementName.GUEST, vcpus=1) as guest:
         guest.engine.start()
-        wait_until(guest, lambda: guest.result(READY) != 0)
+        guest.until(lambda: guest.result(READY) != 0)
         guest.engine.protect(PAGE, access)
         guest.tell(OVER)
-        wait_until(guest, lambda: guest.result(1) != 0)
+        guest.until(lambda: guest.result(1) != 0)
         assert guest.result(0) == read
         guest.engine.protect(PAGE, Access.WRITE)
         guest.tell(OVER + 1)
@@ -220,9 +211,9 @@ def test_a_reset_disables_what_the_guest_gave() -> None:
     payload.label("over").halt()
     with boot(payload, PlacementName.GUEST, vcpus=1) as guest:
         guest.engine.start()
-        wait_until(guest, lambda: guest.engine.sample()[0].enabled)
+        guest.until(lambda: guest.engine.sample()[0].enabled)
         guest.tell(READY)
-        wait_until(guest, lambda: guest.result(READY) == 0)
-        wait_until(guest, lambda: guest.engine.sample()[0].enabled)
+        guest.until(lambda: guest.result(READY) == 0)
+        guest.until(lambda: guest.engine.sample()[0].enabled)
         assert guest.result(0) == 0, "the second life finds nothing given"
         assert guest.machine.memory.read(GIVEN + StolenTime.padding.offset, 48) == bytes(48)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +14,8 @@ import pytest
 
 from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
 from framework.moved import Image, put, take
-from framework.payload import DEADLINE, Guest, Payload, boot, both_cores
+from framework.payload import Guest, Payload, boot, both_cores
+from framework.wait import DEADLINE
 from pvtime.abi.arm64 import SysReg
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
@@ -76,14 +77,6 @@ def placed(
             machine.close()
 
 
-def until(guest: Guest[UnicornEngine], happened: Callable[[], bool]) -> None:
-    """Wait for something that the guest does."""
-    end = time.monotonic() + DEADLINE
-    while not happened():
-        assert guest.engine.wait(0.001) is None, "the guest has ended"
-        assert time.monotonic() < end, "it did not happen"
-
-
 def checksum(rounds: int) -> Payload:
     """Return a payload that computes in general and vector registers, in RAM and with the flags."""
     payload = Payload().mov(0, 3 << 20).msr(SysReg(3, 0, 1, 0, 2), 0)  # CPACR_EL1.FPEN
@@ -116,7 +109,7 @@ def test_a_computation_comes_to_the_same_end_however_often_it_is_moved(internals
     image: Image | None = None
     with boot(payload, internals) as guest:
         guest.engine.start()
-        until(guest, lambda: guest.result(1) == 1)
+        guest.until(lambda: guest.result(1) == 1)
         image = take(guest.machine, guest.engine)
     while image is not None:
         internals = OTHER[internals]
@@ -151,8 +144,8 @@ def test_stolen_time_goes_on_where_it_was_in_every_placement(
 ) -> None:
     with placed(sharing(placement), internals, placement, 2) as guest:
         guest.engine.start()
-        until(guest, lambda: guest.result(2) == guest.result(3) == 1)
-        until(guest, lambda: all(s.truth_ns > 0 and s.loads > 3 for s in guest.engine.sample()))
+        guest.until(lambda: guest.result(2) == guest.result(3) == 1)
+        guest.until(lambda: all(s.truth_ns > 0 and s.loads > 3 for s in guest.engine.sample()))
         guest.engine.pause()
         before = guest.engine.sample()
         image = take(guest.machine, guest.engine)
@@ -162,8 +155,7 @@ def test_stolen_time_goes_on_where_it_was_in_every_placement(
         agree(guest.engine.sample())
         assert guest.engine.sample() == before, "the time spent saved was stolen"
         guest.engine.start()
-        until(
-            guest,
+        guest.until(
             lambda: all(
                 new.loads > old.loads + 3 for new, old in zip(guest.engine.sample(), before, strict=True)
             ),
@@ -204,7 +196,7 @@ def test_a_timer_that_a_sleeper_waits_for_has_as_many_ticks_left(internals: str)
     payload.mov(1, 1).msr(CNTP_CTL_EL0, 1).keep(1, 1).unmask_irq().label("sleep").wfi().b("sleep")
     with boot(taken(payload), internals) as guest:
         guest.engine.start()
-        until(guest, lambda: guest.engine.vcpus[0].state is State.IDLE)
+        guest.until(lambda: guest.engine.vcpus[0].state is State.IDLE)
         image = take(guest.machine, guest.engine)
         (vcpu,) = image.document()["vcpus"]
         assert vcpu["power"] == "idle"
@@ -223,7 +215,7 @@ def test_an_interrupt_that_was_pending_is_pending(internals: str) -> None:
     payload.mov(1, 1).keep(1, 1).await_result(2).unmask_irq().label("spin").b("spin")
     with boot(taken(payload), internals) as guest:
         guest.engine.start()
-        until(guest, lambda: guest.result(1) == 1)
+        guest.until(lambda: guest.result(1) == 1)
         with moved(guest, OTHER[internals]) as new:
             new.tell(2)
             assert new.end().result(0) == 5
@@ -235,7 +227,7 @@ def test_the_exclusive_monitor_is_clear(internals: str) -> None:
     payload.keep(3, 3).keep(4, 4).power_off()
     with boot(payload, internals) as guest:
         guest.engine.start()
-        until(guest, lambda: guest.result(1) == 1)
+        guest.until(lambda: guest.result(1) == 1)
         with moved(guest, OTHER[internals]) as new:
             new.tell(2)
             assert (new.end().result(3), new.result(4)) == (1, 0)
@@ -259,17 +251,17 @@ def test_counters_go_on_on_a_host_with_another_clock_on_every_vcpu_and_after_a_r
         until_ready.go_on(counter() + ahead & (1 << 64) - 1, counter())
         guest.engine.parts.core.contexts.move_counter(until_ready.offset)
         guest.engine.start()
-        until(guest, lambda: guest.result(2) != 0)
+        guest.until(lambda: guest.result(2) != 0)
         first = guest.result(1), guest.result(2)
         image = take(guest.machine, guest.engine)
         assert [vcpu["power"] for vcpu in image.document()["vcpus"]] == ["runnable", "off"]
     with restored(image, OTHER[internals]) as guest:
         guest.engine.start()
         guest.tell(0)
-        until(guest, lambda: guest.result(4) != 0)
+        guest.until(lambda: guest.result(4) != 0)
         second = guest.result(3), guest.result(4)
         guest.tell(5)
-        until(guest, lambda: guest.result(2) not in (0, first[1]))
+        guest.until(lambda: guest.result(2) not in (0, first[1]))
         third = guest.result(1), guest.result(2)
         assert guest.result(4) == 0, "it was not reset"
     for early, late in ((first, second), (second, third)):
@@ -286,7 +278,7 @@ def test_compare_values_mean_the_same_and_never_stays_never(internals: str) -> N
         payload.keep(register, slot)
     with boot(payload.power_off(), internals) as guest:
         guest.engine.start()
-        until(guest, lambda: guest.engine.sample()[0].loads > 0)
+        guest.until(lambda: guest.engine.sample()[0].loads > 0)
         image = take(guest.machine, guest.engine)
     with restored(image, internals) as guest:
         guest.engine.start()

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from framework.wait import DEADLINE
 from pvtime.engine.unicorn.ticker import Ticker
-
-DEADLINE = 30
-"""Seconds after which a kick is given up as lost."""
 
 HOUR_NS = 3600 * 10**9
 
