@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Import", "imports_of"]
+__all__ = ["Import", "classes_of", "imports_of"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Import:
 
 
 def imports_of(root: Path, file: Path) -> Iterator[Import]:
-    """Yield all that ``file`` imports, function bodies included; ``root`` is on sys.path."""
+    """Yield all that ``file`` imports, also in functions and for types alone; ``root`` is on sys.path."""
     here = list(file.relative_to(root).with_suffix("").parts)
     for node in ast.walk(ast.parse(file.read_text(), str(file))):
         if isinstance(node, ast.Import):
@@ -36,3 +36,10 @@ def imports_of(root: Path, file: Path) -> Iterator[Import]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 yield Import(file, node.lineno, module, alias.name)
+
+
+def classes_of(file: Path) -> Iterator[str]:
+    """Yield the names of the classes that ``file`` defines."""
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
