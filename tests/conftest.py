@@ -1,23 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures for every test, and what a skipped test means where nobody looks."""
+"""Fixtures and options for every test."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from framework import evidence, schedule, skips
 from framework.engines import CHOICES
 from pvtime.errors import ImagesError
 from pvtime.images.cache import cache_directory
 from pvtime.images.store import StockImages
 from pvtime.images.store import stock_images as fetch
 
-MUST_RUN = os.environ.get("PVTIME_CI") == "1"
-"""A test that did not run has shown nothing: where .ci/run says so, a skip is a failure."""
+PLUGINS = (evidence, schedule, skips)
+
+with contextlib.suppress(ImportError):  # the lab does not have it, nor any test there that needs it
+    from hypothesis import HealthCheck, settings
+
+    # No test depends on how busy the host is. A failure prints what reproduces it.
+    settings.register_profile(
+        "pvtime", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("pvtime")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,32 +50,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the commands that tests start hear of signals, of which a job in the background ignores some."""
+    for plugin in PLUGINS:
+        config.pluginmanager.register(plugin)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make a failure of a skip. An expected failure (xfail) has run, and stays what it is."""
-    report = yield
-    if MUST_RUN and report.skipped and not hasattr(report, "wasxfail"):
-        report.outcome = "failed"
-        report.longrepr = f"skipped, and PVTIME_CI=1 wants every test to run: {report.longrepr}"
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Do the same for a whole module that was skipped while it was imported."""
-    report = yield
-    if MUST_RUN and report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"skipped, and PVTIME_CI=1 wants every test to run: {report.longrepr}"
-    return report
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from framework.evidence import Evidence, guest_evidence, witness
 from framework.wait import DEADLINE, wait_until
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.engine.base import VcpuSample
@@ -69,6 +70,10 @@ class LinuxGuest:
         """All that the guest has printed."""
         with self._changed:
             return self._console.decode("ascii", "replace")
+
+    def evidence(self) -> Evidence:
+        """Return what a failure shows of it."""
+        return guest_evidence(lambda: self.console, self.engine)
 
     def _wait(self, come: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + DEADLINE
@@ -171,7 +176,8 @@ def boot_linux(
     guest = LinuxGuest(machine, engine)
     engine.start()
     try:
-        yield guest
+        with witness(guest.evidence):
+            yield guest
     finally:
         engine.stop()
         machine.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from framework.evidence import witness
 from framework.linux import LinuxGuest
 from framework.moved import Image, put, take
 from pvtime.engine.base import Outcome, VcpuSample
@@ -62,7 +63,8 @@ def moving_linux(
     guest = ears.guest = LinuxGuest(machine, engine)
     engine.start()
     try:
-        yield guest
+        with witness(guest.evidence):
+            yield guest
     finally:
         guest.engine.stop()
         guest.machine.close()

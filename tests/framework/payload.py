@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
 
 import pytest
 
 from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
 from framework.engines import Choice
+from framework.evidence import guest_evidence, witness
 from framework.wait import DEADLINE, wait_until
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Engine, Outcome, VcpuSample
@@ -155,7 +157,8 @@ def _boot(
     machine = Machine(config, console.extend, lambda _: None)
     engine = build(machine, steal)
     try:
-        yield Guest(machine, engine, console)
+        with witness(partial(guest_evidence, partial(console.decode, "ascii", "replace"), engine)):
+            yield Guest(machine, engine, console)
     finally:
         engine.stop()
         machine.close()

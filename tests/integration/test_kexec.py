@@ -25,7 +25,11 @@ VCPUS = 2
 
 
 @pytest.fixture(
-    scope="module", params=[PlacementName.USERSPACE, PlacementName.HYPERVISOR], ids=lambda each: each.value
+    scope="module",
+    params=[
+        pytest.param(placement, marks=pytest.mark.xdist_group(f"kexec {placement.value}"), id=placement.value)
+        for placement in (PlacementName.USERSPACE, PlacementName.HYPERVISOR)
+    ],
 )
 def kexec(stock_images: StockImages, request: pytest.FixtureRequest) -> KexecRun:
     """Debian's kernel, kexec'd into itself."""

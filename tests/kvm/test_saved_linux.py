@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from framework.engines import Choice, host_of
+from framework.evidence import witness
 from framework.linux import TICK_NS, LinuxGuest
 from pvtime.engine.base import Outcome
 from pvtime.images.store import StockImages
@@ -27,7 +28,8 @@ def made(engine: Choice, config: MachineConfig) -> Iterator[LinuxGuest]:
     machine = Machine(config, lambda data: guest.on_console(data), lambda data: guest.on_agent(data))
     guest = LinuxGuest(machine, cast("Any", engine.build(machine)))
     try:
-        yield guest
+        with witness(guest.evidence):
+            yield guest
     finally:
         guest.engine.stop()
         machine.close()

@@ -21,11 +21,13 @@ TESTS = Path(__file__).parents[1]
 def qemu() -> str:
     """Return the emulator's name, where it is installed."""
     if shutil.which(PROGRAM) is None:
-        pytest.skip(f"{PROGRAM} is not installed: nothing runs in the lab (tools/need-qemu installs it)")
+        pytest.skip(f"{PROGRAM} is not installed: there is no lab (Debian: apt install qemu-system-arm)")
     return PROGRAM
 
 
-@pytest.fixture(scope="module", params=CPUS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(cpu, marks=pytest.mark.xdist_group(f"lab {cpu}")) for cpu in CPUS]
+)
 def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
     """Return a booted lab with these very tests in it: with VHE and without."""
     extras = Extras(distributions=("pytest",), trees={"root/tests": TESTS})

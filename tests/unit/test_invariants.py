@@ -40,7 +40,7 @@ from pvtime.snapshot.write import write
 from pvtime.steal.placement import PlacementName
 
 VCPUS = 3
-EXAMPLES = 1000
+EXAMPLES = 400
 STEPS = 10
 SCHEDULES = [Schedule(), Schedule.parse(["200us/1ms", "1:2ms@0.01"])]
 """What is stolen on purpose, beside what the vCPUs steal from each other."""

@@ -29,7 +29,7 @@ def numbers() -> dict[str, int]:
 
 def test_the_packaged_guest_is_what_the_source_gives(tmp_path: Path) -> None:
     if shutil.which(ASSEMBLER) is None:
-        pytest.skip(f"{ASSEMBLER} is missing: install binutils-aarch64-linux-gnu (tools/need-cross does)")
+        pytest.skip(f"{ASSEMBLER} is missing: install binutils-aarch64-linux-gnu")
     subprocess.run([TOOL, tmp_path], check=True)
     assert (tmp_path / "probe.bin").read_bytes() == probe_image()
 
