@@ -13,6 +13,9 @@ __all__ = [
     "CNTP_CTL_EL0",
     "CNTP_CVAL_EL0",
     "CNTP_TVAL_EL0",
+    "IC_IALLU",
+    "IC_IALLUIS",
+    "IC_IVAU",
     "CptrEl3",
     "Esr",
     "ExceptionClass",
@@ -139,3 +142,7 @@ CNTPCT_EL0 = SysReg(3, 3, 14, 0, 1)
 CNTP_TVAL_EL0 = SysReg(3, 3, 14, 2, 0)
 CNTP_CTL_EL0 = SysReg(3, 3, 14, 2, 1)
 CNTP_CVAL_EL0 = SysReg(3, 3, 14, 2, 2)
+
+IC_IALLUIS = SysReg(1, 0, 7, 1, 0)
+IC_IALLU = SysReg(1, 0, 7, 5, 0)
+IC_IVAU = SysReg(1, 3, 7, 5, 1)

@@ -19,6 +19,7 @@ from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysRegAccess
 from pvtime.engine.unicorn.address_space import AddressSpace
+from pvtime.engine.unicorn.code_cache import CodeCache
 from pvtime.engine.unicorn.context import Contexts
 from pvtime.engine.unicorn.levels import CPU_MODELS, set_up_levels
 from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, Number, add_hook
@@ -76,6 +77,7 @@ class Core(ABC):
         self.address_space = AddressSpace(self._uc, config.memories, config.devices, self._fail)
         self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)
+        self.code_cache = CodeCache(self._uc, self.kick, self._fail)
         self.contexts = Contexts(self._uc)
 
     def _fail(self, error: BaseException) -> None:
@@ -91,6 +93,7 @@ class Core(ABC):
         """
         self._idle = False
         status = self._execute()
+        self.code_cache.flush_stale()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

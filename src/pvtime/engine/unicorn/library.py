@@ -60,12 +60,14 @@ class Number(IntEnum):
     SMC = 13
 
 
-def add_hook(handle: ctypes.c_void_p, kind: int, function: Any, data: int = 0) -> ctypes.c_size_t:
+def add_hook(
+    handle: ctypes.c_void_p, kind: int, function: Any, data: int = 0, instruction: int | None = None
+) -> ctypes.c_size_t:
     """Have the library call ``function``, a C function or a callback that the caller keeps, everywhere.
 
     :param function: or its address.
     :param data: a pointer that it gets as its last argument.
-
+    :param instruction: with UC_HOOK_INSN, which one.
     :return: the hook, for uc_hook_del.
     :raises EngineError: the library refuses.
     """
@@ -73,7 +75,8 @@ def add_hook(handle: ctypes.c_void_p, kind: int, function: Any, data: int = 0) -
     everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
     code = ctypes.cast(function, ctypes.c_void_p)
     pointer = ctypes.c_void_p(data)
-    status = LIBRARY.uc_hook_add(handle, ctypes.byref(hook), kind, code, pointer, *everywhere)
+    more = () if instruction is None else (ctypes.c_int(instruction),)
+    status = LIBRARY.uc_hook_add(handle, ctypes.byref(hook), kind, code, pointer, *everywhere, *more)
     if status:
         raise EngineError(f"the Unicorn library refuses a hook: error {status}")
     return hook

@@ -10,19 +10,14 @@ or go to ``uc_emu_stop``.
 from __future__ import annotations
 
 import ctypes
-import mmap
-import platform
 from typing import Final
 
 import unicorn
 
-from pvtime.engine.unicorn.library import LIBRARY, add_hook
-from pvtime.errors import EngineError
+from pvtime.engine.unicorn.library import LIBRARY
+from pvtime.engine.unicorn.native_hook import TARGETS, NativeHook
 
 __all__ = ["Stopper"]
-
-_TARGET: Final = b"\x88\x77\x66\x55\x44\x33\x22\x11"
-"""Stands for the address of ``uc_emu_stop``."""
 
 _CODE: Final = {
     # The hook's arguments are (uc, address, size, flag): rdi, rsi, edx, rcx.
@@ -31,7 +26,7 @@ _CODE: Final = {
             b"\x80\x39\x00",  # cmpb $0, (%rcx)
             b"\x75\x01",  # jne 1f
             b"\xc3",  # ret
-            b"\x48\xb8" + _TARGET,  # 1: movabs $uc_emu_stop, %rax
+            b"\x48\xb8" + TARGETS[0],  # 1: movabs $uc_emu_stop, %rax
             b"\xff\xe0",  # jmp *%rax
         )
     ),
@@ -44,38 +39,21 @@ _CODE: Final = {
             b"\x70\x00\x00\x58",  # 1: ldr x16, 2f
             b"\x00\x02\x1f\xd6",  # br x16
             b"\x1f\x20\x03\xd5",  # nop
-            _TARGET,  # 2: .quad uc_emu_stop
+            TARGETS[0],  # 2: .quad uc_emu_stop
         )
     ),
 }
-
-_FLAG: Final = 64
-"""Where in the page the flag is: in a cache line of its own."""
 
 
 class Stopper:
     """A hook on every block of a CPU, and its flag.
 
-    :raises EngineError: there is no such code for this host, or the host lets no process make code.
+    :raises EngineError: see :class:`NativeHook`.
     """
 
     def __init__(self, handle: ctypes.c_void_p) -> None:
-        code = _CODE.get(platform.machine())
-        if code is None:
-            raise EngineError(f"internals=off needs an x86_64 or aarch64 host, not {platform.machine()}")
-        try:
-            protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-            self._page = mmap.mmap(-1, mmap.PAGESIZE, prot=protection)
-        except OSError as error:
-            raise EngineError(f"internals=off needs memory for code: the host refuses: {error}") from error
-        stop = ctypes.cast(LIBRARY.uc_emu_stop, ctypes.c_void_p).value or 0
-        self._page.write(code.replace(_TARGET, stop.to_bytes(8, "little")))
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
-        if platform.machine() == "aarch64":
-            libgcc = ctypes.CDLL("libgcc_s.so.1")
-            getattr(libgcc, "__clear_cache")(ctypes.c_void_p(start), ctypes.c_void_p(start + len(code)))
-        self._flag = ctypes.c_uint8.from_buffer(self._page, _FLAG)
-        add_hook(handle, unicorn.UC_HOOK_BLOCK, start, start + _FLAG)
+        self._flag = ctypes.c_uint8()
+        self._hook = NativeHook(handle, unicorn.UC_HOOK_BLOCK, _CODE, self._flag, [LIBRARY.uc_emu_stop])
 
     def stop(self) -> None:
         """End the run that goes on, or else the next one at once; from any thread."""
