@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stand-ins for apt and dpkg-deb on PATH, and an archive of two packages for them.
+"""Stand-ins for apt and dpkg-deb on PATH, and an archive with the packages of a Debian release for them.
 
 Run as a program, this file *is* apt-get, apt-cache, apt-config or dpkg-deb, by the name it is called by. The
 directory that it is called from holds the archive in ``packages``, what was called in ``log``, and what
@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["KERNEL", "FakeApt"]
+__all__ = ["KERNEL", "META", "SIGNED", "FakeApt"]
 
 PROGRAMS = ("apt-cache", "apt-config", "apt-get", "dpkg-deb")
 META = "linux-image-cloud-arm64"
@@ -45,6 +45,17 @@ class FakeApt:
             "deb [arch=amd64] http://mirror.test/debian stable main\n"
         )
         return fake
+
+    def add_split_kernel(self, version: str, member: str) -> None:
+        """Make the newest kernel one of those whose linux-image is empty, as from Debian's 6.19 on.
+
+        :param member: the path of the Image in the package that has it.
+        """
+        others = f"linux-base-{version}-cloud-arm64 (= 1), linux-modules-{version}-cloud-arm64 (= 1)"
+        image, binary = (f"linux-{kind}-{version}-cloud-arm64" for kind in ("image", "binary"))
+        self.add(META, {}, f"linux-base-cloud-arm64 (= 1), {image} (= 1), linux-modules-cloud-arm64 (= 1)")
+        self.add(image, {}, f"dracut | initramfs-tools (>= 0.120), {others}, {binary} (= 1)")
+        self.add(binary, {"./usr/share/bug/linux": b"", member: KERNEL}, f"{others}")
 
     def add(self, package: str, files: dict[str, bytes], depends: str = "") -> None:
         """Add a package to the archive."""

@@ -13,7 +13,7 @@ import pytest
 from pvtime.errors import ImagesError
 from pvtime.images.archive import Archive
 from pvtime.images.deb import extract
-from pvtime.images.store import State, StockImages, stock_images, verify
+from pvtime.images.store import ImageState, StockImages, stock_images, verify
 from pvtime.userland.build import build_initramfs
 
 SYSTEM = Path("/var/lib/apt")
@@ -55,7 +55,7 @@ def test_the_kernel_is_an_arm64_image_and_busybox_a_static_arm64_program(images:
 
 
 def test_they_are_what_apt_verified(images: StockImages, cache: Path) -> None:
-    assert [image.state for image in verify(cache)] == [State.PRESENT, State.PRESENT]
+    assert [image.state for image in verify(cache)] == [ImageState.PRESENT, ImageState.PRESENT]
 
 
 def test_the_systems_apt_is_left_alone(archive: Archive) -> None:

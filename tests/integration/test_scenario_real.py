@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvtime.images.progress import silent
+from pvtime.images.cache import silent
 from pvtime.scenario.catalog import SCENARIOS
 from pvtime.scenario.perform import perform
 from pvtime.steal.placement import PlacementName

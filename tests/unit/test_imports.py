@@ -44,7 +44,6 @@ FREE = {"errors", "__init__"}
 
 BACKWARDS = {
     # Offenders, to be mended.
-    ("pvtime.images.fetch", "pvtime.images.store"): "offender",
     ("pvtime.probe.wakeup", "pvtime.probe.probe"): "offender",
     ("pvtime.scenario.story", "pvtime.scenario.stage"): "offender",
 }
@@ -62,7 +61,6 @@ SHARED_NAMES = {
     "Kind": "offender",
     "Machine": "offender",
     "Placement": "offender",
-    "Progress": "offender",
     "Receiver": "offender",
     "State": "offender",
     "Vcpu": "offender",

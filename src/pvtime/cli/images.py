@@ -10,7 +10,7 @@ from dataclasses import asdict
 import click
 
 from pvtime.images.cache import cache_directory
-from pvtime.images.store import Installed, State, installed, stock_images, verify
+from pvtime.images.store import ImageState, InstalledImage, installed, stock_images, verify
 from pvtime.report import units
 from pvtime.report.image_progress import image_progress
 from pvtime.report.table import open_console
@@ -45,16 +45,16 @@ def images_command(fetch: bool, refresh: bool, check: bool, as_json: bool) -> in
         _print(images)
         if not all(image.path for image in images):
             print(f"pvtime images --fetch, or the first pvtime run, fetches them to {cache}.")
-    return 0 if all(image.state is State.PRESENT for image in images) else 1
+    return 0 if all(image.state is ImageState.PRESENT for image in images) else 1
 
 
-def _plain(image: Installed) -> dict[str, object]:
+def _plain(image: InstalledImage) -> dict[str, object]:
     """Return an image's fields for JSON; the size in bytes."""
     path = None if image.path is None else str(image.path)
     return asdict(image) | {"path": path, "state": image.state.value}
 
 
-def _print(images: list[Installed]) -> None:
+def _print(images: list[InstalledImage]) -> None:
     from rich import box
     from rich.table import Table  # late: see pvtime.report.table
 

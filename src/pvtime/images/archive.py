@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Debian's arm64 packages, by name."""
+"""Debian's arm64 packages, fetched by an apt with a directory of its own.
+
+It needs no root, and nothing of the system's apt is touched. apt verifies what it downloads as always: the
+signature of the Release file, from there on hashes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pvtime.errors import ImagesError
-from pvtime.images.apt import Apt, Remote
-from pvtime.images.aptconf import GIVE, configure
-from pvtime.images.cache import exclusive, explained, require_room
-from pvtime.images.progress import Progress, silent
+from pvtime.images.aptconf import GIVE, NO_APT, configure, error_reason
+from pvtime.images.cache import FetchProgress, cache_errors, exclusive, require_room, silent
 
 __all__ = ["Archive"]
+
+STATUS: Final = re.compile(r"dlstatus:\d+:([\d.]+):")
+REMOTE: Final = re.compile(r"'[^']*' (\S+) (\d+) (\w+):([0-9a-f]+)")
 
 LISTS_ROOM: Final = 96 << 20
 """Bytes: apt's package lists and its cache of them take 55 MiB for Debian 12, and more while updating."""
@@ -23,11 +34,11 @@ LISTS_ROOM: Final = 96 << 20
 class Archive:
     """The packages that the system's apt sources have for arm64, downloaded into ``cache``.
 
-    The package lists are brought up to date once in the life of an object. Two processes may use the same
-    cache: the second one waits.
+    The package lists are updated once in the life of an object. Of two processes that use the same cache, the
+    second one waits.
     """
 
-    def __init__(self, cache: Path, progress: Progress = silent) -> None:
+    def __init__(self, cache: Path, progress: FetchProgress = silent) -> None:
         self._root = cache / "archive"
         self._lock = cache / "archive.lock"
         self._progress = progress
@@ -45,7 +56,7 @@ class Archive:
     def download(self, packages: Sequence[str]) -> dict[str, Path]:
         """Download the newest versions of ``packages``, not what they depend on; return the files by name.
 
-        What is there already is not downloaded again, and a broken download goes on where it broke.
+        A file that is already in the cache is not downloaded again, and a broken download is resumed.
 
         :raises ImagesError: no source has one of them, no apt, no network, no room, or a wrong hash.
         """
@@ -56,13 +67,13 @@ class Archive:
             self._fetch(apt, remotes, files)
             return files
 
-    def _fetch(self, apt: Apt, remotes: Mapping[str, Remote], files: Mapping[str, Path]) -> None:
-        """Have apt download ``files``, and once more those that a crash of this machine left damaged."""
+    def _fetch(self, apt: _Apt, remotes: Mapping[str, _RemotePackage], files: Mapping[str, Path]) -> None:
+        """Have apt download ``files``; those that a crash of this machine left damaged, a second time."""
         total = sum(remote.size for remote in remotes.values())
-        what = f"downloading {', '.join(remotes)}"
+        description = f"downloading {', '.join(remotes)}"
 
         def progress(percent: float) -> None:
-            self._progress(what, int(percent * total / 100), total)
+            self._progress(description, int(percent * total / 100), total)
 
         wrong = list(remotes)
         for _ in range(2):
@@ -75,25 +86,142 @@ class Archive:
                 files[package].unlink(missing_ok=True)
         raise ImagesError(f"{files[wrong[0]]}: its hash is not the archive's: fetch again later, or {GIVE}")
 
-    def _locate(self, apt: Apt, package: str) -> Remote:
+    def _locate(self, apt: _Apt, package: str) -> _RemotePackage:
         try:
             return apt.locate([package])[0]
         except (ImagesError, IndexError) as error:
             raise ImagesError(self.missing(package)) from error
 
     def missing(self, package: str) -> str:
-        """Return a line that says why there is no ``package``."""
+        """Return the message for a package that no source has."""
         if self._stale:
             return self._stale
         return f"the system's apt sources have no {package} for arm64: add Debian's to them, or {GIVE}"
 
     @contextmanager
-    def _apt(self) -> Iterator[Apt]:
-        with exclusive(self._lock, self._progress) as lock, explained(self._root):
-            apt = Apt(self._root, lock)
+    def _apt(self) -> Iterator[_Apt]:
+        with exclusive(self._lock, self._progress) as lock, cache_errors(self._root):
+            apt = _Apt(self._root, lock)
             if self._stale is None:
                 configure(self._root)
                 require_room(self._root, LISTS_ROOM)
-                what = "updating the package lists of arm64"
-                self._stale = apt.update(lambda _: self._progress(what, 0, None))
+                description = "updating the package lists of arm64"
+                self._stale = apt.update(lambda _: self._progress(description, 0, None))
             yield apt
+
+
+@dataclass(frozen=True)
+class _RemotePackage:
+    """A package in the archive: the name of its file, its size in bytes, and its signed hash."""
+
+    file: str
+    size: int
+    algorithm: str
+    digest: str
+
+    def matches(self, path: Path) -> bool:
+        """Whether ``path`` is that file, complete and undamaged."""
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, self.algorithm).hexdigest() == self.digest
+        except FileNotFoundError:
+            return False
+
+
+@dataclass(frozen=True)
+class _Apt:
+    """apt with all its state in ``root``. ``lock`` is a descriptor that its processes inherit."""
+
+    root: Path
+    lock: int
+
+    def update(self, progress: Callable[[float], None]) -> str:
+        """Update the package lists; return the reason of a failure, or nothing.
+
+        A failure need not matter: the package may be in another list, or in the old one.
+        """
+        try:
+            self._run("apt-get", "update", "-q", progress=progress)
+        except ImagesError as error:
+            return str(error)
+        return ""
+
+    def show(self, package: str) -> dict[str, str]:
+        """Return the fields of the newest version of ``package``; empty if no source has it."""
+        try:
+            text = self._run("apt-cache", "show", "--no-all-versions", package)
+        except ImagesError:
+            return {}
+        fields = re.findall(r"^([\w-]+): (.*)$", text, re.MULTILINE)
+        return dict(fields)
+
+    def locate(self, packages: Sequence[str]) -> list[_RemotePackage]:
+        """Look up the files of the newest versions of ``packages``.
+
+        :raises ImagesError: no source has one of them.
+        """
+        text = self._run("apt-get", "download", "--print-uris", "-qq", *packages)
+        return [
+            _RemotePackage(match[1], int(match[2]), match[3].lower(), match[4])
+            for match in REMOTE.finditer(text)
+        ]
+
+    def download(self, packages: Sequence[str], directory: Path, progress: Callable[[float], None]) -> None:
+        """Download into ``directory``, resuming partial files. ``progress`` gets 0 to 100.
+
+        apt (2.6) verifies what it downloads, but accepts an existing file by its size alone.
+
+        :raises ImagesError: no network, a hash that is not the signed one, no room.
+        """
+        self._run("apt-get", "download", "-qq", *packages, progress=progress, directory=directory)
+
+    def _run(
+        self,
+        program: str,
+        *arguments: str,
+        progress: Callable[[float], None] | None = None,
+        directory: Path | None = None,
+    ) -> str:
+        environment = {**os.environ, "APT_CONFIG": str(self.root / "apt.conf"), "LC_ALL": "C"}
+        with cache_errors(self.root), tempfile.TemporaryFile(dir=self.root) as out, \
+             tempfile.TemporaryFile(dir=self.root) as err:  # fmt: skip
+            read_end, write_end = os.pipe()
+            with os.fdopen(read_end) as status:
+                try:
+                    process = subprocess.Popen(
+                        [program, "-o", f"APT::Status-Fd={write_end}", *arguments],
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=err,
+                        env=environment,
+                        cwd=directory or self.root,
+                        pass_fds=(write_end, self.lock),
+                    )
+                except FileNotFoundError as error:
+                    raise ImagesError(NO_APT) from error
+                finally:
+                    os.close(write_end)
+                code = _follow(process, status, progress)
+            if code:
+                raise ImagesError(f"{program} failed: {error_reason(_text(err))}: {GIVE}")
+            return _text(out)
+
+
+def _follow(
+    process: subprocess.Popen[bytes], status: IO[str], progress: Callable[[float], None] | None
+) -> int:
+    """Report the process's progress until it ends; if that is interrupted, end the process."""
+    try:
+        for line in status:
+            if progress and (match := STATUS.match(line)):
+                progress(float(match[1]))
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

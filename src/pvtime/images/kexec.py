@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """kexec-tools for arm64: the program and its libraries, as an archive to append to an initramfs.
 
-Only what asks for it fetches it, some 4 MiB. It is kept in the cache, complete or absent.
+It is fetched on demand, some 4 MiB, and kept in the cache, complete or absent.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ from typing import Final
 
 from pvtime.errors import ImagesError
 from pvtime.images.archive import Archive
-from pvtime.images.cache import exclusive, explained, whole_file
+from pvtime.images.cache import FetchProgress, atomic_file, cache_errors, exclusive, silent
 from pvtime.images.deb import extract
-from pvtime.images.progress import Progress, silent
 from pvtime.userland.cpio import Entry, archive, directory, regular, symlink
 
 __all__ = ["kexec_archive"]
 
 RECIPE: Final = 1
-"""To be raised when the archive in the cache is to be made anew."""
+"""Version of the archive's contents; raise it to have caches rebuild theirs."""
 
 PACKAGE: Final = "kexec-tools"
 PROGRAM: Final = "sbin/kexec"
 
 LIBRARIES: Final = "lib/aarch64-linux-gnu"
-"""The loader looks here, wherever below / or /usr the packages have them."""
+"""Directory that the loader searches; the packages have theirs below / or /usr."""
 LOADER: Final = "ld-linux-aarch64.so.1"
 
 LIBRARY: Final = re.compile(r"(?:^|, )(z?lib[^ ,:|]*)")
 """A library's package among Depends. The program needs Xen's too, whose names change with each release."""
 
 
-def kexec_archive(cache: Path, progress: Progress = silent) -> Path:
+def kexec_archive(cache: Path, progress: FetchProgress = silent) -> Path:
     """Return the archive's file, having fetched and built it if it is not in ``cache``.
 
     The program is ``/bin/kexec`` there.
@@ -45,11 +44,11 @@ def kexec_archive(cache: Path, progress: Progress = silent) -> Path:
     path = cache / "kexec" / f"{PACKAGE}-{RECIPE}.cpio"
     if path.exists():
         return path
-    with exclusive(cache / "kexec.lock", progress), explained(path):
+    with exclusive(cache / "kexec.lock", progress), cache_errors(path):
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             built = archive(_entries(Archive(cache, progress)))
-            with whole_file(path) as partial:
+            with atomic_file(path) as partial:
                 partial.write_bytes(built)
     return path
 
@@ -65,18 +64,18 @@ def _entries(packages: Archive) -> Iterator[Entry]:
 
 
 def _with_libraries(packages: Archive) -> list[str]:
-    """Return the package and those of libraries that it needs, directly or not."""
-    found = [PACKAGE]
-    for package in found:  # which grows meanwhile
-        names = LIBRARY.findall(packages.show(package).get("Depends", ""))
-        found += [name for name in dict.fromkeys(names) if name not in found]
-    return found
+    """Return the package and the library packages that it needs, directly or indirectly."""
+    names = [PACKAGE]
+    for package in names:  # the list grows meanwhile
+        libraries = LIBRARY.findall(packages.show(package).get("Depends", ""))
+        names += [name for name in dict.fromkeys(libraries) if name not in names]
+    return names
 
 
 def _program(root: Path) -> Iterator[Entry]:
     programs = [path for path in root.rglob("kexec") if path.match(f"*/{PROGRAM}") and path.is_file()]
     if not programs:
-        raise ImagesError(f"{PACKAGE}: no {PROGRAM} in this package: fetch again when Debian has mended it")
+        raise ImagesError(f"{PACKAGE}: no {PROGRAM} in this package: fetch again when Debian has fixed it")
     yield regular("bin/kexec", programs[0].read_bytes(), 0o755)
     yield directory("lib")
     yield directory(LIBRARIES)

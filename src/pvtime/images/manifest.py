@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The list of the guest images that the cache holds: ``images/manifest.json``."""
+"""The list of the guest images in the cache: ``images/manifest.json``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pvtime.images.cache import whole_file
+from pvtime.images.cache import atomic_file
 
 __all__ = ["STOCK", "Image", "folder", "read", "write"]
 
 STOCK: Final = ("kernel", "busybox")
-"""What there is to fetch."""
+"""Names of the stock images."""
 
 SCHEMA: Final = 1
 
 
 @dataclass(frozen=True)
 class Image:
-    """One file of the cache, as it was when it was fetched. ``size`` is in bytes."""
+    """A file in the cache, as it was when it was fetched. ``size`` is in bytes."""
 
     file: str
     package: str
@@ -36,7 +36,7 @@ def folder(cache: Path) -> Path:
 
 
 def read(cache: Path) -> dict[str, Image]:
-    """Return what the cache holds by the names of :data:`STOCK`; nothing where the manifest is damaged."""
+    """Return the images by the names of :data:`STOCK`; none where the manifest is missing or damaged."""
     try:
         document = json.loads(folder(cache).joinpath("manifest.json").read_bytes())
         if document["schema"] != SCHEMA:
@@ -59,8 +59,8 @@ def _image(entry: Mapping[str, Any]) -> Image:
 def write(cache: Path, images: Mapping[str, Image]) -> None:
     """Replace the manifest.
 
-    :raises OSError: it cannot be written; the old one is still there.
+    :raises OSError: it cannot be written; the old one is still in place.
     """
     document = {"schema": SCHEMA, "images": {name: asdict(image) for name, image in images.items()}}
-    with whole_file(folder(cache) / "manifest.json") as partial:
+    with atomic_file(folder(cache) / "manifest.json") as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n")

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from pvtime.errors import UsageError
-from pvtime.images.progress import Progress, silent
+from pvtime.images.cache import FetchProgress, silent
 from pvtime.lab.frames import CHUNK, Kind, pack
 from pvtime.lab.order import Order
 from pvtime.lab.qemu import Emulator, LabError, Settings
@@ -45,7 +45,11 @@ class Lab:
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, extras: Extras | None = None, progress: Progress = silent
+        self,
+        settings: Settings | None = None,
+        *,
+        extras: Extras | None = None,
+        progress: FetchProgress = silent,
     ) -> None:
         self._settings = settings or Settings()
         self._extras = extras
@@ -169,7 +173,7 @@ def run_in_lab(
     *,
     settings: Settings | None = None,
     out: Sequence[str] = (),
-    progress: Progress = silent,
+    progress: FetchProgress = silent,
 ) -> int:
     """Boot a lab, run one command there with its output on ours, and return its exit code.
 

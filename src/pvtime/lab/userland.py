@@ -17,8 +17,7 @@ from typing import Final
 
 from pvtime.images import manifest
 from pvtime.images.archive import Archive
-from pvtime.images.cache import cache_directory, exclusive, explained, whole_file
-from pvtime.images.progress import Progress, silent
+from pvtime.images.cache import FetchProgress, atomic_file, cache_directory, cache_errors, exclusive, silent
 from pvtime.images.store import stock_images
 from pvtime.lab.debian import PACKAGES, debian_entries, lab_python
 from pvtime.lab.modules import REQUIRED, closure, distribution_entries, pvtime_entries
@@ -47,7 +46,7 @@ class Extras:
     """Directories of this machine, by their name in the lab (without a leading slash)."""
 
 
-def prepare(progress: Progress = silent, extras: Extras | None = None) -> tuple[Path, int]:
+def prepare(progress: FetchProgress = silent, extras: Extras | None = None) -> tuple[Path, int]:
     """Return the kernel's file, and a descriptor of the initramfs for the caller to close.
 
     :raises ImagesError: the guest images or the lab's packages cannot be had.
@@ -59,14 +58,14 @@ def prepare(progress: Progress = silent, extras: Extras | None = None) -> tuple[
     python, debian = _debian(cache, progress, extras.packages)
     modules = _modules(cache, progress, python, extras.distributions)
     initrd = os.memfd_create("pvtime-lab-initrd")
-    with explained(debian), os.fdopen(initrd, "wb", closefd=False) as file:
+    with cache_errors(debian), os.fdopen(initrd, "wb", closefd=False) as file:
         for part in (debian, modules):
             file.write(part.read_bytes())
         file.write(archive(with_parents(_own_entries(cache, python, extras.trees))))
     return images.kernel, initrd
 
 
-def fetch(progress: Progress = silent) -> None:
+def fetch(progress: FetchProgress = silent) -> None:
     """Have all that :func:`prepare` needs in the cache.
 
     :raises ImagesError: the guest images or the lab's packages cannot be had.
@@ -85,7 +84,7 @@ def _own_entries(cache: Path, python: str, trees: Mapping[str, Path]) -> Iterabl
         yield from tree_entries(root, f"{name}/", python)
 
 
-def _debian(cache: Path, progress: Progress, extra: tuple[str, ...]) -> tuple[str, Path]:
+def _debian(cache: Path, progress: FetchProgress, extra: tuple[str, ...]) -> tuple[str, Path]:
     """Return the version of the lab's Python, and the archive of Debian's packages."""
     folder = cache / "lab"
     name = f"{_key(*PACKAGES, *extra)}.cpio"
@@ -98,7 +97,7 @@ def _debian(cache: Path, progress: Progress, extra: tuple[str, ...]) -> tuple[st
     return python, path
 
 
-def _modules(cache: Path, progress: Progress, python: str, extra: tuple[str, ...]) -> Path:
+def _modules(cache: Path, progress: FetchProgress, python: str, extra: tuple[str, ...]) -> Path:
     """Return the archive of Python packages."""
     found = closure((*REQUIRED, *extra))
     versions = [f"{each.metadata['Name']} {each.version}" for each in found]
@@ -112,12 +111,12 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\n".join((str(RECIPE), *parts)).encode()).hexdigest()[:16]
 
 
-def _build(path: Path, progress: Progress, entries: Callable[[], Iterable[Entry]]) -> None:
+def _build(path: Path, progress: FetchProgress, entries: Callable[[], Iterable[Entry]]) -> None:
     """Make an archive in the cache, unless another process has done so by now."""
-    with exclusive(path.parent.parent / "lab.lock", progress), explained(path):
+    with exclusive(path.parent.parent / "lab.lock", progress), cache_errors(path):
         if path.exists():
             return
         path.parent.mkdir(exist_ok=True)
         progress(f"building the lab: {path.name}", 0, None)
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_bytes(archive(with_parents(entries())))

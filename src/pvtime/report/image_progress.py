@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from pvtime.images.progress import Progress, silent
+from pvtime.images.cache import FetchProgress, silent
 from pvtime.report.views import is_terminal
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 __all__ = ["ProgressBar", "ProgressLines", "image_progress"]
 
 
 @contextmanager
-def image_progress(output: TextIO | None) -> Iterator[Progress]:
+def image_progress(output: TextIO | None) -> Iterator[FetchProgress]:
     """Yield a callback for a fetch: it draws a bar on a terminal, and prints a line for each step elsewhere.
 
     :param output: None: nowhere.
@@ -52,7 +51,7 @@ class ProgressBar:
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
-        self._bars: Bars | None = None
+        self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._last = ""
 
@@ -73,13 +72,12 @@ class ProgressBar:
             self._task = bars.add_task(description, total=total_bytes)
         bars.update(self._task, completed=completed_bytes, total=total_bytes)
 
-    def _open(self) -> Bars:
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-        from rich.progress import Progress as Bars
+    def _open(self) -> Progress:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         from pvtime.report.table import open_console
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
-        bars = Bars(*columns, console=open_console(self._output))
+        bars = Progress(*columns, console=open_console(self._output))
         bars.start()
         return bars

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
 from pvtime.scenario.story import Event, Scenario, Step
@@ -63,7 +63,7 @@ def tell(stage: Stage) -> Iterator[Event]:
         yield stage.found("the other vCPUs", "exact to the ns" if same else "disturbed", "exact to the ns")
 
 
-def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     """Let Debian's kernel do it."""
     from pvtime.scenario import linux_hotplug  # it needs Unicorn
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.abi.registration import KvmStealTime, RegisterResult
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.probe.mailbox import MAILBOXES, SIZE
 from pvtime.probe.probe import Probe
@@ -94,7 +94,7 @@ def _second_request(stage: Stage, second: Probe, new: Software) -> Iterator[Even
     yield stage.found("the second kernel's request then", said, "granted", guest="refused: IN_USE")
 
 
-def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     """Let Debian's kernel do it."""
     from pvtime.scenario import linux_kexec_story  # it needs Unicorn
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.errors import EngineError
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.scenario.linux_guest import LinuxGuest
 from pvtime.scenario.linux_stock import steal_of, stock_linux
 from pvtime.scenario.story import Event, Finding, Step
@@ -20,7 +20,7 @@ ENOUGH_NS: Final = 300_000_000
 CPU: Final = 1
 
 
-def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     """Take CPU 1 offline and bring it back; see :attr:`Scenario.real`."""
     with stock_linux(progress, placement, 2) as guest:
         release = guest.wait_for(Ready, "userland").release

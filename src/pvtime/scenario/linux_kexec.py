@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.errors import UsageError
-from pvtime.images.cache import cache_directory
+from pvtime.images.cache import FetchProgress, cache_directory, silent
 from pvtime.images.kexec import kexec_archive
-from pvtime.images.progress import Progress, silent
 from pvtime.images.store import stock_images
 from pvtime.machine.image import KernelImage, load_kernel
 from pvtime.machine.machine import MachineConfig
@@ -45,7 +44,7 @@ class KexecRun:
 
 
 def run(
-    progress: Progress = silent,
+    progress: FetchProgress = silent,
     vcpus: int = 2,
     placement: PlacementName = PlacementName.USERSPACE,
     options: Mapping[str, str] | None = None,
@@ -91,7 +90,7 @@ def _initramfs(stock: bytes, tools: Path, kernel: KernelImage) -> bytes:
     return stock + tools.read_bytes() + cpio.archive(entries)
 
 
-def _use(guest: LinuxGuest, vcpus: int, progress: Progress) -> None:
+def _use(guest: LinuxGuest, vcpus: int, progress: FetchProgress) -> None:
     """Wait for a kernel's userland, and keep the vCPUs busy until each has been stolen from."""
     guest.wait_for(Ready, "userland")
     progress("its vCPUs are busy, and steal from each other", 0, None)

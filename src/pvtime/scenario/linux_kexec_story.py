@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.scenario.linux_kexec import explain, run
 from pvtime.scenario.story import Event, Finding, Step
 from pvtime.steal.placement import PlacementName
@@ -13,7 +13,7 @@ from pvtime.steal.placement import PlacementName
 __all__ = ["real"]
 
 
-def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     """Let it kexec into itself; see :attr:`Scenario.real`."""
     course = run(progress, placement=placement)
     for line in explain(course):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.scenario.linux_stock import steal_of, stock_linux
 from pvtime.scenario.story import Event, Finding, Step
 from pvtime.steal.placement import PlacementName
@@ -17,7 +17,7 @@ __all__ = ["real"]
 WITHOUT: Final = 1
 
 
-def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     """Boot it with two vCPUs, one without a structure; see :attr:`Scenario.real`."""
     with stock_linux(progress, placement, 2, no_pvtime=frozenset({WITHOUT})) as guest:
         release = guest.wait_for(Ready, "userland").release

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pvtime.errors import UsageError
-from pvtime.images.cache import cache_directory
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress, cache_directory
 from pvtime.images.store import stock_images
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import MachineConfig
@@ -25,7 +24,7 @@ MEMORY: Final = 256 << 20
 
 @contextmanager
 def stock_linux(
-    progress: Progress, placement: PlacementName, vcpus: int, no_pvtime: frozenset[int] = frozenset()
+    progress: FetchProgress, placement: PlacementName, vcpus: int, no_pvtime: frozenset[int] = frozenset()
 ) -> Iterator[LinuxGuest]:
     """Start one.
 

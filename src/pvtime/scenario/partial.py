@@ -8,7 +8,7 @@ from typing import Final
 
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, Smccc
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario.software import signed
 from pvtime.scenario.stage import Stage, await_theft
@@ -52,7 +52,7 @@ def tell(stage: Stage) -> Iterator[Event]:
         yield stage.found("the other vCPU", seen, "counts")
 
 
-def real(progress: Progress, placement: PlacementName) -> Iterator[Event]:
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     """Let Debian's kernel do it."""
     from pvtime.scenario import linux_partial  # it needs Unicorn
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pvtime.engine.registry import EngineKind
 from pvtime.errors import PvtimeError, UsageError
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Finding, Scenario
 from pvtime.steal.placement import PlacementName
@@ -64,7 +64,7 @@ def perform_all(
     placements: Sequence[PlacementName],
     view: ScenarioView | None,
     *,
-    real: Progress | None = None,
+    real: FetchProgress | None = None,
 ) -> list[Performance]:
     """Run each scenario with each placement.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from pvtime.images.progress import Progress
+from pvtime.images.cache import FetchProgress
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Finding:
 
 Event: TypeAlias = Step | Finding
 Tell: TypeAlias = "Callable[[Stage], Iterator[Event]]"
-Real: TypeAlias = Callable[[Progress, PlacementName], Iterator[Event]]
+Real: TypeAlias = Callable[[FetchProgress, PlacementName], Iterator[Event]]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 
 from framework.ptys import written
 from pvtime.cli.command import main
-from pvtime.images.progress import silent
+from pvtime.images.cache import silent
 from pvtime.report.image_progress import image_progress
 
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.errors import ImagesError
-from pvtime.images import manifest, sources
-from pvtime.images.cache import cache_directory, whole_file
-from pvtime.images.store import State, installed
+from pvtime.images import manifest
+from pvtime.images.aptconf import choose_sources, read_sources
+from pvtime.images.cache import atomic_file, cache_directory
+from pvtime.images.store import ImageState, installed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -56,7 +57,7 @@ def test_a_file_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None
     path.write_text("old")
 
     def interrupted() -> None:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text("ne")
             raise KeyboardInterrupt
 
@@ -84,7 +85,7 @@ def test_any_other_manifest_is_as_none(tmp_path_factory: pytest.TempPathFactory,
         "[" * 99999,
     ):
         file.write_text(text)
-        assert [image.state for image in installed(cache)] == [State.MISSING, State.MISSING]
+        assert [image.state for image in installed(cache)] == [ImageState.MISSING, ImageState.MISSING]
 
 
 @pytest.mark.parametrize("change", [{"file": "../../etc/passwd"}, {"file": 1}, {"size": "5"}, {"extra": 1}])
@@ -138,8 +139,8 @@ deb
 def test_of_deb822_entries_debians_own_is_chosen_for_any_architecture(tmp_path: Path) -> None:
     file = tmp_path / "system.sources"
     file.write_text(DEB822)
-    assert len(sources.parse(file)) == 2
-    (chosen,) = sources.choose(sources.parse(file))
+    assert len(read_sources(file)) == 2
+    (chosen,) = choose_sources(read_sources(file))
     assert chosen.text.startswith("Types: deb\nURIs: http://mirror.test/pub/linux/whatever\n")
     assert "Suites: stable\n stable-updates\n" in chosen.text
     assert "amd64" not in chosen.text
@@ -148,7 +149,7 @@ def test_of_deb822_entries_debians_own_is_chosen_for_any_architecture(tmp_path: 
 def test_of_one_line_entries_debians_own_are_chosen(tmp_path: Path) -> None:
     file = tmp_path / "sources.list"
     file.write_text(ONE_LINE)
-    assert [source.text for source in sources.choose(sources.parse(file))] == [
+    assert [source.text for source in choose_sources(read_sources(file))] == [
         "deb http://mirror.test/debian stable main # ours\n",
         "deb [trusted=no] http://mirror.test/debian-security stable-security main\n",
     ]
@@ -157,17 +158,17 @@ def test_of_one_line_entries_debians_own_are_chosen(tmp_path: Path) -> None:
 def test_where_none_is_debians_all_are_asked_but_a_cd(tmp_path: Path) -> None:
     file = tmp_path / "sources.list"
     file.write_text("deb cdrom:[x]/ s main\ndeb http://a.test/ubuntu s main\ndeb http://b.test/x s main\n")
-    assert len(sources.choose(sources.parse(file))) == 2
+    assert len(choose_sources(read_sources(file))) == 2
 
 
 def test_a_file_of_another_kind_has_no_sources(tmp_path: Path) -> None:
     file = tmp_path / "x.list.disabled"
     file.write_text(ONE_LINE)
-    assert sources.parse(file) == []
+    assert read_sources(file) == []
 
 
 @given(st.text(), st.sampled_from([".list", ".sources"]))
 def test_no_sources_file_raises(tmp_path_factory: pytest.TempPathFactory, text: str, suffix: str) -> None:
     file = tmp_path_factory.mktemp("apt") / f"x{suffix}"
     file.write_text(text, errors="surrogatepass")
-    sources.choose(sources.parse(file))
+    choose_sources(read_sources(file))

@@ -15,15 +15,23 @@ from pvtime.userland import cpio
 LOADER = "ld-linux-aarch64.so.1"
 
 
-@pytest.fixture
-def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
-    """An archive with the package and the libraries that it needs; two of these need each other."""
+@pytest.fixture(params=["sbin", "usr/sbin"])
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> FakeApt:
+    """An archive with the package and the libraries that it needs; two of these need each other.
+
+    Debian 13 has everything below /usr.
+    """
     fake = FakeApt.install(tmp_path / "bin")
-    fake.add(PACKAGE, {"./sbin/kexec": b"kexec", "./etc/kexec": b"no"}, "libone (>= 1), zlib1g, debconf | x")
+    fake.add(
+        PACKAGE,
+        {f"./{request.param}/kexec": b"kexec", "./etc/kexec": b"no"},
+        "libone (>= 1), zlib1g, debconf | x",
+    )
     fake.add("zlib1g", {"./usr/lib/aarch64-linux-gnu/libz.so.1": b"z"}, "libc6")
     fake.add("libone", {"./usr/lib/aarch64-linux-gnu/xen/not.so": b"no"}, "libtwo:any | libthree")
     fake.add("libtwo", {"./usr/share/doc/libtwo.so.txt": b"no"}, "libc6, libone")
-    fake.add("libc6", {f"./lib/aarch64-linux-gnu/{LOADER}": b"loader", "./etc/ld.so.conf": b"no"})
+    usr = str(request.param).removesuffix("sbin")
+    fake.add("libc6", {f"./{usr}lib/aarch64-linux-gnu/{LOADER}": b"loader", "./etc/ld.so.conf": b"no"})
     monkeypatch.setenv("PATH", str(fake.directory))
     return fake
 

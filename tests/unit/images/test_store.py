@@ -15,7 +15,7 @@ from framework.fake_apt import KERNEL, META, SIGNED, FakeApt
 from pvtime.errors import ImagesError
 from pvtime.images import manifest
 from pvtime.images.archive import Archive
-from pvtime.images.store import State, installed, stock_images, verify
+from pvtime.images.store import ImageState, installed, stock_images, verify
 
 UNSIGNED = f"{SIGNED}-unsigned"
 
@@ -51,7 +51,7 @@ def test_both_images_come_from_the_packages(apt: FakeApt, cache: Path) -> None:
     assert images.busybox.read_bytes() == b"busybox"
     kernel, busybox = verify(cache)
     assert (kernel.name, kernel.package, kernel.version) == ("kernel", UNSIGNED, "1:2")
-    assert (busybox.name, busybox.size, busybox.state) == ("busybox", 7, State.PRESENT)
+    assert (busybox.name, busybox.size, busybox.state) == ("busybox", 7, ImageState.PRESENT)
     assert not list(cache.glob("archive/packages/*")), "the packages are of no use any more"
 
 
@@ -84,17 +84,54 @@ def test_a_damaged_file_is_noticed_and_fetched_again(
     else:
         path.write_bytes(whole[:-1] if damage == "truncated" else b"")
     (state,) = [image.state for image in installed(cache) if image.name == name]
-    assert state is (State.MISSING if damage == "removed" else State.DAMAGED)
+    assert state is (ImageState.MISSING if damage == "removed" else ImageState.DAMAGED)
     assert getattr(stock_images(cache), name).read_bytes() == whole
 
 
-def test_verify_finds_what_has_the_right_size_but_other_bytes(apt: FakeApt, cache: Path) -> None:
-    path = stock_images(cache).kernel
-    path.write_bytes(b"x" + KERNEL[1:])
-    assert [image.state for image in installed(cache)] == [State.PRESENT, State.PRESENT]
-    assert [image.state for image in verify(cache)] == [State.DAMAGED, State.PRESENT]
-    stock_images(cache, refresh=True)
-    assert [image.state for image in verify(cache)] == [State.PRESENT, State.PRESENT]
+@pytest.mark.parametrize("name", manifest.STOCK)
+def test_an_image_with_a_changed_byte_is_never_used_but_fetched_again(
+    apt: FakeApt, cache: Path, name: str
+) -> None:
+    """Once only --verify compared the checksum, and a run booted whatever had the right size."""
+    path: Path = getattr(stock_images(cache), name)
+    whole = path.read_bytes()
+    path.write_bytes(b"x" + whole[1:])
+    assert [image.state for image in installed(cache)] == [ImageState.PRESENT, ImageState.PRESENT]
+    assert [image.name for image in verify(cache) if image.state is ImageState.DAMAGED] == [name]
+    said: list[str] = []
+    stock_images(cache, lambda what, *_: said.append(what))
+    assert f"{path} is damaged: fetching it again" in said
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_image_that_cannot_be_fetched_is_not_used(apt: FakeApt, cache: Path) -> None:
+    stock_images(cache).kernel.write_bytes(b"x" + KERNEL[1:])
+    apt.fail("offline")
+    assert "Could not resolve" in refused(cache)
+
+
+@pytest.mark.parametrize(
+    ("version", "member"),
+    [
+        ("7.0.13+deb13", "./boot/vmlinuz-7.0.13+deb13-cloud-arm64"),
+        ("7.2.13+deb14", "./usr/lib/modules/7.2.13+deb14-cloud-arm64/vmlinuz"),
+    ],
+)
+def test_a_kernel_in_a_package_of_its_own_is_found(
+    apt: FakeApt, cache: Path, version: str, member: str
+) -> None:
+    """Debian's newer linux-image packages are empty, and its newest kernels are not in /boot."""
+    apt.add_split_kernel(version, member)
+    kernel = stock_images(cache).kernel
+    assert kernel.read_bytes() == KERNEL
+    assert kernel.name == f"vmlinuz-{version}-cloud-arm64"
+    assert verify(cache)[0].package == f"linux-binary-{version}-cloud-arm64"
+
+
+@pytest.mark.parametrize("place", ["bin", "usr/bin"])
+def test_busybox_is_found_in_both_places(apt: FakeApt, cache: Path, place: str) -> None:
+    apt.add("busybox-static", {f"./{place}/busybox": b"in " + place.encode()})
+    assert stock_images(cache).busybox.read_bytes() == b"in " + place.encode()
 
 
 def test_a_refresh_replaces_the_kernel_before(apt: FakeApt, cache: Path) -> None:
@@ -215,7 +252,7 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(
     monkeypatch.setattr(os, "fsync", full)
     text = refused(cache)
     assert "No space left on device: make room there" in text
-    assert installed(cache)[0].state is State.MISSING
+    assert installed(cache)[0].state is ImageState.MISSING
 
 
 def test_a_file_where_the_cache_should_be(apt: FakeApt, cache: Path) -> None:
