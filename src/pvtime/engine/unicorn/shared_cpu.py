@@ -80,7 +80,7 @@ class SharedCpu:
         left = self._core.run()
         self._running = False
         self._ticker.disarm()
-        self._slice_ended = end = self.catch_up()
+        self._slice_ended = vcpu.ran_until = end = self.catch_up()
         vcpu.ran_ns += max(0, end - start - self._kept)
         vcpu.virtual_ns += max(0, end - self._credited - self._kept)
         if left is Exit.IDLE and vcpu.state is State.RUNNABLE and not vcpu.irq:

@@ -46,6 +46,8 @@ class Vcpu:
     ran_ns: int = 0
     virtual_ns: int = 0
     """What the scheduler compares: time run, adjusted at each wake-up."""
+    ran_until: int = 0
+    """When it last left the CPU: no wait begins before that."""
     loads: int = 0
     pending_steal: InitVar[PendingSteal | None] = None
     hold: Hold = field(init=False)

@@ -93,6 +93,8 @@ class Wakeups:
     def _wake(self, vcpu: Vcpu, since: int) -> None:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
         vcpu.state = State.RUNNABLE
+        # Its timer may have been due while it still ran: the host ended the slice late.
+        since = max(since, vcpu.ran_until)
         vcpu.hold.woke(self._paused_since if self.paused else since)
         if not self.paused:
             vcpu.clock.wait(since)
