@@ -24,9 +24,10 @@ MAP_NORESERVE: Final = 0x4000
 """From the kernel's include/uapi/asm-generic/mman-common.h; the mmap module has it from Python 3.13 on."""
 
 
-def check_memory_size(size: int) -> None:
+def check_memory_size(size: int, beside: int = 0) -> None:
     """Check that a guest can have ``size`` bytes of RAM on this host.
 
+    :param beside: bytes that its engine may need as well.
     :raises UsageError: too little to boot in, not a whole number of MiB, or more than the host has.
     """
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -34,8 +35,11 @@ def check_memory_size(size: int) -> None:
         raise UsageError(f"{size} bytes of memory are too few: give {MIN_MEMORY // MIB}M or more")
     if size % MIB:
         raise UsageError(f"{size} bytes of memory are not a whole number of MiB: give {size // MIB + 1}M")
-    if size > host:
-        raise UsageError(f"{size // MIB}M of memory are more than this host's {host // MIB}M: give less")
+    if size + beside > host:
+        also = f" and {beside // MIB}M for the engine" if beside else ""
+        raise UsageError(
+            f"{size // MIB}M of memory{also} are more than this host's {host // MIB}M: give less"
+        )
 
 
 class GuestMemory:

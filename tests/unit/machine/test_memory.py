@@ -113,3 +113,11 @@ def test_memory_sizes() -> None:
         check_memory_size(MIN_MEMORY + 1)
     with pytest.raises(UsageError, match=f"host's {host >> 20}M"):
         check_memory_size((host >> 20) + 1 << 20)
+
+
+def test_what_the_engine_needs_counts_as_well() -> None:
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = (host >> 20) - 128 << 20
+    check_memory_size(most, 128 << 20)
+    with pytest.raises(UsageError, match=f"and 128M for the engine are more than this host's {host >> 20}M"):
+        check_memory_size(most + (1 << 20), 128 << 20)

@@ -19,7 +19,7 @@ from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysRegAccess
 from pvtime.engine.unicorn.address_space import AddressSpace
-from pvtime.engine.unicorn.code_cache import CodeCache
+from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache
 from pvtime.engine.unicorn.context import Contexts
 from pvtime.engine.unicorn.levels import CPU_MODELS, set_up_levels
 from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, Number, add_hook
@@ -67,6 +67,7 @@ class Core(ABC):
             raise UsageError(f"--cpu {config.model}: the unicorn engine has {', '.join(CPU_MODELS)}")
         self.model = config.model
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
+        self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
         self._handle = self._uc._uch
         self._failure: BaseException | None = None
         self._idle = False

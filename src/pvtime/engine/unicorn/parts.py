@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from pvtime.engine.unicorn.choice import make_core
+from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.ticker import Ticker
@@ -17,6 +18,7 @@ from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.gicv2 import GicV2
 from pvtime.machine.machine import Machine
+from pvtime.machine.memory import check_memory_size
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
@@ -49,9 +51,10 @@ def assemble(
     """Make the parts of an engine.
 
     :param irq_changed: called with a vCPU's index and the new level of its IRQ input.
-    :raises UsageError: an unknown CPU model or option.
+    :raises UsageError: an unknown CPU model or option, or too little memory on this host.
     :raises EngineError: the library's internals were asked for and cannot be used.
     """
+    check_memory_size(machine.config.memory, CODE_CACHE_SIZE)
     gic = GicV2(machine.config.vcpus, on_change=irq_changed)
     steal.check_vcpus(machine.config.vcpus)
     vcpus = [_make_vcpu(gic, index, structure, steal) for index, structure in enumerate(machine.structures())]
