@@ -16,11 +16,13 @@ __all__ = [
     "IC_IALLU",
     "IC_IALLUIS",
     "IC_IVAU",
+    "ID_AA64MMFR0_EL1",
     "CptrEl3",
     "Esr",
     "ExceptionClass",
     "ExceptionLevel",
     "HcrEl2",
+    "IdAa64Mmfr0",
     "Pstate",
     "ScrEl3",
     "SysReg",
@@ -101,6 +103,23 @@ class CptrEl3(Register):
     """SVE does not trap."""
 
 
+class IdAa64Mmfr0(Register):
+    """ID_AA64MMFR0_EL1 (D17.2.64), the translation granules."""
+
+    tgran4 = Field(31, 28)
+    """15: none; else present."""
+    tgran64 = Field(27, 24)
+    """15: none; else present."""
+    tgran16 = Field(23, 20)
+    """0: none; else present."""
+
+    @property
+    def page_sizes(self) -> frozenset[int]:
+        """The page sizes, in bytes, that a stage 1 translation can have."""
+        present = {4096: self.tgran4 != 15, 16384: self.tgran16 != 0, 65536: self.tgran64 != 15}
+        return frozenset(size for size, is_present in present.items() if is_present)
+
+
 class Vector(IntEnum):
     """Offsets into the table at VBAR_EL1 (D1.3.1): who was interrupted, then by what."""
 
@@ -138,6 +157,7 @@ class SysRegAccess(Register):
         return SysReg(self.op0, self.op1, self.crn, self.crm, self.op2)
 
 
+ID_AA64MMFR0_EL1 = SysReg(3, 0, 0, 7, 0)
 CNTPCT_EL0 = SysReg(3, 3, 14, 0, 1)
 CNTP_TVAL_EL0 = SysReg(3, 3, 14, 2, 0)
 CNTP_CTL_EL0 = SysReg(3, 3, 14, 2, 1)

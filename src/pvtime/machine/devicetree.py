@@ -21,7 +21,7 @@ from pvtime.machine.layout import (
     GIC_REDISTRIBUTORS,
     Region,
 )
-from pvtime.machine.receiver import FIFO_SIZE
+from pvtime.machine.uart import FIFO_SIZE
 
 __all__ = [
     "AGENT_SPI",

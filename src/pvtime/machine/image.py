@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernels and initrds as the user has them: read, unpacked, checked, or refused in one line."""
+"""Reading of the user's kernel and initrd: unpacked, checked, or refused in one line."""
 
 from __future__ import annotations
 
 import ctypes
+import lzma
 import stat
+import zlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,13 +25,23 @@ from pvtime.abi.image import (
     ZbootHeader,
 )
 from pvtime.errors import GuestImageError
-from pvtime.machine.recognise import TRUNCATED, describe
-from pvtime.machine.unpack import GZIP_MAGIC, MAX_UNPACKED, UNPACKERS, UnpackError
+from pvtime.machine.image_signatures import TRUNCATED, identify
 
 __all__ = ["KernelImage", "load_initrd", "load_kernel"]
 
 MAX_FILE: Final = 1 << 30
 """Bytes of a file that is read at all; a kernel is tens of MiB."""
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+
+GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
+"""zlib's code for data with a gzip header."""
+
+MAX_UNPACKED: Final = 512 << 20
+"""Bytes of an unpacked kernel; real ones are far smaller. A small file must not fill the host's memory."""
+
+MAX_DICTIONARY: Final = 256 << 20
+"""Bytes of memory for an xz dictionary; the kernel's own scripts/xz_wrap.sh asks for at most 128 MiB."""
 
 LEGACY_BSS: Final = 16 << 20
 """Bytes left free behind a kernel that does not say how much it needs."""
@@ -44,9 +57,23 @@ class KernelImage:
     text_offset: int
     """Bytes from a 2 MiB aligned base to the first byte."""
     image_size: int
-    """Bytes of memory from the first byte on that the kernel calls its own, BSS included."""
+    """Bytes of memory that the kernel needs from its first byte on, BSS included."""
     page_size: int | None
-    """The kernel's page size in bytes, where it says so."""
+    """The kernel's page size in bytes; None where the header does not say (before Linux 4.6)."""
+
+    def check_page_size(self, sizes: Collection[int], cpu: str) -> None:
+        """Check that the kernel's page size is one of ``cpu``'s. Without it a kernel stops silently.
+
+        (arch/arm64/kernel/head.S: ``__no_granule_support`` parks the CPU before there is a console.)
+
+        :raises GuestImageError: it is not.
+        """
+        if self.page_size is not None and self.page_size not in sizes:
+            supported = " and ".join(f"{size >> 10}K" for size in sorted(sizes))
+            raise GuestImageError(
+                f"the kernel uses {self.page_size >> 10}K pages, but {cpu} has only {supported}: "
+                "give a kernel built for one of these (Debian's for 16K have -16k in their names)"
+            )
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -82,14 +109,52 @@ def _truncated(path: Path) -> GuestImageError:
     return GuestImageError(f"kernel {path} is {TRUNCATED}")
 
 
-def _unpack(path: Path, name: str, data: bytes) -> bytes:
+class _UnpackError(Exception):
+    """Damaged, truncated, or too large; the message says which and what to do."""
+
+
+def _finished(name: str, data: bytes, eof: bool, limit: int) -> bytes:
+    if len(data) > limit:
+        raise _UnpackError(f"unpacks to more than {limit >> 20}M: no kernel does")
+    if not eof:
+        raise _UnpackError(f"the {name} data is truncated: fetch or copy it again")
+    return data
+
+
+def _gunzip(data: bytes, limit: int) -> bytes:
+    unpacker = zlib.decompressobj(wbits=GZIP_WBITS)
     try:
-        return UNPACKERS[name](data)
-    except UnpackError as error:
+        unpacked = unpacker.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise _UnpackError(f"the gzip data is damaged: fetch or copy it again ({error})") from error
+    return _finished("gzip", unpacked, unpacker.eof, limit)
+
+
+def _unlzma(data: bytes, limit: int) -> bytes:
+    unpacker = lzma.LZMADecompressor(memlimit=MAX_DICTIONARY)
+    try:
+        unpacked = unpacker.decompress(data, limit + 1)
+    except lzma.LZMAError as error:
+        raise _UnpackError(f"the xz data is damaged: fetch or copy it again ({error})") from error
+    return _finished("xz", unpacked, unpacker.eof, limit)
+
+
+UNPACKERS: Final[Mapping[str, Callable[[bytes, int], bytes]]] = {
+    "gzip": _gunzip,
+    "lzma": _unlzma,
+    "xzkern": _unlzma,
+}
+"""By the names in an EFI zboot header (the kernel's scripts/Makefile.lib)."""
+
+
+def _unpack(path: Path, name: str, data: bytes, limit: int) -> bytes:
+    try:
+        return UNPACKERS[name](data, limit)
+    except _UnpackError as error:
         raise GuestImageError(f"kernel {path}: {error}") from error
 
 
-def _unwrap_zboot(path: Path, data: bytes) -> bytes:
+def _unwrap_zboot(path: Path, data: bytes, limit: int) -> bytes:
     """Return the Image in an EFI zboot image."""
     header = _structure(ZbootHeader, data, 0)
     if header is None:
@@ -106,11 +171,11 @@ def _unwrap_zboot(path: Path, data: bytes) -> bytes:
             f"kernel {path}: EFI zboot image compressed with {tool}: give the Image in it "
             f"(tail -c +{start + 1} FILE | head -c {size} | {tool} -d > Image)"
         )
-    return _unpack(path, name, data[start : start + size])
+    return _unpack(path, name, data[start : start + size], limit)
 
 
 def _file_extent(data: bytes, pe_offset: int) -> int:
-    """Return how long the file must be by the PE header of its EFI stub, if it has one.
+    """Return the length that the file must have by the PE header of its EFI stub; 0 without one.
 
     ``image_size`` cannot tell: it counts BSS, which is not in the file.
     """
@@ -129,25 +194,26 @@ def _file_extent(data: bytes, pe_offset: int) -> int:
     return extent
 
 
-def load_kernel(path: Path) -> KernelImage:
+def load_kernel(path: Path, max_unpacked: int = MAX_UNPACKED) -> KernelImage:
     """Read an arm64 Image: raw, compressed with gzip, or in an EFI zboot image.
 
+    :param max_unpacked: bytes; a larger one is refused.
     :raises GuestImageError: the file cannot be read, is damaged, or is something else; the message names it.
     """
     data = _read(path, "kernel")
     if data[:2] == GZIP_MAGIC:
-        data = _unpack(path, "gzip", data)
+        data = _unpack(path, "gzip", data, max_unpacked)
     if data[:2] == MZ and data[4:8] == ZBOOT_MAGIC:
-        data = _unwrap_zboot(path, data)
+        data = _unwrap_zboot(path, data, max_unpacked)
     header = _structure(ImageHeader, data, 0)
     if header is None or header.magic != IMAGE_MAGIC:
-        raise GuestImageError(f"kernel {path} is {describe(data)}")
+        raise GuestImageError(f"kernel {path} is {identify(data)}")
     flags = ImageFlags(header.flags)
     if flags.big_endian:
         raise GuestImageError(f"kernel {path} is big-endian: give a little-endian arm64 Image")
     if bytes(header.code[:2]) == MZ and _file_extent(data, header.pe_offset) > len(data):
         raise _truncated(path)
-    if max(header.image_size, header.text_offset) > MAX_UNPACKED:
+    if max(header.image_size, header.text_offset) > max_unpacked:
         raise GuestImageError(f"kernel {path} has a damaged header: fetch or copy it again")
     page_size = (None, 4096, 16384, 65536)[flags.page_size]
     if header.image_size == 0:
@@ -156,7 +222,7 @@ def load_kernel(path: Path) -> KernelImage:
 
 
 def load_initrd(path: Path) -> bytes:
-    """Read an initrd. Its contents are between the user and the kernel.
+    """Read an initrd; its contents are the guest kernel's business.
 
     :raises GuestImageError: the file cannot be read or is empty.
     """

@@ -25,8 +25,7 @@ from pvtime.machine.layout import (
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
-from pvtime.machine.uart import Ns16550
-from pvtime.machine.uart_state import UartState
+from pvtime.machine.uart import Ns16550, UartState
 from pvtime.steal.placement import PlacementName
 from pvtime.steal.placements import make_placement
 from pvtime.steal.structure import Structure

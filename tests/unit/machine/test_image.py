@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from pvtime.abi.image import ImageHeader, PeHeader, PeSection, ZbootHeader
 from pvtime.errors import GuestImageError
-from pvtime.machine import unpack
 from pvtime.machine.image import load_initrd, load_kernel
 
 MIB = 1 << 20
@@ -151,11 +150,25 @@ def test_an_initrd_is_read_as_it_is(tmp_path: Path) -> None:
     assert load_initrd(save(tmp_path, b"070701 anything")) == b"070701 anything"
 
 
-def test_a_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "MAX_UNPACKED", MIB)
+def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
     for data in (gzip.compress(bytes(4 * MIB)), zboot(lzma.compress(bytes(4 * MIB)), b"xzkern")):
         with pytest.raises(GuestImageError, match="more than 1M"):
-            load_kernel(save(tmp_path, data))
+            load_kernel(save(tmp_path, data), max_unpacked=MIB)
+
+
+@pytest.mark.parametrize(("flags", "size"), [(0, None), (0b010, 4096), (0b100, 16384), (0b110, 65536)])
+def test_a_page_size_that_the_cpu_lacks_is_refused_by_name(
+    tmp_path: Path, flags: int, size: int | None
+) -> None:
+    kernel = load_kernel(save(tmp_path, image(flags=flags)))
+    assert kernel.page_size == size
+    kernel.check_page_size({4096, 16384, 65536}, "any CPU")
+    if size is None:
+        kernel.check_page_size({65536}, "a CPU that may do, as far as is known")
+    else:
+        others = {4096, 16384, 65536} - {size}
+        with pytest.raises(GuestImageError, match=rf"uses {size >> 10}K pages, but it has only .*K and .*K:"):
+            kernel.check_page_size(others, "it")
 
 
 def _mangled() -> st.SearchStrategy[bytes]:

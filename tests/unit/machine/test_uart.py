@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
 from pvtime.machine.layout import CONSOLE
-from pvtime.machine.receiver import BACKLOG_SIZE, FIFO_SIZE
-from pvtime.machine.uart import Ns16550
+from pvtime.machine.uart import BACKLOG_SIZE, FIFO_SIZE, Ns16550
 
 
 class Port:

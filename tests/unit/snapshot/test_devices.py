@@ -19,10 +19,8 @@ from pvtime.machine import timer
 from pvtime.machine.codec import decode, encode, from_json, to_json
 from pvtime.machine.gicv2 import GicV2, GicV2State
 from pvtime.machine.layout import CONSOLE
-from pvtime.machine.receiver import BACKLOG_SIZE
 from pvtime.machine.timer import NS_PER_TICK, TimerControl, TimerState, VcpuTimer
-from pvtime.machine.uart import Ns16550
-from pvtime.machine.uart_state import UartState
+from pvtime.machine.uart import BACKLOG_SIZE, Ns16550, UartState
 
 T = TypeVar("T")
 

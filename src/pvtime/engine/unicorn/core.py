@@ -17,7 +17,14 @@ import unicorn
 from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
-from pvtime.abi.arm64 import Esr, ExceptionClass, Pstate, SysRegAccess
+from pvtime.abi.arm64 import (
+    ID_AA64MMFR0_EL1,
+    Esr,
+    ExceptionClass,
+    IdAa64Mmfr0,
+    Pstate,
+    SysRegAccess,
+)
 from pvtime.engine.unicorn.address_space import AddressSpace
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache
 from pvtime.engine.unicorn.context import Contexts
@@ -69,6 +76,7 @@ class Core(ABC):
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
         self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
         self._handle = self._uc._uch
+        self.page_sizes = IdAa64Mmfr0(self._uc.cpr_read(*ID_AA64MMFR0_EL1)).page_sizes
         self._failure: BaseException | None = None
         self._idle = False
         self._start = LIBRARY.uc_emu_start

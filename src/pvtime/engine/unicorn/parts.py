@@ -51,7 +51,8 @@ def assemble(
     """Make the parts of an engine.
 
     :param irq_changed: called with a vCPU's index and the new level of its IRQ input.
-    :raises UsageError: an unknown CPU model or option, or too little memory on this host.
+    :raises UsageError: an unknown CPU model or option, too little memory on this host, or a kernel with
+        pages that the CPU model lacks.
     :raises EngineError: the library's internals were asked for and cannot be used.
     """
     check_memory_size(machine.config.memory, CODE_CACHE_SIZE)
@@ -60,6 +61,7 @@ def assemble(
     vcpus = [_make_vcpu(gic, index, structure, steal) for index, structure in enumerate(machine.structures())]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
     core = make_core(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
+    machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
     return Parts(machine, gic, vcpus, steal, core, Ticker(core.kick), GuestCounter())
 
 

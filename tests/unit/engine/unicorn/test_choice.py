@@ -9,13 +9,17 @@ from dataclasses import replace
 
 import pytest
 
+from framework.engines import Choice
 from pvtime.engine.unicorn import internals, selftest, syndrome
 from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.fast import FastCore
 from pvtime.engine.unicorn.levels import CPU_MODELS
 from pvtime.engine.unicorn.public import PublicCore
-from pvtime.errors import EngineError, UsageError
+from pvtime.errors import EngineError, GuestImageError, UsageError
+from pvtime.inject.schedule import NOTHING
+from pvtime.machine.image import KernelImage
+from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.memory import GuestMemory
 
 
@@ -118,3 +122,20 @@ def test_what_there_is_not_is_refused_by_name(
 ) -> None:
     with pytest.raises(UsageError, match=complaint):
         core(memory, options, model)
+
+
+@pytest.mark.parametrize("internals", ["on", "off"])
+@pytest.mark.parametrize("model", CPU_MODELS)
+def test_a_kernel_with_16k_pages_is_refused_by_name(model: str, internals: str) -> None:
+    """No model of the library has that granule. Debian's -16k kernels parked the CPU without a word."""
+    for size in (4096, 65536, 16384):
+        config = MachineConfig(1, 64 << 20, KernelImage(bytes(64), 0, 2 << 20, size), cpu=model)
+        machine = Machine(config, lambda _: None, lambda _: None)
+        try:
+            if size == 16384:
+                with pytest.raises(GuestImageError, match=rf"16K pages, but .*{model} has only 4K and 64K"):
+                    Choice("unicorn", {"internals": internals}).build(machine, NOTHING)
+            else:
+                Choice("unicorn", {"internals": internals}).build(machine, NOTHING).stop()
+        finally:
+            machine.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a file is that was given as a kernel and is no arm64 Image, and what to do about it."""
+"""Identification of files that are not arm64 Images, for error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from pvtime.abi.image import MZ, ImageHeader
 
-__all__ = ["TRUNCATED", "describe"]
+__all__ = ["TRUNCATED", "identify"]
 
 TRUNCATED: Final = "truncated: fetch or copy it again"
 GIVE: Final = "give an arm64 Image"
@@ -34,13 +34,13 @@ SIGNATURES: Final = (
     (0, b"!<arch>\n", "a package: give the Image out of it (dpkg-deb -x)"),
     (0, b"070701", "an initramfs: give it with --initrd"),
 )
-"""Offset, magic, what to say."""
+"""Offset, magic, message."""
 
 
-def describe(data: bytes) -> str:
-    """Say what a file is that is no arm64 Image: to be read after "is"."""
+def identify(data: bytes) -> str:
+    """Return the end of a sentence "kernel X is ..." about a file that is not an arm64 Image."""
     if data.startswith(ELF_MAGIC) and len(data) >= ELF_MACHINE_OFFSET + 2:
-        return _describe_elf(data)
+        return _identify_elf(data)
     for offset, magic, sentence in SIGNATURES:
         if data.startswith(magic, offset):
             return sentence
@@ -51,7 +51,7 @@ def describe(data: bytes) -> str:
     return f"not a kernel that is known here: {GIVE}"
 
 
-def _describe_elf(data: bytes) -> str:
+def _identify_elf(data: bytes) -> str:
     order = ">" if data[5] == ELF_BIG_ENDIAN else "<"
     (machine,) = struct.unpack_from(order + "H", data, ELF_MACHINE_OFFSET)
     if machine == ELF_ARM64:
