@@ -28,8 +28,8 @@ from pvtime.engine.unicorn.native_hook import TARGETS, NativeHook
 __all__ = ["CODE_CACHE_SIZE", "CodeCache"]
 
 CODE_CACHE_SIZE: Final = 128 << 20
-"""Bytes of host memory for translated code: once they are full, the library drops all of it. Its own default is
-1 GiB, which a guest that rewrites code fills. A boot of Linux 6.1 needs less than 32 MiB."""
+"""Bytes of host memory for translated code: once they are full, the library drops all of it. Its own default
+is 1 GiB, which a guest that rewrites code fills. A boot of Linux 6.1 needs less than 32 MiB."""
 
 _PAGE: Final = 0x1000
 _LINE: Final = 64
