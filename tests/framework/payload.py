@@ -178,9 +178,8 @@ def boot(
     payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None
 ) -> Iterator[Guest[UnicornEngine]]:
     """Do so with the embedded engine, and have all that it has."""
-    build = cast(
-        "Callable[[Machine, Schedule], UnicornEngine]", Choice("unicorn", {"internals": internals}).build
-    )
+    options = {"internals": internals} | ({"allow-abort": "on"} if cpu == "max" else {})
+    build = cast("Callable[[Machine, Schedule], UnicornEngine]", Choice("unicorn", options).build)
     with _boot(payload, build, vcpus, cpu, NOTHING) as guest:
         yield guest
 

@@ -19,6 +19,11 @@ CPU_MODELS: Final = {
     "max": a64.UC_CPU_ARM64_MAX,
 }
 
+ABORTING_MODELS: Final = frozenset({"max"})
+"""Models with FP16, of which the library's decoder passes unallocated encodings, such as 0x0EDD1F75, on to
+code that aborts the process. What a model announces in ID_AA64PFR0_EL1 cannot be changed, and would not keep
+a guest from executing them."""
+
 _SCR_EL3: Final = SysReg(3, 6, 1, 1, 0)
 _CPTR_EL3: Final = SysReg(3, 6, 1, 1, 2)
 _HCR_EL2: Final = SysReg(3, 4, 1, 1, 0)

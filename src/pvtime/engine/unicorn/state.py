@@ -121,6 +121,10 @@ class Keeper:
         vcpu.ran_ns, vcpu.loads = saved.ran_ns, saved.loads
 
     def _check(self, state: EngineState) -> None:
+        if state.model == _NOT_SAVED:
+            raise SavedStateError(
+                f"a machine with --cpu {_NOT_SAVED} cannot be saved: this state is not pvtime's"
+            )
         if state.model != self._core.model:
             raise SavedStateError(
                 f"the saved CPU is a {state.model[:40]!r}, this machine's a {self._core.model!r}"

@@ -24,7 +24,7 @@ from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import State
-from pvtime.errors import EngineError, SavedStateError
+from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, counter
@@ -308,6 +308,20 @@ def test_the_model_max_is_refused_by_name(internals: str) -> None:
         guest.engine.pause()
         with pytest.raises(EngineError, match="--cpu max cannot be saved"):
             guest.engine.state()
+
+
+def test_the_model_max_is_not_restored_either(internals: str) -> None:
+    # Whoever sends a machine must not choose a model that lets its guest end this process.
+    with boot(Payload().await_result(0).power_off(), internals) as guest:
+        guest.engine.start()
+        image = take(guest.machine, guest.engine)
+    image = replace(image, config=replace(image.config, cpu="max"))
+    with pytest.raises(UsageError, match=r"--cpu max: .*allow-abort=on"), restored(image, internals):
+        pass
+    with boot(Payload().power_off(), internals, cpu="max") as guest:
+        document = image.document() | {"model": "max"}
+        with pytest.raises(SavedStateError, match="--cpu max cannot be saved"):
+            guest.engine.restore(document)
 
 
 DAMAGE: Final[list[tuple[str, tuple[Any, ...], object]]] = [
