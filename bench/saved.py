@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How long it takes to save, restore and move an idle Debian guest of 256 MB on the embedded engine.
+"""Times of save, restore and migration of an idle Debian guest of 256 MB on the embedded engine.
 
-Each round boots a guest, saves it while it goes on, restores what was saved, and moves the guest that went on
-to another process. The figure of a move is its pause, as a ratio to the time that the guest is away by a save
-and a restore of the same round.
+Each round boots a guest, saves it with --keep-running, restores the saved machine, and migrates the guest
+that ran on to another process. The figure of a migration is its pause, also as a ratio to save and restore of
+the same round together: the time for which the guest would else be away.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GUEST = ("--memory", "256M", "--busy", "0", "--engine", "unicorn")
 LIMIT = 120
 """Seconds after which a guest has failed to boot."""
 SETTLE = 1.0
-"""Seconds from userland on in which the guest comes to rest."""
+"""Seconds from userland on after which the guest is idle."""
 GOAL = 1.0
 """Seconds, for a save and for a restore."""
 
@@ -40,11 +40,11 @@ class Round:
     """Times in s."""
 
     save: float
-    """Of which the guest is stopped for all."""
+    """The guest is paused for all of it."""
     restore: float
     """From the directory to a guest that runs."""
     pause: float
-    """Of a move."""
+    """Pause of a migration."""
     moved: dict[str, Any]
 
 
@@ -88,7 +88,7 @@ def ask(*arguments: str) -> dict[str, Any]:
 
 
 def restore(directory: Path) -> float:
-    """Return how long a restore takes until the guest runs."""
+    """Restore a machine; return the time until it runs."""
     inbox = Inbox()
     began = time.monotonic()
     built = FromSaved(directory).build(RunOptions(quiet=True), inbox, NO_SCREEN)
@@ -101,7 +101,7 @@ def restore(directory: Path) -> float:
 
 
 def one_round(folder: Path) -> Round:
-    """Save, restore and move one guest."""
+    """Save, restore and migrate one guest."""
     control, peer, directory = folder / "control", f"unix:{folder}/peer", folder / "machine"
     with running("run", *GUEST, "--control", str(control)) as source:
         wait_for_line(source, "using stolen time PV")
@@ -135,8 +135,8 @@ def main() -> None:
     for name, took in (("save", save), ("restore", restored)):
         reached = ", reached" * (took < GOAL)
         print(f"{name} of an idle guest of 256 MB: {took:.2f} s (to reach: {GOAL} s{reached})")
-    print(f"move: {size:.0f} MiB sent, paused for {pause:.3f} s with the last {rest:.2f} MiB")
-    print(f"its pause beside a save and a restore: ratio {ratio:.2f}")
+    print(f"migration: {size:.0f} MiB sent, paused for {pause:.3f} s while the last {rest:.2f} MiB were sent")
+    print(f"its pause, as a ratio to a save and a restore: {ratio:.2f}")
 
 
 if __name__ == "__main__":

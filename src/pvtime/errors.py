@@ -5,6 +5,12 @@ The message is one line for a person: it names the thing and says what to do. Th
 on standard error and exits with :attr:`PvtimeError.exit_code`.
 """
 
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "EngineError",
     "GuestImageError",
@@ -15,6 +21,7 @@ __all__ = [
     "PvtimeError",
     "SavedStateError",
     "UsageError",
+    "oserror_context",
 ]
 
 
@@ -56,3 +63,16 @@ class EngineError(PvtimeError):
 
 class PvTimeDeviceError(EngineError):
     """An attribute of the PV-time device cannot be had or set."""
+
+
+@contextmanager
+def oserror_context(subject: str, error_type: type[PvtimeError]) -> Iterator[None]:
+    """Raise an OSError of the block as ``error_type``: ``subject``, a colon, and the host's reason.
+
+    An open with O_NOFOLLOW fails with ELOOP ("Too many levels of symbolic links") at a single link.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
+        raise error_type(f"{subject}: {reason}") from error

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.errors import EngineError
-from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
@@ -21,10 +20,16 @@ def sample(index: int = 0, truth_ns: int = 0) -> VcpuSample:
     return VcpuSample(index, 1_000_000_000, truth_ns, truth_ns, enabled=True, loads=7)
 
 
+@dataclass(frozen=True)
+class FakeState:
+    """State of an engine that has none."""
+
+
 class FakeEngine(Engine):
     """Runs nothing. Each sample has one ns more stolen than the last: so moments can be told apart."""
 
     name = "fake"
+    state_type = FakeState
 
     def __init__(self, vcpus: int = 2) -> None:
         self.vcpus = vcpus
@@ -82,13 +87,13 @@ class FakeEngine(Engine):
     def resume(self) -> None:
         """Do nothing either."""
 
-    def state(self) -> JsonObject:
+    def state(self) -> FakeState:
         """Refuse: there is nothing to save."""
         raise EngineError("no state")
 
-    def restore(self, document: JsonObject) -> None:
-        """Refuse to be anything."""
-        raise EngineError(f"no state with {', '.join(document)}")
+    def restore(self, state: FakeState) -> None:
+        """Refuse: nothing was saved."""
+        raise EngineError(f"no state with {state}")
 
     def start_dirty_log(self) -> DirtyTracker:
         """Refuse: there is no memory."""

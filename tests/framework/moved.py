@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from pvtime.engine.base import Engine
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.machine.codec import JsonObject, from_json, to_json
-from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.machine.machine import Machine, MachineConfig, MachineState
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import extents
+from pvtime.snapshot.codec import JsonObject, decode, encode, from_json, to_json
 
 __all__ = ["Image", "put", "take"]
 
@@ -38,9 +38,9 @@ class Image:
 def take(machine: Machine, engine: Engine) -> Image:
     """Take a machine down: it stays paused."""
     engine.pause()
-    state = to_json(engine.state())
+    state = to_json(encode(engine.state()))
     contents = [part for memory in machine.memories for part in _contents(memory)]
-    return Image(machine.config, to_json(machine.state()), state, contents)
+    return Image(machine.config, to_json(encode(machine.state())), state, contents)
 
 
 def _contents(memory: GuestMemory) -> list[tuple[int, bytes]]:
@@ -58,6 +58,6 @@ def put(
     engine = UnicornEngine(machine, options)
     for ipa, data in image.memory:
         machine.memory_at(ipa, len(data)).write(ipa, data)
-    machine.restore(from_json(image.devices, "the devices"))
-    engine.restore(image.document())
+    machine.restore(decode(MachineState, from_json(image.devices, "the devices"), "the devices"))
+    engine.restore(decode(engine.state_type, image.document(), "the engine's state"))
     return machine, engine

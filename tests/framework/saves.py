@@ -22,10 +22,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from pvtime.errors import SavedStateError
+from pvtime.machine.image import KernelImage
+from pvtime.machine.layout import CONSOLE
+from pvtime.machine.machine import MachineConfig, MachineState
 from pvtime.machine.memory import GuestMemory
-from pvtime.snapshot.contents import SavedMachine
-from pvtime.snapshot.load import load
-from pvtime.snapshot.write import write
+from pvtime.machine.uart import Ns16550
+from pvtime.snapshot.description import Description
+from pvtime.snapshot.directory import load, write
+from pvtime.snapshot.state import SavedState
 
 __all__ = ["HOST_CALLS", "SmallMachine", "load_number", "write_number"]
 
@@ -35,6 +39,9 @@ EXTENTS: Final = ((0, 4096), (0x5000, 0x3000), (0xFF000, 0x2000), (0x2FF000, 409
 
 HOST_CALLS: Final = ("mkdir", "open", "truncate", "pwrite", "fsync", "rename")
 """What a save changes the disk with, in the module os."""
+
+_UART = Ns16550(CONSOLE, lambda _level: None, lambda _data: None).state()
+DEVICES: Final = MachineState(_UART, _UART)
 
 LONGEST: Final = 0.02
 """Seconds until a kill; a save takes 2 to 5 ms."""
@@ -56,13 +63,15 @@ class SmallMachine:
         for memory in self.memories:
             memory.close()
 
-    def set(self, number: int) -> SavedMachine:
+    def set(self, number: int) -> tuple[Description, SavedState]:
         """Become the machine of this number."""
         ram, stolen = self.memories
         for at, length in EXTENTS:
             ram.write(ram.base + at, bytes([number % 255 + 1]) * length)
         stolen.store_u64(stolen.base + 8, number)
-        return SavedMachine("unicorn", {"vcpus": number}, {"number": number}, b"kernel %d" % number, b"")
+        kernel = KernelImage(b"kernel %d" % number, text_offset=0, image_size=4096, page_size=None)
+        description = Description("unicorn", MachineConfig(number, RAM, kernel), agent=False, release=None)
+        return description, SavedState(DEVICES, {"number": number})
 
     def contents(self) -> list[bytes]:
         """Return all memory."""
@@ -72,15 +81,15 @@ class SmallMachine:
 def write_number(path: Path, number: int) -> int:
     """Save the machine of this number."""
     with SmallMachine() as machine:
-        return write(path, machine.set(number), machine.memories)
+        return write(path, *machine.set(number), machine.memories)
 
 
 def load_number(path: Path) -> int:
     """Load a machine, and return its number if all of it is of that number."""
     with load(path) as saved, SmallMachine() as restored, SmallMachine() as expected:
         saved.fill(restored.memories)
-        number = saved.machine.state["number"]
-        assert saved.machine == expected.set(number), "of two machines"
+        number = saved.state.engine["number"]
+        assert (saved.description, saved.state) == expected.set(number), "of two machines"
         assert restored.contents() == expected.contents(), "memory of another machine"
     assert isinstance(number, int)
     return number

@@ -125,7 +125,7 @@ def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
         assert json.loads(answer.stdout)["bytes"] > 1 << 20
         again = pvtime("save", str(control), str(saved), "--keep-running")
         assert (again.returncode, again.stdout) == (2, "")
-        assert "is there already" in again.stderr
+        assert "exists already" in again.stderr
         assert finish(process, report).outcome.value == "power-off"
     assert not control.exists()
     assert pvtime("restore", str(saved), "--quiet", "--duration", "1").returncode == 0

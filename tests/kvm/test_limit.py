@@ -94,11 +94,9 @@ def test_it_is_made_up_for_while_the_guest_is_paused_too_so_that_a_save_has_all(
         away = guest.engine.sample()
         assert all(sample.fault and sample.count_ns < sample.truth_ns for sample in away)
         guest.engine.protect(STOLEN_TIME, Access.WRITE)
-        for before, sample, vcpu in zip(
-            away, guest.engine.sample(), guest.engine.state()["vcpus"], strict=True
-        ):
+        for before, sample, vcpu in zip(away, guest.engine.sample(), guest.engine.state().vcpus, strict=True):
             assert sample.fault is None
-            assert before.truth_ns <= sample.truth_ns == sample.structure_ns == vcpu["stolen"]["truth_ns"]
+            assert before.truth_ns <= sample.truth_ns == sample.structure_ns == vcpu.stolen.truth_ns
         guest.engine.protect(STOLEN_TIME, Access.NONE)
         assert all(sample.fault for sample in guest.engine.sample())
         guest.engine.protect(STOLEN_TIME, Access.WRITE)

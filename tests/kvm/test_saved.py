@@ -26,11 +26,12 @@ from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.kvm.engine import KvmEngine
+from pvtime.engine.kvm.state import KvmState
 from pvtime.errors import EngineError, SavedStateError
-from pvtime.machine.codec import JsonObject
 from pvtime.machine.layout import CONSOLE
 from pvtime.machine.machine import Machine
 from pvtime.machine.pages import extents
+from pvtime.snapshot.codec import decode, encode
 
 COUNT = StolenTime.stolen_time.offset
 CNTVCT_EL0 = SysReg(3, 3, 14, 0, 2)
@@ -48,15 +49,15 @@ def copy(source: Machine, target: Machine) -> None:
 
 @contextmanager
 def revived(
-    engine: Choice, payload: Program, guest: Guest[Engine], vcpus: int, document: JsonObject | None = None
+    engine: Choice, payload: Program, guest: Guest[Engine], vcpus: int, state: KvmState | None = None
 ) -> Iterator[Guest[Engine]]:
     """Go on with a paused machine in another one."""
-    devices, document = guest.machine.state(), document or guest.engine.state()
+    devices, state = guest.machine.state(), state or guest.engine.state()
     with boot_on(engine, payload, vcpus) as fresh:
         copy(guest.machine, fresh.machine)
         guest.engine.stop()
         fresh.machine.restore(devices)
-        fresh.engine.restore(document)
+        fresh.engine.restore(state)
         yield fresh
 
 
@@ -140,15 +141,15 @@ def test_the_guests_clock_stands_still_while_the_machine_is_nowhere(engine: Choi
         guest.engine.start()
         until(guest, 0)
         guest.engine.pause()
-        document = guest.engine.state()
-        saved = int.from_bytes(base64.b64decode(document["counters"][hex(VIRTUAL_COUNTER)]), "little")
-        with revived(engine, payload, guest, 1, document) as fresh:
+        state = guest.engine.state()
+        saved = int.from_bytes(state.counters[hex(VIRTUAL_COUNTER)], "little")
+        with revived(engine, payload, guest, 1, state) as fresh:
             time.sleep(0.1)
             began = time.monotonic_ns()
             fresh.engine.start()
             fresh.tell(1)
             fresh.end()
-            ns = (fresh.result(2) - saved) * 1_000_000_000 // document["counter_frequency"]
+            ns = (fresh.result(2) - saved) * 1_000_000_000 // state.counter_frequency
             assert 0 <= ns <= time.monotonic_ns() - began
 
 
@@ -184,9 +185,9 @@ def test_an_access_that_the_guest_left_for_is_complete_before_it_is_saved(engine
             rounds = guest.result(0)
             until(guest, 0, rounds + 1)
             guest.engine.pause()
-            document = guest.engine.state()
+            state = guest.engine.state()
             guest.engine.resume()
-            assert document["vcpus"][0]["cpu"]["stopped"] is False
+            assert state.vcpus[0].cpu.stopped is False
         guest.engine.pause()
         with revived(engine, payload, guest, 1) as fresh:
             rounds = fresh.result(0)
@@ -305,7 +306,8 @@ def test_another_cpu_other_vcpus_or_a_damaged_state_are_refused_by_name(engine: 
         guest.engine.start()
         until(guest, ROUNDS)
         guest.engine.pause()
-        document = guest.engine.state()
+        state = guest.engine.state()
+    document = encode(state)
 
     def changed(*path: Any, value: object) -> Any:
         broken = deepcopy(document)
@@ -344,10 +346,10 @@ def test_another_cpu_other_vcpus_or_a_damaged_state_are_refused_by_name(engine: 
     with boot_on(engine, payload) as fresh:
         for broken, message in cases:
             with pytest.raises(SavedStateError, match=message):
-                fresh.engine.restore(broken)
-        fresh.engine.restore(document)
+                fresh.engine.restore(decode(KvmState, broken, "the engine's state"))
+        fresh.engine.restore(state)
         with pytest.raises(EngineError, match="has begun"):
-            fresh.engine.restore(document)
+            fresh.engine.restore(state)
     assert len(os.listdir("/proc/self/fd")) == files, "a descriptor is left behind"
 
 

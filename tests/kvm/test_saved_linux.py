@@ -12,10 +12,11 @@ from framework.evidence import witness
 from framework.linux import TICK_NS, LinuxGuest
 from pvtime.engine.base import Outcome
 from pvtime.images.store import StockImages
-from pvtime.machine.codec import from_json, to_json
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.pages import extents
+from pvtime.snapshot.codec import decode, encode, from_json, to_json
+from pvtime.snapshot.state import SavedState
 from pvtime.userland.build import build_initramfs
 
 COMPLAINTS = ("Oops", "BUG", "stall", "lockup", "WARNING")
@@ -46,14 +47,12 @@ def test_a_linux_guest_goes_on_in_another_machine(engine: Choice, stock_images: 
         told = guest.report()
         guest.engine.pause()
         saved = guest.engine.sample()
-        text = to_json({"devices": guest.machine.state(), "engine": guest.engine.state()})
+        text = to_json(encode(SavedState.of(guest.machine, guest.engine)))
         for ours, theirs in zip(guest.machine.memories, other.machine.memories, strict=True):
             for at, length in extents(ours):
                 theirs.write(ours.base + at, ours.read(ours.base + at, length))
         guest.engine.stop()
-        document = from_json(text, "the machine")
-        other.machine.restore(document["devices"])
-        other.engine.restore(document["engine"])
+        decode(SavedState, from_json(text, "the state"), "the state").restore(other.machine, other.engine)
         assert other.engine.sample() == saved
         other.engine.start()
         other.type("echo it goes $((0 + 0))n")

@@ -57,8 +57,6 @@ SHARED_NAMES = {
     "Entry": "offender",
     "Finding": "offender",
     "Hypervisor": "offender",
-    "Keeper": "offender",
-    "Kind": "offender",
     "Machine": "offender",
     "Placement": "offender",
     "Receiver": "offender",

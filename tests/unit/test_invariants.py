@@ -24,19 +24,16 @@ from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import State
 from pvtime.inject.schedule import Schedule
-from pvtime.machine.codec import from_json, to_json
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.probe.guest import guest
 from pvtime.probe.probe import Probe
-from pvtime.snapshot.contents import SavedMachine
-from pvtime.snapshot.description import config_of, to_saved
-from pvtime.snapshot.load import load
-from pvtime.snapshot.receive import confirm, receive
+from pvtime.snapshot.description import Description
+from pvtime.snapshot.directory import load, write
+from pvtime.snapshot.receive import ReceivedMachine, confirm, receive
 from pvtime.snapshot.send import send
-from pvtime.snapshot.state import restore, state
-from pvtime.snapshot.stream import Stream
-from pvtime.snapshot.write import write
+from pvtime.snapshot.state import SavedState
+from pvtime.snapshot.stream import MigrationStream
 from pvtime.steal.placement import PlacementName
 
 VCPUS = 3
@@ -204,15 +201,14 @@ class Everything(RuleBasedStateMachine):
         """By a directory, and in another machine, engine and thread."""
         self.engine.pause()
         before = self.engine.sample()
-        saved = self._saved()
+        state = SavedState.of(self.machine, self.engine)
         with tempfile.TemporaryDirectory(prefix="pvtime-invariants-") as directory:
-            write(Path(directory, "machine"), saved, self.machine.memories)
+            write(Path(directory, "machine"), self._description(), state, self.machine.memories)
             self._end_here()
             with load(Path(directory, "machine")) as found:
-                self.machine = self._machine(config_of(found.machine))
+                self.machine = self._machine(found.description.config)
                 self.engine = self._engine(self.machine)
-                found.fill(self.machine.memories)
-                restore(found.machine.state, self.machine, self.engine)
+                found.restore(self.machine, self.engine)
         self._go_on(before)
 
     @rule()
@@ -221,31 +217,30 @@ class Everything(RuleBasedStateMachine):
         ends = socket.socketpair()
         for end in ends:
             end.settimeout(DEADLINE)
-        arrived: list[tuple[Machine, Engine]] = []
+        arrived: list[ReceivedMachine] = []
 
-        def make(saved: SavedMachine) -> tuple[Machine, Engine]:
-            machine = self._machine(config_of(saved))
+        def make(description: Description) -> tuple[Machine, Engine]:
+            machine = self._machine(description.config)
             return machine, self._engine(machine)
 
         def take() -> None:
-            stream = Stream(ends[1])
+            stream = MigrationStream(ends[1])
             arrived.append(receive(stream, make))
             confirm(stream)
 
         target = threading.Thread(target=take)
         target.start()
-        source = Stream(ends[0])
-        send(source, self.engine, self.machine, self._saved(empty=True), lambda: None, lambda *_: None)
+        source = MigrationStream(ends[0])
+        send(source, self.machine, self.engine, self._description())
         target.join()
         source.close()
         before = self.engine.sample()
         self._end_here()
-        self.machine, self.engine = arrived[0]
+        self.machine, self.engine = arrived[0].machine, arrived[0].engine
         self._go_on(before)
 
-    def _saved(self, empty: bool = False) -> SavedMachine:
-        document = {} if empty else from_json(to_json(state(self.machine, self.engine)), "the state")
-        return to_saved("unicorn", self.config, False, None, document)
+    def _description(self) -> Description:
+        return Description("unicorn", self.config, agent=False, release=None)
 
     def _end_here(self) -> None:
         self.engine.stop()

@@ -29,9 +29,9 @@ def migrate_command(socket: Path, address: str, as_json: bool) -> None:
         pvtime migrate socket unix:peer
     """  # noqa: D301 (click wants the character)
     from pvtime.report import units
-    from pvtime.run.control import ask
-    from pvtime.run.requests import Migrate, Moved
+    from pvtime.run.control import MigrateRequest, ask
     from pvtime.snapshot.address import Address
+    from pvtime.snapshot.send import MigrationResult
 
     def show_round(number: int, size: int) -> None:
         if not as_json:
@@ -39,7 +39,7 @@ def migrate_command(socket: Path, address: str, as_json: bool) -> None:
 
     # A relative path is relative to this process's directory, not to that of the machine's process.
     peer = Address.parse(address).absolute()
-    moved = ask(socket, Migrate(str(peer)), Moved, show_round)
+    moved = ask(socket, MigrateRequest(str(peer)), MigrationResult, show_round)
     if as_json:
         click.echo(json.dumps(asdict(moved)))
         return

@@ -29,10 +29,10 @@ def save_command(socket: Path, directory: Path, keep_running: bool, as_json: boo
         pvtime save socket machine
     """  # noqa: D301 (click wants the character)
     from pvtime.report import units
-    from pvtime.run.control import ask
-    from pvtime.run.requests import Save, Saved
+    from pvtime.run.control import SaveRequest, ask
+    from pvtime.run.exporter import SaveResult
 
-    saved = ask(socket, Save(str(directory.absolute()), keep_running), Saved)
+    saved = ask(socket, SaveRequest(str(directory.absolute()), keep_running), SaveResult)
     if as_json:
         click.echo(json.dumps(asdict(saved)))
     else:

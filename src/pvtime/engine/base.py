@@ -7,10 +7,9 @@ import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pvtime.errors import EngineError, PvtimeError
-from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
@@ -105,6 +104,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    state_type: ClassVar[type]
+    """Dataclass of the engine's state: fields that :mod:`pvtime.snapshot.codec` can encode."""
 
     def __init__(self) -> None:
         self._ending = Ending()
@@ -143,17 +144,20 @@ class Engine(ABC):
         """Go on after :meth:`pause`; harmless when not paused."""
 
     @abstractmethod
-    def state(self) -> JsonObject:
-        """Return what :meth:`restore` needs beside memory and devices, while paused.
+    def state(self) -> Any:
+        """Return the state of the paused vCPUs, interrupt controller and stolen time: a :attr:`state_type`.
 
         :raises EngineError: it is not paused, has ended, or cannot be saved; the message says why.
         """
 
     @abstractmethod
-    def restore(self, document: JsonObject) -> None:
-        """Have :meth:`start` go on from what :meth:`state` returned; the memory has been filled before.
+    def restore(self, state: Any) -> None:
+        """Restore a :attr:`state_type`, from which :meth:`start` resumes the guest.
 
-        :raises SavedStateError: it is no such machine's state. Close the engine then.
+        The machine's memory and devices must have been restored before. The state comes from a file or a
+        peer: its types are checked, its values are not.
+
+        :raises SavedStateError: no such machine can be in this state. Stop the engine then.
         :raises EngineError: it has started.
         """
 

@@ -10,7 +10,6 @@ from functools import partial
 from pvtime.errors import GuestMemoryError, UsageError
 from pvtime.machine import boot
 from pvtime.machine.boot import Entry
-from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI, GicFlavour, TreeConfig, build
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import (
@@ -30,7 +29,7 @@ from pvtime.steal.placement import PlacementName
 from pvtime.steal.placements import make_placement
 from pvtime.steal.structure import Structure
 
-__all__ = ["Machine", "MachineConfig", "SetIrq"]
+__all__ = ["Machine", "MachineConfig", "MachineState", "SetIrq"]
 
 SetIrq = Callable[[int, bool], None]
 """Sets the level of a shared peripheral interrupt's wire; what an engine gives."""
@@ -58,7 +57,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class MachineState:
-    """What a machine has of its own, beside its memory."""
+    """State of a machine's devices."""
 
     console: UartState
     agent: UartState
@@ -143,16 +142,15 @@ class Machine:
         )
         return boot.load(self.memory, self._places, self.config.kernel, self.config.initrd, tree)
 
-    def state(self) -> JsonObject:
-        """Return the state of the devices, which nothing uses meanwhile."""
-        return encode(MachineState(self.console.state(), self.agent.state()))
+    def state(self) -> MachineState:
+        """Return the state of the devices; nothing may use them meanwhile."""
+        return MachineState(self.console.state(), self.agent.state())
 
-    def restore(self, document: JsonObject) -> None:
-        """Go on from what :meth:`state` returned; before the engine does, which finds the wires set.
+    def restore(self, state: MachineState) -> None:
+        """Restore the state of the devices. It comes before the engine's, which depends on the wires' levels.
 
-        :raises SavedStateError: it is no such machine's state.
+        :raises SavedStateError: no device can be in this state.
         """
-        state = decode(MachineState, document, "the saved machine")
         self.console.restore(state.console)
         self.agent.restore(state.agent)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pvtime.report import document
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
-from pvtime.run.departure import Departure, listen, refuse_existing
+from pvtime.run.export_control import ExportControl, listen, refuse_existing
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import STDOUT, RunOptions
 from pvtime.run.session import RunResult, Session
@@ -71,10 +71,10 @@ def _run_session(
             view = stack.enter_context(LiveView(options.output))
         else:
             view = stack.enter_context(LinesView(options.output))
-        departure = Departure(built, inbox, listener)
-        session = Session(built, inbox, view, options, on_start=departure.begin, save=departure.save)
-        departure.session = session
-        with contextlib.closing(departure):
+        export = ExportControl(built, inbox, listener)
+        session = Session(built, inbox, view, options, on_start=export.begin, save=export.save)
+        export.session = session
+        with contextlib.closing(export):
             return session.run()
 
 

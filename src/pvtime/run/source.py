@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
@@ -21,7 +21,7 @@ from pvtime.run.options import GuestOptions, RunOptions
 
 if TYPE_CHECKING:
     from pvtime.images.store import StockImages
-    from pvtime.snapshot.contents import SavedMachine
+    from pvtime.snapshot.description import Description
 
 __all__ = [
     "NO_SCREEN",
@@ -159,28 +159,16 @@ class FromSaved:
 
         :raises SavedStateError: the directory does not hold a sound machine.
         """
-        from pvtime.snapshot.description import about, config_of
-        from pvtime.snapshot.load import load
-        from pvtime.snapshot.state import restore
+        from pvtime.snapshot.directory import load
 
         with load(self.directory) as saved:
-            description = about(saved.machine)
-            kind = _same_engine(saved.machine)
-            config = config_of(saved.machine)
-            machine, engine = _build(config, kind, options, inbox)
+            machine, engine = _rebuild(saved.description, options, inbox)
             with contextlib.ExitStack() as undo:
                 undo.callback(machine.close)
-                saved.fill(machine.memories)
-                restore(saved.machine.state, machine, engine)
+                undo.callback(engine.stop)
+                saved.restore(machine, engine)
                 undo.pop_all()
-        return BuiltMachine(
-            machine,
-            engine,
-            agent=description.agent,
-            reason=f"{kind.name}: {RAN_BEFORE}",
-            resumed=True,
-            release=description.release,
-        )
+        return _resumed(machine, engine, saved.description)
 
 
 @dataclass(frozen=True)
@@ -195,45 +183,41 @@ class FromMigration:
         :raises MigrationError: the sender has gone, or sent what is not a machine.
         """
         from pvtime.snapshot.address import Address, first_peer
-        from pvtime.snapshot.description import about, config_of
         from pvtime.snapshot.receive import confirm, receive
-        from pvtime.snapshot.stream import Stream
+        from pvtime.snapshot.stream import MigrationStream
 
         address = Address.parse(self.address)
-        received: list[SavedMachine] = []
-
-        def build(saved: SavedMachine) -> tuple[Machine, Engine]:
-            kind = _same_engine(saved)
-            config = config_of(saved)
-            received.append(saved)
-            return _build(config, kind, options, inbox)
-
         listener = address.listen()
         if options.progress_output is not None:
             print(f"pvtime: waiting for a machine at {address}", file=options.progress_output, flush=True)
-        stream = Stream(first_peer(listener))
-        machine, engine = receive(stream, build)
-        description = about(received[0])
-        return BuiltMachine(
-            machine,
-            engine,
-            agent=description.agent,
-            reason=f"{engine.name}: {RAN_BEFORE}",
-            resumed=True,
-            release=description.release,
-            on_start=lambda: confirm(stream),
-        )
+        stream = MigrationStream(first_peer(listener))
+        received = receive(stream, lambda description: _rebuild(description, options, inbox))
+        built = _resumed(received.machine, received.engine, received.description)
+        return replace(built, on_start=lambda: confirm(stream))
 
 
-def _same_engine(saved: SavedMachine) -> registry.EngineKind:
-    """Return the engine that a machine was running on.
+def _rebuild(description: Description, options: RunOptions, inbox: Inbox) -> tuple[Machine, Engine]:
+    """Build a machine that was saved or migrated, and the engine that it was running on.
 
     :raises UsageError: the engine is unknown, or this host cannot use it.
     """
-    kind, _ = registry.choose(saved.engine)
-    if kind.name != saved.engine:
-        raise UsageError(f"the machine was running on the engine {saved.engine!r}, which is unknown here")
-    return kind
+    kind, _ = registry.choose(description.engine)
+    if kind.name != description.engine:
+        raise UsageError(
+            f"the machine was running on the engine {description.engine!r}, which is unknown here"
+        )
+    return _build(description.config, kind, options, inbox)
+
+
+def _resumed(machine: Machine, engine: Engine, description: Description) -> BuiltMachine:
+    return BuiltMachine(
+        machine,
+        engine,
+        agent=description.agent,
+        reason=f"{engine.name}: {RAN_BEFORE}",
+        resumed=True,
+        release=description.release,
+    )
 
 
 def _build(

@@ -17,20 +17,18 @@ from pvtime.errors import MigrationError, PvtimeError
 from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.machine import Machine
 from pvtime.probe.probe import Probe
-from pvtime.run.keeper import Keeper
+from pvtime.run.exporter import Exporter
 from pvtime.scenario.memory import attributes, device_of
 from pvtime.scenario.software import Software
 from pvtime.scenario.stage import Stage, await_theft
 from pvtime.scenario.story import Finding
-from pvtime.snapshot.contents import SavedMachine
-from pvtime.snapshot.description import config_of, to_saved
-from pvtime.snapshot.load import load
-from pvtime.snapshot.receive import confirm, receive
-from pvtime.snapshot.send import Moved, send
-from pvtime.snapshot.state import restore
-from pvtime.snapshot.stream import Stream
+from pvtime.snapshot.description import Description
+from pvtime.snapshot.directory import load
+from pvtime.snapshot.receive import ReceivedMachine, confirm, receive
+from pvtime.snapshot.send import MigrationResult, send
+from pvtime.snapshot.stream import MigrationStream
 
-__all__ = ["Guest", "count_after", "guest_with_count", "keeper", "migrated", "needs", "revived"]
+__all__ = ["Guest", "count_after", "exporter", "guest_with_count", "migrated", "needs", "revived"]
 
 MEMORY: Final = RAM_BASE + (16 << 20)
 
@@ -55,10 +53,10 @@ def guest_with_count(stage: Stage) -> Iterator[Guest]:
         yield guest
 
 
-def keeper(probe: Probe) -> Keeper:
-    """Return what saves and moves its machine, which then ends here."""
+def exporter(probe: Probe) -> Exporter:
+    """Return an exporter of the probe's machine, which it pauses when that has left."""
     ended = probe.engine.pause
-    return Keeper(probe.engine, probe.machine, agent=False, release=lambda: None, ended=lambda _: ended())
+    return Exporter(probe.engine, probe.machine, agent=False, release=lambda: None, ended=lambda _: ended())
 
 
 @contextlib.contextmanager
@@ -69,56 +67,56 @@ def revived(stage: Stage, path: Path, stolen_time: Region | None = None) -> Iter
     :raises PvtimeError: it cannot be restored so.
     """
     with load(path) as saved:
-        machine, engine = _make(stage, saved.machine, stolen_time)
+        machine, engine = _make(stage, saved.description, stolen_time)
         with _running(machine, engine):
-            saved.fill(machine.memories)
-            restore(saved.machine.state, machine, engine)
+            saved.restore(machine, engine)
             engine.start()
             yield Probe(machine, engine)
 
 
 @contextlib.contextmanager
-def migrated(stage: Stage, probe: Probe) -> Iterator[tuple[Probe, Moved]]:
+def migrated(stage: Stage, probe: Probe) -> Iterator[tuple[Probe, MigrationResult]]:
     """Move a machine to another engine, over a socket, and go on with it there."""
     here, there = socket.socketpair()
-    target = _Target(stage, Stream(there))
+    target = _Target(stage, MigrationStream(there))
     target.start()
-    stream = Stream(here)
-    saved = to_saved(probe.engine.name, probe.machine.config, agent=False, release=None, state={})
+    stream = MigrationStream(here)
+    description = Description(probe.engine.name, probe.machine.config, agent=False, release=None)
     try:
-        moved = send(stream, probe.engine, probe.machine, saved, lambda: None, lambda _round, _bytes: None)
+        moved = send(stream, probe.machine, probe.engine, description)
     finally:
         stream.close()  # whatever went wrong, the target hears of it
         target.join()
     if target.arrived is None:
         raise target.error or MigrationError("no machine has arrived")
-    with _running(*target.arrived):
-        yield Probe(*target.arrived), moved
+    machine, engine = target.arrived.machine, target.arrived.engine
+    with _running(machine, engine):
+        yield Probe(machine, engine), moved
 
 
 class _Target(threading.Thread):
     """Receives a machine, and starts it."""
 
-    def __init__(self, stage: Stage, stream: Stream) -> None:
+    def __init__(self, stage: Stage, stream: MigrationStream) -> None:
         super().__init__(name="pvtime-target", daemon=True)
         self._stage = stage
         self._stream = stream
-        self.arrived: tuple[Machine, Engine] | None = None
+        self.arrived: ReceivedMachine | None = None
         self.error: PvtimeError | None = None
 
     def run(self) -> None:
         try:
-            machine, engine = receive(self._stream, lambda saved: _make(self._stage, saved, None))
-            engine.start()
-            self.arrived = machine, engine
+            arrived = receive(self._stream, lambda description: _make(self._stage, description, None))
+            arrived.engine.start()
+            self.arrived = arrived
             confirm(self._stream)
         except PvtimeError as error:
             self.error = error
             self._stream.close()
 
 
-def _make(stage: Stage, saved: SavedMachine, stolen_time: Region | None) -> tuple[Machine, Engine]:
-    config = config_of(saved)
+def _make(stage: Stage, description: Description, stolen_time: Region | None) -> tuple[Machine, Engine]:
+    config = description.config
     if stolen_time is not None:
         config = replace(config, stolen_time=stolen_time)
     machine = Machine(config, _discard, _discard)

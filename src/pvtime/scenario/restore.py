@@ -12,7 +12,7 @@ from typing import Final
 from pvtime.errors import PvtimeError
 from pvtime.machine.layout import STOLEN_TIME, Region
 from pvtime.scenario import claims
-from pvtime.scenario.leaving import Guest, count_after, guest_with_count, keeper, revived
+from pvtime.scenario.leaving import Guest, count_after, exporter, guest_with_count, revived
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Scenario, Step
 
@@ -28,7 +28,7 @@ def tell(stage: Stage) -> Iterator[Event]:
     with tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
         path = Path(directory) / "machine"
         with guest_with_count(stage) as guest:
-            keeper(guest.probe).save(path)
+            exporter(guest.probe).save(path)
             saved = guest.probe.engine.sample()
         time.sleep(AWAY)
         since = time.monotonic_ns()

@@ -10,7 +10,7 @@ from typing import Final
 
 from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.scenario import claims
-from pvtime.scenario.leaving import guest_with_count, keeper, needs
+from pvtime.scenario.leaving import exporter, guest_with_count, needs
 from pvtime.scenario.memory import device_of
 from pvtime.scenario.stage import Stage
 from pvtime.scenario.story import Event, Scenario, Step
@@ -25,7 +25,7 @@ def tell(stage: Stage) -> Iterator[Event]:
         probe, path = guest.probe, Path(directory) / "machine"
         probe.rest(0)
         probe.rest(1)
-        saved = keeper(probe).save(path, keep_running=True)
+        saved = exporter(probe).save(path, keep_running=True)
         now = probe.engine.sample()
         count = ", ".join(f"{sample.structure_ns} ns" for sample in now)
         sizes = [(file.name, file.stat().st_blocks * 512) for file in sorted(path.iterdir())]

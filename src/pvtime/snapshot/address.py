@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where a machine is sent to: ``unix:PATH`` or ``tcp:HOST:PORT``."""
+"""Address of a migration's target: ``unix:PATH`` or ``tcp:HOST:PORT``; and sockets for one user alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Final, Self
 
 from pvtime.errors import UsageError
 
-__all__ = ["PATIENCE", "Address", "OwnSocket", "first_peer"]
+__all__ = ["PEER_TIMEOUT_S", "Address", "OwnSocket", "first_peer"]
 
-PATIENCE: Final = 30.0
-"""Seconds after which a peer that neither sends nor takes anything is given up."""
+PEER_TIMEOUT_S: Final = 30.0
+"""Seconds in which a peer must send or take something."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """A peer's address; ``host`` and ``port`` are unset for a path."""
+    """A peer's address: ``path``, or ``host`` and ``port``."""
 
     path: str = ""
     host: str = ""
@@ -28,12 +28,12 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an address.
+        """Parse an address.
 
         >>> Address.parse("tcp:127.0.0.1:7000")
         Address(path='', host='127.0.0.1', port=7000)
 
-        :raises UsageError: it is none.
+        :raises UsageError: the text is not an address.
         """
         kind, _, rest = text.partition(":")
         if kind == "unix" and rest:
@@ -41,34 +41,34 @@ class Address:
         host, colon, port = rest.rpartition(":")
         if kind == "tcp" and colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16:
             return cls(host=host.strip("[]"), port=int(port))
-        raise UsageError(f"{text!r} is no address: give unix:PATH or tcp:HOST:PORT")
+        raise UsageError(f"{text!r} is not an address: give unix:PATH or tcp:HOST:PORT")
 
     def absolute(self) -> Self:
-        """Return it with a path that is the same from every directory."""
+        """Return the same address with an absolute path."""
         return replace(self, path=os.path.abspath(self.path)) if self.path else self
 
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"tcp:{self.host}:{self.port}"
 
-    def connect(self) -> socket.socket:
-        """Return a connection.
+    def connect(self, timeout_s: float = PEER_TIMEOUT_S) -> socket.socket:
+        """Return a connection, whose operations time out after ``timeout_s``.
 
-        :raises UsageError: nobody listens there.
+        :raises UsageError: nothing listens at this address.
         """
         try:
             if self.path:
                 connection = socket.socket(socket.AF_UNIX)
-                connection.settimeout(PATIENCE)
+                connection.settimeout(timeout_s)
                 connection.connect(self.path)
                 return connection
-            return socket.create_connection((self.host, self.port), PATIENCE)
+            return socket.create_connection((self.host, self.port), timeout_s)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self}: cannot connect: {_reason(error)}") from error
 
     def listen(self) -> socket.socket:
-        """Return a socket that peers can connect to from now on; a path goes when it is closed.
+        """Return a listening socket; a path is removed when it is closed.
 
-        :raises UsageError: the address cannot be listened at.
+        :raises UsageError: the host refuses this address.
         """
         try:
             if self.path:
@@ -79,23 +79,23 @@ class Address:
             raise UsageError(f"{self}: cannot listen: {_reason(error)}") from error
 
 
-def first_peer(listener: socket.socket) -> socket.socket:
-    """Wait for one peer, and listen no more."""
+def first_peer(listener: socket.socket, timeout_s: float = PEER_TIMEOUT_S) -> socket.socket:
+    """Wait for one peer, close the listener, and return the connection."""
     with listener:
         connection, _ = listener.accept()
-    connection.settimeout(PATIENCE)
+    connection.settimeout(timeout_s)
     return connection
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return the host's words. A name that cannot be a host's, or a path, is a ValueError."""
+    """Return the host's reason. A name that cannot be a host's, or a path, raises ValueError."""
     return getattr(error, "strerror", None) or str(error)
 
 
 class OwnSocket(socket.socket):
-    """A listening Unix socket that only its owner can connect to, and whose path goes with it.
+    """A listening Unix socket that only its owner can connect to, and that removes its path when closed.
 
-    :raises OSError: the path is taken, or cannot be.
+    :raises OSError: the path exists, or the host refuses it.
     """
 
     def __init__(self, path: str) -> None:
@@ -115,7 +115,7 @@ class OwnSocket(socket.socket):
             raise
 
     def close(self) -> None:
-        """Close it and remove the path, where that is still ours."""
+        """Close the socket and remove its path, unless that is another socket's by now."""
         if self.fileno() >= 0:
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.lstat(self._path), self._bound):
@@ -124,7 +124,7 @@ class OwnSocket(socket.socket):
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket at which nobody listens: its process was killed."""
+    """Remove a socket on which nothing listens: its process was killed."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
@@ -137,4 +137,4 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         except OSError:
-            return  # somebody is there, or it is another's
+            return  # a process listens, or the socket is another user's

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""machine.json: what a saved machine is, and the size and digest of every other file of it.
+"""machine.json: description and state of a saved machine, and the size and digest of each of the other files.
 
-Its first line holds the SHA-256 of all that follows that line, as one member of the JSON object that the
-whole is. That, ``format`` and ``version`` stay as they are in every later version.
+The first line holds the SHA-256 of everything after that line, as a member of the JSON object that the file
+is. The first line, ``format`` and ``version`` keep their meaning in every later version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Final
 
 from pvtime import __version__
 from pvtime.errors import SavedStateError
-from pvtime.machine.codec import JsonObject, decode, encode, from_json, to_json
+from pvtime.snapshot.codec import decode, encode, from_json, to_json
+from pvtime.snapshot.description import Description
+from pvtime.snapshot.state import SavedState
 
 __all__ = [
     "INITRD",
@@ -25,12 +27,13 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "is_memory",
-    "is_ours",
+    "is_saved_file",
     "memory_name",
 ]
 
 FORMAT: Final = "pvtime saved machine"
-VERSION: Final = 1
+VERSION: Final = 2
+"""1 had the description as ``engine`` and ``config``."""
 ARCHITECTURE: Final = "arm64"
 
 MANIFEST: Final = "machine.json"
@@ -38,24 +41,24 @@ KERNEL: Final = "kernel"
 INITRD: Final = "initrd"
 
 MAX_MANIFEST: Final = 16 << 20
-"""Bytes; that of a machine with eight vCPUs has less than one MiB."""
+"""Bytes. With eight vCPUs it has less than one MiB."""
 
 MAX_IMAGE: Final = 1 << 30
 """Bytes of a kernel or an initrd."""
 
 
 def memory_name(base: int) -> str:
-    """Return the name of the file of the memory at IPA ``base``."""
+    """Return the name of the file with the memory region at IPA ``base``."""
     return f"memory-{base:x}"
 
 
 def is_memory(name: str) -> bool:
-    """Whether a file of this name is a memory's."""
+    """Whether a file of this name holds a memory region."""
     return re.fullmatch("memory-[0-9a-f]{1,16}", name) is not None
 
 
-def is_ours(name: str) -> bool:
-    """Whether the format has files of this name."""
+def is_saved_file(name: str) -> bool:
+    """Whether a saved machine has files of this name."""
     return name in (MANIFEST, KERNEL, INITRD) or is_memory(name)
 
 
@@ -66,7 +69,7 @@ class FileEntry:
     size: int
     """Bytes."""
     sha256: str
-    """Of its bytes; of a memory's, of its extents."""
+    """Digest of the file's bytes; of a memory region, that of :mod:`pvtime.snapshot.memory_file`."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,17 @@ class Manifest:
     format: str
     version: int
     pvtime: str
-    """The version of pvtime that wrote it."""
+    """Version of pvtime that wrote it."""
     architecture: str
-    engine: str
-    config: JsonObject
-    state: JsonObject
+    description: Description
+    """The machine's; the images' bytes are in files of their own."""
+    state: SavedState
     files: dict[str, FileEntry]
 
     @classmethod
-    def of(cls, engine: str, config: JsonObject, state: JsonObject, files: dict[str, FileEntry]) -> Manifest:
-        """Return the manifest of a machine that is saved here and now."""
-        return cls(FORMAT, VERSION, __version__, ARCHITECTURE, engine, config, state, files)
+    def of(cls, description: Description, state: SavedState, files: dict[str, FileEntry]) -> Manifest:
+        """Return the manifest of a machine that this version of pvtime saves."""
+        return cls(FORMAT, VERSION, __version__, ARCHITECTURE, description.without_images(), state, files)
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
@@ -95,10 +98,10 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Manifest:
-        """Return what the file says.
+        """Decode and check the file's bytes.
 
-        :param name: the file's, for the message.
-        :raises SavedStateError: it is damaged, foreign, newer, or of another architecture.
+        :param name: the file's name, for messages.
+        :raises SavedStateError: it is damaged, foreign, of another version, or of another architecture.
         """
         head, newline, rest = data.partition(b"\n")
         if head + newline != _first_line(rest):
@@ -106,17 +109,18 @@ class Manifest:
         document = from_json(data, name)
         del document["sha256"]
         if document.get("format") != FORMAT:
-            raise SavedStateError(f"{name} is of no saved machine of pvtime")
+            raise SavedStateError(f"{name} does not belong to a saved machine of pvtime")
         if document.get("version") != VERSION:
             raise SavedStateError(
-                f"{name} has format version {str(document.get('version'))[:20]!r}, made by pvtime "
-                f"{str(document.get('pvtime'))[:20]!r}: this is pvtime {__version__}, which reads {VERSION}"
+                f"{name} has format version {_shown(document.get('version'))} and this pvtime reads version "
+                f"{VERSION}: restore it with pvtime {_shown(document.get('pvtime'))}, which saved it"
             )
         manifest = decode(cls, document, name)
         if manifest.architecture != ARCHITECTURE:
             raise SavedStateError(
-                f"{name} is of a machine of architecture {manifest.architecture[:20]!r}, not {ARCHITECTURE}"
+                f"{name} is for the architecture {_shown(manifest.architecture)}, not {ARCHITECTURE}"
             )
+        manifest.description.check()
         manifest._check_files(name)
         return manifest
 
@@ -130,6 +134,11 @@ class Manifest:
         for file in (KERNEL, INITRD):
             if file not in self.files:
                 raise SavedStateError(f"{name} does not name the {file}")
+
+
+def _shown(value: object) -> str:
+    """Return an untrusted value for a message: short, and printable."""
+    return repr(str(value)[:20])
 
 
 def _first_line(rest: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The target's half of a live migration."""
+"""The target's side of a live migration."""
 
 from __future__ import annotations
 
@@ -10,76 +10,83 @@ from typing import TypeAlias
 
 from pvtime.engine.base import Engine
 from pvtime.errors import MigrationError, PvtimeError
-from pvtime.machine.codec import JsonObject, decode, from_json
 from pvtime.machine.machine import Machine
-from pvtime.snapshot.contents import SavedMachine
-from pvtime.snapshot.state import restore
-from pvtime.snapshot.stream import FORMAT, PAGES_AT, Kind, Stream
+from pvtime.snapshot.codec import decode, from_json
+from pvtime.snapshot.description import Description
+from pvtime.snapshot.state import SavedState
+from pvtime.snapshot.stream import FORMAT, PAGES_HEADER_SIZE, FrameKind, Hello, MigrationStream
 
-__all__ = ["Build", "Hello", "confirm", "receive"]
+__all__ = ["BuildMachine", "ReceivedMachine", "confirm", "receive"]
 
-Build: TypeAlias = Callable[[SavedMachine], tuple[Machine, Engine]]
-"""Makes the machine that a description asks for, and an engine that has not started."""
+BuildMachine: TypeAlias = Callable[[Description], tuple[Machine, Engine]]
+"""Builds a machine of a description, and an engine that has not started."""
 
 
 @dataclass(frozen=True)
-class Hello:
-    """What the machine is."""
+class ReceivedMachine:
+    """A machine that was received, with an engine that has not started."""
 
-    format: str
-    engine: str
-    config: JsonObject
+    description: Description
+    machine: Machine
+    engine: Engine
 
 
-def receive(stream: Stream, build: Build) -> tuple[Machine, Engine]:
-    """Take a machine over; start the engine, then call :func:`confirm`.
+def receive(stream: MigrationStream, build: BuildMachine) -> ReceivedMachine:
+    """Receive a machine, which is this process's from now on; start the engine, then call :func:`confirm`.
 
-    :raises MigrationError: the peer gave up, or sent what it may not.
+    :raises MigrationError: the peer gave up, or sent an impossible frame.
     :raises PvtimeError: this host cannot run the machine.
     """
-    machine: Machine | None = None
-    try:
-        hello = _hello(stream)
-        _, kernel = stream.receive(Kind.KERNEL)
-        _, initrd = stream.receive(Kind.INITRD)
-        machine, engine = build(SavedMachine(hello.engine, hello.config, {}, bytes(kernel), bytes(initrd)))
-        restore(_pages_and_state(stream, machine), machine, engine)
-        stream.send(Kind.READY)
-        stream.receive(Kind.GO)
-    except PvtimeError as error:
-        stream.give_up(str(error))
-        if machine is not None:
-            machine.close()
-        raise
-    return machine, engine
+    with contextlib.ExitStack() as undo:
+        try:
+            description = _receive_description(stream)
+            machine, engine = build(description)
+            undo.callback(machine.close)
+            undo.callback(engine.stop)
+            _receive_memory_and_state(stream, machine).restore(machine, engine)
+            stream.send(FrameKind.READY)
+            stream.receive(FrameKind.GO)
+        except PvtimeError as error:
+            stream.give_up(str(error))
+            raise
+        undo.pop_all()
+    return ReceivedMachine(description, machine, engine)
 
 
-def confirm(stream: Stream) -> None:
-    """Tell the source that the machine runs. It does, whether or not the source is still there to hear."""
+def confirm(stream: MigrationStream) -> None:
+    """Tell the source that the machine runs, and close. It runs whether or not the source still listens."""
     with contextlib.suppress(MigrationError):
-        stream.send(Kind.RUNNING)
+        stream.send(FrameKind.RUNNING)
     stream.close()
 
 
-def _hello(stream: Stream) -> Hello:
-    _, text = stream.receive(Kind.HELLO)
-    document = from_json(bytes(text), "the peer's greeting")
+def _receive_description(stream: MigrationStream) -> Description:
+    """Return the checked description, with the images."""
+    _, text = stream.receive(FrameKind.HELLO)
+    document = from_json(bytes(text), "the peer's HELLO")
     if document.get("format") != FORMAT:
-        raise MigrationError(f"the peer speaks {str(document.get('format'))[:40]!r} and not {FORMAT!r}")
-    return decode(Hello, document, "the peer's greeting")
+        raise MigrationError(
+            f"the peer's protocol is {str(document.get('format'))[:40]!r}, this pvtime's is {FORMAT!r}: "
+            "use the same version of pvtime for both"
+        )
+    description = decode(Hello, document, "the peer's HELLO").description
+    description.check()
+    _, kernel = stream.receive(FrameKind.KERNEL)
+    _, initrd = stream.receive(FrameKind.INITRD)
+    return description.with_images(bytes(kernel), bytes(initrd))
 
 
-def _pages_and_state(stream: Stream, machine: Machine) -> JsonObject:
-    """Fill the machine's memory; return its state, once the digest has shown that all of it is right."""
+def _receive_memory_and_state(stream: MigrationStream, machine: Machine) -> SavedState:
+    """Fill the machine's memory; return the state when the digest has proved that all of it is intact."""
     while True:
-        kind, content = stream.receive(Kind.PAGES, Kind.STATE)
-        if kind is Kind.STATE:
+        kind, content = stream.receive(FrameKind.PAGES, FrameKind.STATE)
+        if kind is FrameKind.STATE:
             break
-        ipa = int.from_bytes(content[:PAGES_AT], "little")
-        data = memoryview(content)[PAGES_AT:]
+        ipa = int.from_bytes(content[:PAGES_HEADER_SIZE], "little")
+        data = memoryview(content)[PAGES_HEADER_SIZE:]
         machine.memory_at(ipa, len(data)).write(ipa, data)
     expected = stream.digest
-    _, digest = stream.receive(Kind.DIGEST)
+    _, digest = stream.receive(FrameKind.DIGEST)
     if digest != expected:
-        raise MigrationError("the machine was damaged on its way: the checksum is wrong")
-    return from_json(bytes(content), "the machine's state")
+        raise MigrationError("the machine was damaged on its way: its checksum is wrong")
+    return decode(SavedState, from_json(bytes(content), "the peer's STATE"), "the peer's STATE")

@@ -1,28 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine's state, of the parts that are the same on every engine and of those that are not."""
+"""State of a paused machine, but for its memory: the devices of every engine, and the engine's own part."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 from pvtime.engine.base import Engine
-from pvtime.errors import SavedStateError
-from pvtime.machine.codec import JsonObject
-from pvtime.machine.machine import Machine
+from pvtime.machine.machine import Machine, MachineState
+from pvtime.snapshot.codec import JsonObject, decode, encode
 
-__all__ = ["restore", "state"]
-
-
-def state(machine: Machine, engine: Engine) -> JsonObject:
-    """Return the state of a machine that is paused."""
-    return {"machine": machine.state(), "engine": engine.state()}
+__all__ = ["SavedState"]
 
 
-def restore(document: JsonObject, machine: Machine, engine: Engine) -> None:
-    """Have an engine that has not started go on from a state; the memory has been filled.
+@dataclass(frozen=True)
+class SavedState:
+    """A machine's state as it is saved and sent."""
 
-    :raises SavedStateError: the state is none of such a machine's.
-    """
-    for part in ("machine", "engine"):
-        if not isinstance(document.get(part), dict):
-            raise SavedStateError(f"the machine's state has no {part}")
-    machine.restore(document["machine"])
-    engine.restore(document["engine"])
+    machine: MachineState
+    engine: JsonObject
+    """Encoded :attr:`Engine.state_type`, which is known when the engine has been built."""
+
+    @classmethod
+    def of(cls, machine: Machine, engine: Engine) -> Self:
+        """Return the state of a machine that is paused.
+
+        :raises EngineError: the engine cannot be saved; the message says why.
+        """
+        return cls(machine.state(), encode(engine.state()))
+
+    def restore(self, machine: Machine, engine: Engine) -> None:
+        """Restore the state into an engine that has not started. The memory must have been filled.
+
+        :raises SavedStateError: the state belongs to another machine. Stop the engine then.
+        """
+        state: object = decode(engine.state_type, self.engine, "the engine's state")
+        machine.restore(self.machine)
+        engine.restore(state)

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What two processes say to each other when a machine moves: frames on a stream socket.
+"""Protocol of a live migration: frames on a stream socket.
 
 ::
 
-    source                                target
-    HELLO     what the machine is     ->
-    KERNEL, INITRD                    ->
-    PAGES ... while the guest runs    ->
+    source                                      target
+    HELLO     the machine's description       ->
+    KERNEL, INITRD                            ->
+    PAGES ... while the guest runs            ->
               (the guest is paused)
-    PAGES ... the rest                ->
-    STATE     all but memory          ->
-    DIGEST    SHA-256 of all the above ->
-                                      <-  READY     it could start
-    GO        the source has ended    ->
-                                      <-  RUNNING
+    PAGES ... the rest                        ->
+    STATE     devices and CPUs                ->
+    DIGEST    SHA-256 of all frames before it ->
+                                              <-  READY     the target has verified it and can start
+    GO        the source has given it up      ->
+                                              <-  RUNNING
 
-Until GO the machine is the source's, which goes on where anything fails; from GO on it is the target's.
-A peer is input: lengths are bounded, kinds come in this order.
+Until GO is sent the machine is the source's, which resumes it if anything fails; from GO on it is the
+target's. Either side may send ERROR with the reason and close. A peer is input: lengths are bounded, and
+every frame must be one of those that can come next.
 """
 
 from __future__ import annotations
@@ -25,26 +26,35 @@ import contextlib
 import ctypes
 import hashlib
 import socket
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from pvtime.errors import MigrationError
+from pvtime.snapshot.description import Description
 
-__all__ = ["FORMAT", "LIMITS", "PAGES_AT", "Kind", "Stream"]
+__all__ = [
+    "FORMAT",
+    "LIMITS",
+    "PAGES_HEADER_SIZE",
+    "FrameKind",
+    "Hello",
+    "MigrationStream",
+    "PeerError",
+]
 
-FORMAT: Final = "pvtime migration 1"
-PAUSED_PATIENCE: Final = 5.0
-"""Seconds that a peer may keep a guest paused with nothing said or taken. The guest's clock goes on, and
-a kernel takes 20 s without progress for a soft lockup."""
+FORMAT: Final = "pvtime migration 2"
+"""1 had the description as ``engine`` and ``config``."""
 
-LAST_WORDS: Final = 1.0
-"""Seconds for telling a peer why; it may be one that takes nothing."""
-PAGES_AT: Final = 8
-"""Bytes before a PAGES frame's data: the IPA, little-endian."""
+ERROR_TIMEOUT_S: Final = 1.0
+"""Seconds for sending ERROR; the peer may have stopped reading."""
+
+PAGES_HEADER_SIZE: Final = 8
+"""Bytes before the data of a PAGES frame: the IPA, little-endian."""
 
 
-class Kind(IntEnum):
-    """What a frame is."""
+class FrameKind(IntEnum):
+    """Kind of a frame."""
 
     HELLO = 1
     KERNEL = 2
@@ -59,26 +69,39 @@ class Kind(IntEnum):
 
 
 LIMITS: Final = {
-    Kind.HELLO: 1 << 20,
-    Kind.KERNEL: 1 << 30,
-    Kind.INITRD: 1 << 30,
-    Kind.PAGES: PAGES_AT + (1 << 20),
-    Kind.STATE: 64 << 20,
-    Kind.DIGEST: hashlib.sha256().digest_size,
-    Kind.ERROR: 1 << 12,
+    FrameKind.HELLO: 1 << 20,
+    FrameKind.KERNEL: 1 << 30,
+    FrameKind.INITRD: 1 << 30,
+    FrameKind.PAGES: PAGES_HEADER_SIZE + (1 << 20),
+    FrameKind.STATE: 64 << 20,
+    FrameKind.DIGEST: hashlib.sha256().digest_size,
+    FrameKind.ERROR: 1 << 12,
 }
-"""Bytes of a frame's content at most; nothing for the others."""
+"""Most bytes of a frame's content; the other kinds have none."""
 
 
-class Header(ctypes.LittleEndianStructure):
-    """Before each frame's content."""
+class FrameHeader(ctypes.LittleEndianStructure):
+    """Header of a frame; the content follows."""
 
     _pack_ = 1
     _fields_ = (("kind", ctypes.c_uint32), ("reserved", ctypes.c_uint32), ("length", ctypes.c_uint64))
 
 
-class Stream:
-    """Frames over a connection, with a running digest of both directions' first sender: the source."""
+@dataclass(frozen=True)
+class Hello:
+    """Content of the HELLO frame."""
+
+    format: str
+    description: Description
+    """The machine's; the images have frames of their own."""
+
+
+class PeerError(MigrationError):
+    """The peer has sent ERROR."""
+
+
+class MigrationStream:
+    """Frames on a connection, with a digest of everything that the source has sent."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -91,36 +114,39 @@ class Stream:
         """SHA-256 of all frames so far, headers included."""
         return self._digest.digest()
 
-    def send(self, kind: Kind, *parts: bytes | bytearray | memoryview) -> None:
+    def send(self, kind: FrameKind, *parts: bytes | bytearray | memoryview) -> None:
         """Send a frame.
 
-        :raises MigrationError: the peer has gone, or says why it gives up.
+        :raises PeerError: the peer has sent ERROR.
+        :raises MigrationError: the connection is broken, or the peer takes nothing.
         """
-        header = bytes(Header(kind=kind, length=sum(map(len, parts))))
+        header = bytes(FrameHeader(kind=kind, length=sum(map(len, parts))))
         try:
             for part in (header, *parts):
                 self._write(part)
                 self._digest.update(part)
                 self.sent += len(part)
         except TimeoutError as error:
-            raise MigrationError("the peer takes nothing any more") from error
+            raise MigrationError("the peer timed out: it takes no more data") from error
         except OSError as error:
-            raise MigrationError(self._last_words(f"the peer has gone: {error.strerror or error}")) from error
+            broken = MigrationError(f"the connection to the peer is broken: {error.strerror or error}")
+            raise (self._pending_error() or broken) from error
 
-    def receive(self, *expected: Kind) -> tuple[Kind, bytearray]:
-        """Return the next frame.
+    def receive(self, *expected: FrameKind) -> tuple[FrameKind, bytearray]:
+        """Return kind and content of the next frame.
 
-        :raises MigrationError: it is none of those ``expected``, too long, or the peer has gone or given up.
+        :raises PeerError: the peer has sent ERROR.
+        :raises MigrationError: the frame is none of ``expected``, or too long, or the connection is broken.
         """
-        raw = self._read(ctypes.sizeof(Header))
-        header = Header.from_buffer_copy(raw)
-        if header.kind == Kind.ERROR and header.length <= LIMITS[Kind.ERROR]:
+        raw = self._read(ctypes.sizeof(FrameHeader))
+        header = FrameHeader.from_buffer_copy(raw)
+        if header.kind == FrameKind.ERROR and header.length <= LIMITS[FrameKind.ERROR]:
             reason = self._read(header.length).decode(errors="replace")
-            raise MigrationError(f"the peer gave up: {reason}")
+            raise PeerError(f"the peer gave up: {reason}")
         if header.kind not in expected or header.reserved:
             names = " or ".join(kind.name for kind in expected)
             raise MigrationError(f"the peer sent frame {header.kind} where {names} was expected")
-        kind = Kind(header.kind)
+        kind = FrameKind(header.kind)
         if header.length > LIMITS.get(kind, 0):
             raise MigrationError(f"the peer sent {kind.name} of {header.length} bytes, which is too long")
         content = self._read(header.length)
@@ -129,50 +155,55 @@ class Stream:
         return kind, content
 
     def give_up(self, reason: str) -> None:
-        """Tell the peer, where it still listens."""
-        text = reason.encode(errors="replace")[: LIMITS[Kind.ERROR]]
+        """Send ERROR with the reason, if the peer still reads."""
+        text = reason.encode(errors="replace")[: LIMITS[FrameKind.ERROR]]
         try:
-            self._connection.settimeout(LAST_WORDS)
-            self._connection.sendall(bytes(Header(kind=Kind.ERROR, length=len(text))) + text)
+            self._connection.settimeout(ERROR_TIMEOUT_S)
+            self._connection.sendall(bytes(FrameHeader(kind=FrameKind.ERROR, length=len(text))) + text)
         except OSError:
             return
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """Set the time in which the peer must send or take something."""
+        self._connection.settimeout(timeout_s)
+
+    def cancel(self) -> None:
+        """Break the connection: pending and later calls raise. May be called from any thread."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def _write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it; a peer is waited for as long as it takes a part now and then."""
+        """Send all of ``data``; the timeout starts again with each part that the peer takes."""
         view = memoryview(data)
         while view:
             view = view[self._connection.send(view) :]
 
     def _read(self, length: int) -> bytearray:
         content = bytearray(length)
-        view, at = memoryview(content), 0
-        while at < length:
+        view, filled = memoryview(content), 0
+        while filled < length:
             try:
-                count = self._connection.recv_into(view[at:])
+                count = self._connection.recv_into(view[filled:])
+            except TimeoutError as error:
+                raise MigrationError("the peer timed out: it sends nothing") from error
             except OSError as error:
-                raise MigrationError(f"the peer has gone: {error.strerror or error}") from error
+                reason = error.strerror or error
+                raise MigrationError(f"the connection to the peer is broken: {reason}") from error
             if not count:
                 raise MigrationError("the peer closed the connection")
-            at += count
+            filled += count
         return content
 
-    def _last_words(self, otherwise: str) -> str:
-        """Return why the peer has closed the connection, where it has said so."""
+    def _pending_error(self) -> PeerError | None:
+        """Return the ERROR that the peer sent before it closed the connection, if it did."""
         try:
             self.receive()
-        except MigrationError as error:
-            return str(error) if "gave up" in str(error) else otherwise
-        return otherwise
-
-    def hurry(self) -> None:
-        """Have less patience with the peer from now on: a guest is paused."""
-        self._connection.settimeout(PAUSED_PATIENCE)
-
-    def cancel(self) -> None:
-        """Have whoever sends or receives be told that the peer has gone; from any thread."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """End the connection."""
-        self._connection.close()
+        except PeerError as error:
+            return error
+        except MigrationError:
+            pass
+        return None

@@ -15,17 +15,17 @@ import pytest
 
 from pvtime.errors import MigrationError, PvtimeError, SavedStateError, UsageError
 from pvtime.run import control
-from pvtime.run.control import CLIENTS, Control, ask
-from pvtime.run.keeper import Keeper
-from pvtime.run.requests import Migrate, Moved, Save, Saved
+from pvtime.run.control import MAX_CLIENTS, REQUEST_TIMEOUT_S, ControlServer, MigrateRequest, SaveRequest, ask
+from pvtime.run.exporter import Exporter, SaveResult
 from pvtime.snapshot.address import Address, OwnSocket
+from pvtime.snapshot.send import MigrationResult
 
-SAVED = Saved(bytes=1 << 20, pause_ns=5)
-MOVED = Moved(rounds=2, sent_bytes=30, paused_bytes=10, pause_ns=5, total_ns=9)
-SAVE = Save("/there", keep_running=True)
+SAVED = SaveResult(bytes=1 << 20, pause_ns=5)
+MOVED = MigrationResult(rounds=2, sent_bytes=30, paused_bytes=10, pause_ns=5, total_ns=9)
+SAVE = SaveRequest("/there", keep_running=True)
 
 
-class FakeKeeper:
+class FakeExporter:
     """Notes what it is asked for."""
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class FakeKeeper:
         self.between: Callable[[], object] = lambda: None
         """Between two rounds of a migration."""
 
-    def save(self, path: Path, *, keep_running: bool) -> Saved:
+    def save(self, path: Path, *, keep_running: bool) -> SaveResult:
         """Pretend to."""
         self.asked.append((path, keep_running))
         if self.error is not None:
             raise self.error
         return SAVED
 
-    def migrate(self, address: Address, progress: Callable[[int, int], object]) -> Moved:
+    def migrate(self, address: Address, progress: Callable[[int, int], object]) -> MigrationResult:
         """Pretend to."""
         self.asked.append(address)
         try:
@@ -57,10 +57,10 @@ class FakeKeeper:
 class Served:
     """A control socket that is served."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self.path = path
-        self.keeper = FakeKeeper()
-        self.control = Control(OwnSocket(str(path)), cast("Keeper", self.keeper))
+        self.exporter = FakeExporter()
+        self.server = ControlServer(OwnSocket(str(path)), cast("Exporter", self.exporter), request_timeout_s)
 
     def client(self) -> socket.socket:
         """Connect."""
@@ -75,32 +75,32 @@ def served(tmp_path: Path) -> Iterator[Served]:
     """Return one."""
     served = Served(tmp_path / "control")
     yield served
-    served.control.close()
+    served.server.close()
 
 
 def test_what_is_asked_for_is_done_and_answered(served: Served) -> None:
     told: list[tuple[int, int]] = []
-    assert ask(served.path, SAVE, Saved) == SAVED
-    peer = Migrate("unix:/peer")
-    assert ask(served.path, peer, Moved, lambda number, size: told.append((number, size))) == MOVED
+    assert ask(served.path, SAVE, SaveResult) == SAVED
+    peer = MigrateRequest("unix:/peer")
+    assert ask(served.path, peer, MigrationResult, lambda number, size: told.append((number, size))) == MOVED
     assert told == [(1, 20), (2, 10)]
-    assert served.keeper.asked == [(Path("/there"), True), Address(path="/peer")]
+    assert served.exporter.asked == [(Path("/there"), True), Address(path="/peer")]
 
 
 @pytest.mark.parametrize("error", [SavedStateError("no room"), MigrationError("the peer has gone")])
 def test_a_refusal_is_passed_on_with_its_exit_code(served: Served, error: PvtimeError) -> None:
-    served.keeper.error = error
+    served.exporter.error = error
     with pytest.raises(PvtimeError) as caught:
-        ask(served.path, SAVE, Saved)
+        ask(served.path, SAVE, SaveResult)
     assert (str(caught.value), caught.value.exit_code) == (str(error), error.exit_code)
 
 
 def test_a_bug_is_told_and_the_next_is_served(served: Served) -> None:
-    served.keeper.error = ZeroDivisionError("a bug")
-    with pytest.raises(PvtimeError, match=r"cannot be served: ZeroDivisionError\('a bug'\)"):
-        ask(served.path, SAVE, Saved)
-    served.keeper.error = None
-    assert ask(served.path, SAVE, Saved) == SAVED
+    served.exporter.error = ZeroDivisionError("a bug")
+    with pytest.raises(PvtimeError, match=r"the request failed: ZeroDivisionError\('a bug'\)"):
+        ask(served.path, SAVE, SaveResult)
+    served.exporter.error = None
+    assert ask(served.path, SAVE, SaveResult) == SAVED
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,16 @@ def test_a_bug_is_told_and_the_next_is_served(served: Served) -> None:
         b"{}\n",
         b"[" * 10_000 + b"\n",
         b"x" * 100_000,
-        b'{"directory": "/there"}\n',
-        b'{"directory": "there", "keep_running": true}\n',
-        b'{"directory": "/the\\u0000re", "keep_running": true}\n',
-        b'{"directory": 1, "keep_running": true}\n',
-        b'{"directory": "/there", "keep_running": 1}\n',
-        b'{"address": "somewhere"}\n',
-        b'{"address": "unix:/peer", "now": true}\n',
+        b'{"directory": "/there", "keep_running": true}\n',
+        b'{"command": "reboot"}\n',
+        b'{"command": ["save"], "directory": "/there", "keep_running": true}\n',
+        b'{"command": "save", "directory": "/there"}\n',
+        b'{"command": "save", "directory": "there", "keep_running": true}\n',
+        b'{"command": "save", "directory": "/the\\u0000re", "keep_running": true}\n',
+        b'{"command": "save", "directory": 1, "keep_running": true}\n',
+        b'{"command": "save", "directory": "/there", "keep_running": 1}\n',
+        b'{"command": "migrate", "address": "somewhere"}\n',
+        b'{"command": "migrate", "address": "unix:/peer", "now": true}\n',
     ],
 )
 def test_a_request_that_is_none_is_refused_and_reaches_nobody(served: Served, request_line: bytes) -> None:
@@ -129,53 +132,57 @@ def test_a_request_that_is_none_is_refused_and_reaches_nobody(served: Served, re
         answer = json.loads(client.makefile("rb").readline())
     assert answer["exit_code"] == 2
     assert "\n" not in answer["error"]
-    assert served.keeper.asked == []
-    assert ask(served.path, SAVE, Saved) == SAVED
+    assert served.exporter.asked == []
+    assert ask(served.path, SAVE, SaveResult) == SAVED
 
 
 def test_who_says_nothing_keeps_nobody_waiting(served: Served) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(CLIENTS - 1):
-            stack.enter_context(served.client()).sendall(b'{"direc')
-        assert ask(served.path, SAVE, Saved) == SAVED
+        for _ in range(MAX_CLIENTS - 1):
+            stack.enter_context(served.client()).sendall(b'{"comm')
+        assert ask(served.path, SAVE, SaveResult) == SAVED
 
 
 def test_who_says_nothing_does_not_hold_up_the_end(tmp_path: Path) -> None:
     served = Served(tmp_path / "control")
     with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(served.client()) for _ in range(CLIENTS + 1)]
-        silent[0].sendall(b'{"direc')
-        served.control.close()
+        silent = [stack.enter_context(served.client()) for _ in range(MAX_CLIENTS + 1)]
+        silent[0].sendall(b'{"comm')
+        served.server.close()
         for client in silent:
             with contextlib.suppress(ConnectionError):
                 client.recv(1 << 14)  # an answer, or the end, but not for ever
-    assert served.keeper.asked == []
+    assert served.exporter.asked == []
     assert not served.path.exists()
 
 
-def test_who_does_not_say_all_in_time_is_told_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "PATIENCE", 0.05)
+def test_who_does_not_say_all_in_time_is_told_so(tmp_path: Path) -> None:
+    served = Served(tmp_path / "control", request_timeout_s=0.05)
     with served.client() as client:
-        client.sendall(b'{"direc')
-        assert "no request has come" in client.makefile("r").readline()
+        client.sendall(b'{"comm')
+        assert "no request arrived within 0.05 s" in client.makefile("r").readline()
+    served.server.close()
 
 
 def test_a_migration_for_somebody_who_has_gone_is_given_up(tmp_path: Path) -> None:
     served, gone = Served(tmp_path / "control"), threading.Event()
-    served.keeper.between = gone.wait
+    served.exporter.between = gone.wait
     with served.client() as client:
-        client.sendall(b'{"address": "unix:/peer"}\n')
+        client.sendall(b'{"command": "migrate", "address": "unix:/peer"}\n')
         assert b"round" in client.recv(100)
     gone.set()
-    served.control.close()
-    assert served.keeper.asked == [Address(path="/peer"), "whoever asked for it has gone"]
+    served.server.close()
+    assert served.exporter.asked == [
+        Address(path="/peer"),
+        "the client that requested the migration has gone",
+    ]
 
 
 def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_is_owner", lambda _: False)
-    with pytest.raises(UsageError, match="another user's"):
-        ask(served.path, SAVE, Saved)
-    assert served.keeper.asked == []
+    with pytest.raises(UsageError, match="belongs to another user"):
+        ask(served.path, SAVE, SaveResult)
+    assert served.exporter.asked == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +192,8 @@ def test_another_user_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"[]\n",
         b"{}\n",
-        b'{"round": 1}\n',
+        b'{"round": 1, "bytes": 1}\n',
+        b'{"progress": {"round": 1}}\n',
         b'{"result": {}}\n',
         b'{"result": {"bytes": "many", "pause_ns": 0}}\n',
         b'{"error": 1, "exit_code": "x"}\n',
@@ -204,7 +212,7 @@ def test_what_is_no_machine_is_refused_in_a_line(tmp_path: Path, answer: bytes) 
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(PvtimeError) as caught:
-            ask(tmp_path / "other", SAVE, Saved)
+            ask(tmp_path / "other", SAVE, SaveResult)
         thread.join()
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)

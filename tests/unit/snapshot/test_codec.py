@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -14,7 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.errors import SavedStateError
-from pvtime.machine.codec import JsonObject, decode, encode, from_json, to_json
+from pvtime.snapshot.codec import JsonObject, decode, encode, from_json, to_json
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Outer:
     named: dict[str, Inner]
     perhaps: int | None
     pair: tuple[int, ...]
+    numbers: frozenset[int]
+    colour: Colour
     free: JsonObject
     flag: bool
     text: str = "a default"
@@ -46,6 +54,8 @@ outers = st.builds(
     named=st.dictionaries(st.text(), inners, max_size=3),
     perhaps=st.none() | st.integers(),
     pair=st.lists(st.integers(), max_size=3).map(tuple),
+    numbers=st.frozensets(st.integers(), max_size=3),
+    colour=st.sampled_from(Colour),
     free=st.dictionaries(st.text(), json_values, max_size=3),
     flag=st.booleans(),
     text=st.text(),
@@ -57,7 +67,9 @@ def test_a_state_survives(state: Outer) -> None:
     assert decode(Outer, from_json(to_json(encode(state)), "state"), "state") == state
 
 
-EXAMPLE = Outer([Inner(1, b"\0\1")], {"k": Inner(2, b"")}, None, (1, 2), {"a": [True]}, True)
+EXAMPLE = Outer(
+    [Inner(1, b"\0\1")], {"k": Inner(2, b"")}, None, (1, 2), frozenset({3}), Colour.RED, {"a": [True]}, True
+)
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "bool for int": (lambda d: d["many"][0].update(number=True), r"s.many\[0\].number: is a bool, not a n"),
@@ -70,6 +82,10 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "object for list": (lambda d: d.update(many={}), "s.many: is an object, not a list"),
     "list for object": (lambda d: d.update(free=[]), "s.free: is a list, not an object"),
     "list for dataclass": (lambda d: d["named"].update(k=[1]), r"s.named\['k'\]: is a list, not an object"),
+    "text for set": (lambda d: d.update(numbers="3"), "s.numbers: is a text, not a list"),
+    "text in set": (lambda d: d.update(numbers=["3"]), "s.numbers.*: is a text, not a number"),
+    "no member": (lambda d: d.update(colour="green"), "s.colour: is not one of red, blue$"),
+    "number for member": (lambda d: d.update(colour=1), "s.colour: is a number, not a text"),
     "missing": (lambda d: d["many"][0].pop("data"), r"s.many\[0\]: has no data$"),
     "missing with a default": (lambda d: d.pop("text"), "s: has no text$"),
     "unknown": (lambda d: d["named"]["k"].update(more=1), r"s.named\['k'\]: has the unknown field 'more'$"),
@@ -111,7 +127,7 @@ def test_what_is_no_json_object_is_refused(text: str | bytes, message: str) -> N
 
 
 def test_a_run_that_saves_nothing_does_not_import_the_library() -> None:
-    run = "pvtime.cli.run, pvtime.machine.machine, pvtime.engine.unicorn.engine, pvtime.machine.codec"
+    run = "pvtime.cli.run, pvtime.machine.machine, pvtime.engine.unicorn.engine, pvtime.snapshot.codec"
     script = f"import sys, {run}; print([name for name in ('cattrs', 'json') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from framework.saves import RAM, SmallMachine, load_number, write_number
 from pvtime.errors import SavedStateError
 from pvtime.machine.memory import GuestMemory
-from pvtime.snapshot.load import load
+from pvtime.snapshot.directory import load
 from pvtime.snapshot.manifest import MAX_MANIFEST
 
 RAM_FILE = "memory-40000000"
@@ -93,7 +93,9 @@ def test_longer(saved: Path, file: str) -> None:
 def test_a_missing_file(saved: Path, file: str) -> None:
     (saved / file).unlink()
     missing = (
-        f"{saved} is no saved machine: it has no" if file == "machine.json" else f"{saved / file} cannot be"
+        f"{saved} is not a saved machine: it has no"
+        if file == "machine.json"
+        else f"{saved / file} cannot be"
     )
     assert refusal(saved).startswith(missing)
 
@@ -116,9 +118,11 @@ def test_a_fifo_or_a_directory_in_a_files_place(saved: Path, file: str) -> None:
 
 
 def test_what_is_no_saved_machine(tmp_path: Path, whole: Path) -> None:
-    assert refusal(tmp_path / "absent").startswith(f"{tmp_path / 'absent'} is no saved machine: No such file")
-    assert refusal(tmp_path).endswith("is no saved machine: it has no machine.json")
-    assert refusal(whole / "kernel").endswith("is no saved machine: Not a directory")
+    assert refusal(tmp_path / "absent").startswith(
+        f"{tmp_path / 'absent'} is not a saved machine: No such file"
+    )
+    assert refusal(tmp_path).endswith("is not a saved machine: it has no machine.json")
+    assert refusal(whole / "kernel").endswith("is not a saved machine: Not a directory")
     (tmp_path / "link").symlink_to(whole)
     assert "is a symbolic link" in refusal(tmp_path / "link")
 
@@ -174,12 +178,19 @@ def put(*keys: str) -> Callable[[object], Callable[[dict[str, Any]], None]]:
 ENTRY = {"size": 0, "sha256": ""}
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "newer": (put("version")(2), "has format version '2', made by pvtime '"),
+    "newer": (
+        put("version")(3),
+        "has format version '3' and this pvtime reads version 2: restore it with pvtime '",
+    ),
+    "older": (
+        lambda document: document.update(version=1, pvtime="0.0.9"),
+        "has format version '1' and this pvtime reads version 2: restore it with pvtime '0.0.9', which",
+    ),
     "no version": (lambda document: document.pop("version"), "has format version 'None'"),
-    "foreign": (put("format")("a picture"), "is of no saved machine of pvtime"),
-    "architecture": (put("architecture")("x86_64"), "is of a machine of architecture 'x86_64', not arm64"),
+    "foreign": (put("format")("a picture"), "does not belong to a saved machine of pvtime"),
+    "architecture": (put("architecture")("x86_64"), "is for the architecture 'x86_64', not arm64"),
     "unknown": (put("more")(1), ": has the unknown field 'more'"),
-    "missing": (lambda document: document.pop("engine"), ": has no engine"),
+    "missing": (lambda document: document["description"].pop("engine"), ".description: has no engine"),
     "type": (put("files", "kernel", "size")(True), ".files['kernel'].size: is a bool, not a number"),
     "outside": (put("files", "../kernel")(ENTRY), "names a file that no saved machine has: '../kernel'"),
     "absolute": (put("files", "/etc/passwd")(ENTRY), "names a file that no saved machine has: '/etc/passwd'"),

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a machine was made as: what is sent or read is checked before it is printed or used."""
+"""A machine's description: what is sent or read is checked before it is printed or used."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ import pytest
 from pvtime.errors import SavedStateError
 from pvtime.machine.image import KernelImage
 from pvtime.machine.machine import MachineConfig
-from pvtime.snapshot.contents import SavedMachine
-from pvtime.snapshot.description import about, config_of, to_saved
+from pvtime.snapshot.codec import decode, encode, from_json, to_json
+from pvtime.snapshot.description import Description
 from pvtime.steal.placement import PlacementName
 
 CONFIG = MachineConfig(
@@ -25,46 +24,60 @@ CONFIG = MachineConfig(
     PlacementName.GUEST,
     frozenset({1}),
 )
+DESCRIPTION = Description("unicorn", CONFIG, agent=True, release="6.1.0-37-cloud-arm64")
 
 
-def saved(**changed: Any) -> SavedMachine:
-    """Return a saved machine with a changed configuration."""
-    machine = to_saved("unicorn", CONFIG, True, "6.1.0-37-cloud-arm64", {})
-    return replace(machine, config={**machine.config, **changed})
+def through_json(**changed: Any) -> Description:
+    """Return the description as a peer gets it; ``config__cpu=...`` changes a member of ``config``."""
+    document = encode(DESCRIPTION.without_images())
+    for path, value in changed.items():
+        *parents, name = path.split("__")
+        place = document
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    description = decode(Description, from_json(to_json(document), "it"), "it")
+    description.check()
+    return description.with_images(CONFIG.kernel.data, CONFIG.initrd)
 
 
-def test_a_configuration_comes_back_as_it_was() -> None:
-    assert config_of(saved()) == CONFIG
-    assert about(saved()).release == "6.1.0-37-cloud-arm64"
+def test_a_description_comes_back_as_it_was() -> None:
+    assert through_json() == DESCRIPTION
+
+
+def test_the_images_are_not_in_the_document() -> None:
+    text = to_json(encode(DESCRIPTION.without_images()))
+    assert encode(DESCRIPTION)["config"]["initrd"] not in text
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"cpu": "\x1b[2J"}, "CPU model"),
-        ({"cpu": "x" * 65}, "CPU model"),
+        ({"config__cpu": "\x1b[2J"}, "CPU model"),
+        ({"config__cpu": "x" * 65}, "CPU model"),
         ({"release": "6.1\x1b]0;mine\x07"}, "kernel release"),
         ({"release": ""}, "kernel release"),
-        ({"append": "quiet\0"}, "command line"),
-        ({"append": "\ud800"}, "command line"),
-        ({"placement": "everywhere"}, "placement"),
-        ({"memory": -1}, "memory"),
-        ({"memory": 10**600}, "memory"),
-        ({"text_offset": -1}, "text offset"),
-        ({"text_offset": 1 << 64}, "text offset"),
-        ({"image_size": 5}, "image size"),
-        ({"image_size": 1 << 64}, "image size"),
-        ({"vcpus": "2"}, "vcpus"),
-        ({"disks": 1}, "disks"),
+        ({"config__append": "quiet\0"}, "command line"),
+        ({"config__append": "\ud800"}, "command line"),
+        ({"config__placement": "everywhere"}, "placement"),
+        ({"config__memory": -1}, "memory"),
+        ({"config__memory": 10**600}, "memory"),
+        ({"config__kernel__text_offset": -1}, "text offset"),
+        ({"config__kernel__text_offset": 1 << 64}, "text offset"),
+        ({"config__kernel__image_size": 5}, "image size"),
+        ({"config__kernel__image_size": 1 << 64}, "image size"),
+        ({"config__kernel__data": "AAAA"}, "kernel"),
+        ({"config__initrd": "AAAA"}, "kernel"),
+        ({"config__stolen_time__name": "\x1b[2J"}, "stolen time region"),
+        ({"config__stolen_time__size": 64}, "stolen time region"),
+        ({"config__vcpus": "2"}, "vcpus"),
+        ({"config__no_pvtime": [True]}, "no_pvtime"),
+        ({"config__disks": 1}, "disks"),
+        ({"engine": "\x1b[2J"}, "engine"),
     ],
 )
 def test_what_no_machine_has_is_refused_by_name_and_not_repeated(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(SavedStateError, match=named) as caught:
-        config_of(saved(**changed))
+        through_json(**changed)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
-
-
-def test_an_engine_that_is_no_name_is_refused() -> None:
-    with pytest.raises(SavedStateError, match="engine"):
-        about(replace(saved(), engine="\x1b[2J"))

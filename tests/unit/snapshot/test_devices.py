@@ -16,11 +16,11 @@ from pvtime.abi.gicv2 import Gicc, Gicd
 from pvtime.abi.ns16550 import Fcr, Ier, Mcr, Reg
 from pvtime.errors import SavedStateError
 from pvtime.machine import timer
-from pvtime.machine.codec import decode, encode, from_json, to_json
 from pvtime.machine.gicv2 import GicV2, GicV2State
 from pvtime.machine.layout import CONSOLE
 from pvtime.machine.timer import NS_PER_TICK, TimerControl, TimerState, VcpuTimer
 from pvtime.machine.uart import BACKLOG_SIZE, Ns16550, UartState
+from pvtime.snapshot.codec import decode, encode, from_json, to_json
 
 T = TypeVar("T")
 

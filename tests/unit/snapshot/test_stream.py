@@ -14,49 +14,53 @@ from hypothesis import strategies as st
 
 from pvtime.errors import MigrationError, PvtimeError, UsageError
 from pvtime.snapshot.address import Address, first_peer
-from pvtime.snapshot.contents import SavedMachine
+from pvtime.snapshot.description import Description
 from pvtime.snapshot.receive import receive
-from pvtime.snapshot.stream import LIMITS, Header, Kind, Stream
+from pvtime.snapshot.stream import LIMITS, FrameHeader, FrameKind, MigrationStream, PeerError
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Stream, Stream]]:
+def pair() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     """Return two ends of a connection."""
     ends = socket.socketpair()
     for end in ends:
         end.settimeout(10)
-    streams = Stream(ends[0]), Stream(ends[1])
+    streams = MigrationStream(ends[0]), MigrationStream(ends[1])
     yield streams
     for stream in streams:
         stream.close()
 
 
-def test_frames_come_as_they_were_sent_and_both_ends_have_one_digest(pair: tuple[Stream, Stream]) -> None:
+def test_frames_come_as_they_were_sent_and_both_ends_have_one_digest(
+    pair: tuple[MigrationStream, MigrationStream],
+) -> None:
     source, target = pair
-    source.send(Kind.HELLO, b"who", b"ever")
-    source.send(Kind.PAGES, bytes(8), memoryview(b"page"))
-    assert target.receive(Kind.HELLO) == (Kind.HELLO, bytearray(b"whoever"))
-    assert target.receive(Kind.PAGES, Kind.STATE) == (Kind.PAGES, bytearray(8) + b"page")
+    source.send(FrameKind.HELLO, b"who", b"ever")
+    source.send(FrameKind.PAGES, bytes(8), memoryview(b"page"))
+    assert target.receive(FrameKind.HELLO) == (FrameKind.HELLO, bytearray(b"whoever"))
+    assert target.receive(FrameKind.PAGES, FrameKind.STATE) == (FrameKind.PAGES, bytearray(8) + b"page")
     assert source.digest == target.digest
 
 
-def test_a_frame_out_of_turn_is_refused_and_named(pair: tuple[Stream, Stream]) -> None:
-    pair[0].send(Kind.GO)
+def test_a_frame_out_of_turn_is_refused_and_named(pair: tuple[MigrationStream, MigrationStream]) -> None:
+    pair[0].send(FrameKind.GO)
     with pytest.raises(MigrationError, match="frame 8 where READY or RUNNING was expected"):
-        pair[1].receive(Kind.READY, Kind.RUNNING)
+        pair[1].receive(FrameKind.READY, FrameKind.RUNNING)
 
 
-def test_why_a_peer_gives_up_is_told(pair: tuple[Stream, Stream]) -> None:
+def test_why_a_peer_gives_up_is_told(pair: tuple[MigrationStream, MigrationStream]) -> None:
     pair[0].give_up("no room")
-    with pytest.raises(MigrationError, match="the peer gave up: no room"):
-        pair[1].receive(Kind.READY)
+    with pytest.raises(PeerError, match="the peer gave up: no room"):
+        pair[1].receive(FrameKind.READY)
 
 
-def test_a_peer_that_has_gone_is_noticed_and_its_last_words_are_heard(pair: tuple[Stream, Stream]) -> None:
+def test_a_peer_that_has_gone_is_noticed_and_its_last_words_are_heard(
+    pair: tuple[MigrationStream, MigrationStream],
+) -> None:
     pair[0].give_up("no such placement")
     pair[0].close()
-    with pytest.raises(MigrationError, match="no such placement"):
-        pair[1].send(Kind.KERNEL, bytes(8 << 20))
+    with pytest.raises(PeerError, match="no such placement"):
+        pair[1].send(FrameKind.KERNEL, bytes(8 << 20))
 
 
 class Sluggish:
@@ -73,27 +77,27 @@ class Sluggish:
 
 def test_a_peer_is_waited_for_as_long_as_it_takes_something() -> None:
     connection = Sluggish()
-    Stream(cast("socket.socket", connection)).send(Kind.KERNEL, b"a kernel")
-    assert connection.taken == bytes(Header(kind=Kind.KERNEL, length=8)) + b"a kernel"
+    MigrationStream(cast("socket.socket", connection)).send(FrameKind.KERNEL, b"a kernel")
+    assert connection.taken == bytes(FrameHeader(kind=FrameKind.KERNEL, length=8)) + b"a kernel"
 
 
-def test_a_closed_connection_is_an_error(pair: tuple[Stream, Stream]) -> None:
+def test_a_closed_connection_is_an_error(pair: tuple[MigrationStream, MigrationStream]) -> None:
     pair[0].close()
     with pytest.raises(MigrationError, match="closed the connection"):
-        pair[1].receive(Kind.READY)
+        pair[1].receive(FrameKind.READY)
 
 
 @pytest.mark.parametrize("kind", list(LIMITS))
-def test_a_length_that_is_too_long_is_refused_before_it_is_read(kind: Kind) -> None:
+def test_a_length_that_is_too_long_is_refused_before_it_is_read(kind: FrameKind) -> None:
     ends = socket.socketpair()
-    ends[0].sendall(bytes(Header(kind=kind, length=LIMITS[kind] + 1)))
+    ends[0].sendall(bytes(FrameHeader(kind=kind, length=LIMITS[kind] + 1)))
     with pytest.raises(MigrationError, match=r"too long|was expected"):
-        Stream(ends[1]).receive(kind)
+        MigrationStream(ends[1]).receive(kind)
     for end in ends:
         end.close()
 
 
-def _never(_saved: SavedMachine) -> object:
+def _never(_description: Description) -> object:
     raise AssertionError("nothing is built of rubbish")
 
 
@@ -103,7 +107,7 @@ def test_rubbish_is_refused_by_name(data: bytes) -> None:
     ends[0].sendall(data)
     ends[0].shutdown(socket.SHUT_WR)
     with pytest.raises(PvtimeError):
-        receive(Stream(ends[1]), _never)  # type: ignore[arg-type]
+        receive(MigrationStream(ends[1]), _never)  # type: ignore[arg-type]
     for end in ends:
         end.close()
 
@@ -113,9 +117,9 @@ def test_a_greeting_that_is_none_is_refused_by_name(text: bytes) -> None:
     ends = socket.socketpair()
     for end in ends:
         end.settimeout(10)
-    Stream(ends[0]).send(Kind.HELLO, text)
+    MigrationStream(ends[0]).send(FrameKind.HELLO, text)
     with pytest.raises(PvtimeError):
-        receive(Stream(ends[1]), _never)  # type: ignore[arg-type]
+        receive(MigrationStream(ends[1]), _never)  # type: ignore[arg-type]
     for end in ends:
         end.close()
 
@@ -125,7 +129,7 @@ def test_a_greeting_that_is_none_is_refused_by_name(text: bytes) -> None:
     ["", "unix:", "tcp:", "tcp:host", "tcp::1", "tcp:host:0", "tcp:host:65536", "udp:host:1", "tcp:h:x"],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no address: give unix:PATH or tcp:HOST:PORT"):
+    with pytest.raises(UsageError, match="is not an address: give unix:PATH or tcp:HOST:PORT"):
         Address.parse(text)
 
 

@@ -17,7 +17,6 @@ from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import System
 from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.inject.schedule import NOTHING, Schedule
-from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
@@ -50,6 +49,7 @@ class KvmEngine(Engine):
     """
 
     name = "kvm"
+    state_type = KvmState
 
     def __init__(
         self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
@@ -98,9 +98,8 @@ class KvmEngine(Engine):
             self._begin()
         self._thread.start()
 
-    def restore(self, document: JsonObject) -> None:
+    def restore(self, state: KvmState) -> None:
         """See :meth:`Engine.restore`. Whatever of the state this host refuses is refused here."""
-        state = decode(KvmState, document, "the kvm engine's state")
         with self._lock:
             if self._assembly is not None:
                 raise EngineError("a machine that has begun cannot be restored")
@@ -142,7 +141,7 @@ class KvmEngine(Engine):
             if self._assembly is not None:
                 self._assembly.resume()
 
-    def state(self) -> JsonObject:
+    def state(self) -> KvmState:
         """See :meth:`Engine.state`."""
         with self._lock:
             if self._assembly is None or self._ending.outcome is not None:
@@ -153,7 +152,7 @@ class KvmEngine(Engine):
                 raise EngineError(
                     f"{min(self._limits, key=str)} is taken away: give it back to save the guest"
                 )
-            return encode(self._assembly.state(self._since_start(self._assembly.sample())))
+            return self._assembly.state(self._since_start(self._assembly.sample()))
 
     def protect(self, region: Region, access: Access) -> None:
         """See :meth:`Engine.protect`: whole memory slots."""

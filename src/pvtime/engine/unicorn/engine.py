@@ -14,12 +14,11 @@ from pvtime.engine.unicorn.hypervisor import Hypervisor
 from pvtime.engine.unicorn.mail import Mail
 from pvtime.engine.unicorn.parts import assemble
 from pvtime.engine.unicorn.shared_cpu import SharedCpu
-from pvtime.engine.unicorn.state import Keeper
+from pvtime.engine.unicorn.state import EngineState, Keeper
 from pvtime.engine.unicorn.turns import Turns
 from pvtime.engine.unicorn.wakeups import Wakeups
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.inject.schedule import NOTHING, Schedule
-from pvtime.machine.codec import JsonObject
 from pvtime.machine.dirty import Comparison, DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
@@ -40,6 +39,7 @@ class UnicornEngine(Engine):
     """
 
     name = "unicorn"
+    state_type = EngineState
 
     def __init__(
         self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
@@ -90,16 +90,16 @@ class UnicornEngine(Engine):
         """See :meth:`Engine.resume`."""
         self._mail.call(self._wakeups.resume)
 
-    def state(self) -> JsonObject:
+    def state(self) -> EngineState:
         """See :meth:`Engine.state`."""
         return self._mail.call(self._state)
 
-    def restore(self, document: JsonObject) -> None:
+    def restore(self, state: EngineState) -> None:
         """See :meth:`Engine.restore`."""
         if self._thread.ident is not None:
             raise EngineError("the engine has started: what is saved can only be restored before")
         self._mail.read()  # the levels of wires
-        self._keeper.restore(document)
+        self._keeper.restore(state)
         self._turns.restored()
 
     def start_dirty_log(self) -> DirtyTracker:
@@ -123,7 +123,7 @@ class UnicornEngine(Engine):
         now = time.monotonic_ns()
         return [vcpu.sample(now) for vcpu in self.vcpus]
 
-    def _state(self) -> JsonObject:
+    def _state(self) -> EngineState:
         if not self._wakeups.paused or self._ending.outcome is not None:
             raise EngineError("the machine is not paused: it cannot be saved")
         if limited := self._machine.map.restricted:

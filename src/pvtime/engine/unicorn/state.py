@@ -9,12 +9,11 @@ from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.registers import CpuState
 from pvtime.engine.unicorn.vcpu import State, Vcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
-from pvtime.machine.codec import JsonObject, decode, encode
 from pvtime.machine.gicv2 import GicV2State
 from pvtime.machine.timer import TimerState, counter
 from pvtime.steal.account import AccountState, GuestUse
 
-__all__ = ["Keeper"]
+__all__ = ["EngineState", "Keeper"]
 
 _U64 = (1 << 64) - 1
 _NOT_SAVED = "max"
@@ -59,7 +58,7 @@ class Keeper:
         self._counter = parts.counter
         self._placement = parts.machine.placement
 
-    def state(self) -> JsonObject:
+    def state(self) -> EngineState:
         """Return the state.
 
         :raises EngineError: this CPU model, or what a vCPU is doing, cannot be saved.
@@ -72,16 +71,13 @@ class Keeper:
         # Vcpus first: they bring the structures up to date.
         vcpus = [self._vcpu_state(vcpu, now) for vcpu in self._vcpus]
         placement = self._placement.state()
-        return encode(
-            EngineState(self._core.model, self._counter.at(now), self._gic.state(), vcpus, placement)
-        )
+        return EngineState(self._core.model, self._counter.at(now), self._gic.state(), vcpus, placement)
 
-    def restore(self, document: JsonObject) -> None:
-        """Go on from ``document``; the guest's memory has been filled, and what drives wires restored.
+    def restore(self, state: EngineState) -> None:
+        """Resume from ``state``; the guest's memory has been filled, and what drives wires restored.
 
         :raises SavedStateError: it is the state of no such machine; nothing may run then.
         """
-        state = decode(EngineState, document, "the saved engine")
         self._check(state)
         now = counter()
         self._counter.go_on(state.counter, now)

@@ -292,9 +292,9 @@ def test_only_a_paused_machine_is_saved_and_only_a_new_engine_restored(internals
         guest.engine.start()
         with pytest.raises(EngineError, match="not paused"):
             guest.engine.state()
-        image = take(guest.machine, guest.engine)
+        guest.engine.pause()
         with pytest.raises(EngineError, match="has started"):
-            guest.engine.restore(image.document())
+            guest.engine.restore(guest.engine.state())
         guest.engine.resume()
         guest.tell(0)
         guest.end()

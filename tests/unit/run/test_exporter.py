@@ -17,32 +17,39 @@ from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.errors import EngineError, MigrationError, PvtimeError, SavedStateError, UsageError
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine
-from pvtime.run import keeper
-from pvtime.run.keeper import Keeper
-from pvtime.snapshot import address
-from pvtime.snapshot import stream as wire
+from pvtime.run import exporter
+from pvtime.run.exporter import Exporter
 from pvtime.snapshot.address import Address, first_peer
-from pvtime.snapshot.contents import SavedMachine
-from pvtime.snapshot.description import config_of
-from pvtime.snapshot.load import load
+from pvtime.snapshot.description import Description
+from pvtime.snapshot.directory import load, write
 from pvtime.snapshot.receive import confirm, receive
-from pvtime.snapshot.state import restore
-from pvtime.snapshot.stream import Kind, Stream
-from pvtime.snapshot.write import write
+from pvtime.snapshot.stream import FrameKind, MigrationStream
 
 MUCH = 8 << 20
 """Bytes: more than a socket holds for a peer that takes nothing."""
 
 
-class Kept:
+class Exported:
     """A guest that runs until it is told to power off, and who saves and moves it."""
 
     def __init__(self, guest: Guest[UnicornEngine]) -> None:
         self.guest = guest
         self.ended: list[Outcome] = []
-        self.keeper = Keeper(
-            guest.engine, guest.machine, agent=False, release=lambda: None, ended=self.ended.append
+        self.exporter = self._exporter()
+
+    def _exporter(self, **timeouts: float) -> Exporter:
+        return Exporter(
+            self.guest.engine,
+            self.guest.machine,
+            agent=False,
+            release=lambda: None,
+            ended=self.ended.append,
+            **timeouts,
         )
+
+    def limit(self, **timeouts: float) -> None:
+        """Set other timeouts."""
+        self.exporter = self._exporter(**timeouts)
 
     def runs_on(self) -> None:
         """Check that the machine has not left: its guest hears, and powers off."""
@@ -52,17 +59,17 @@ class Kept:
 
     def migrate(self, peer: Address, progress: Callable[[int, int], object] = lambda *_: None) -> Background:
         """Begin to move it."""
-        return Background(lambda: self.keeper.migrate(peer, progress))
+        return Background(lambda: self.exporter.migrate(peer, progress))
 
 
 @pytest.fixture
-def kept() -> Iterator[Kept]:
+def exported() -> Iterator[Exported]:
     """Return a guest that runs."""
     with boot(Payload().mov(1, 1).keep(1, 1).await_result(0).power_off(), "on") as guest:
         guest.engine.start()
         wait_until(lambda: guest.result(1) == 1)
         guest.machine.memory.write(RAM_BASE + (16 << 20), b"\xa5" * MUCH)
-        yield Kept(guest)
+        yield Exported(guest)
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ class HeldWrite:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began, self.may = threading.Event(), threading.Event()
         self._write = write
-        monkeypatch.setattr(keeper, "write", self)
+        monkeypatch.setattr(exporter, "write", self)
 
     def __call__(self, *arguments: object) -> int:
         """Write."""
@@ -109,155 +116,154 @@ class HeldWrite:
         return self._write(*arguments)  # type: ignore[arg-type]
 
 
-def test_a_save_ends_the_machine_and_leaves_it_complete(kept: Kept, tmp_path: Path) -> None:
-    saved = kept.keeper.save(tmp_path / "saved")
+def test_a_save_ends_the_machine_and_leaves_it_complete(exported: Exported, tmp_path: Path) -> None:
+    saved = exported.exporter.save(tmp_path / "saved")
     assert saved.bytes > MUCH
-    assert kept.ended == [Outcome.SAVED]
+    assert exported.ended == [Outcome.SAVED]
     with load(tmp_path / "saved") as found:
-        assert config_of(found.machine).vcpus == 1
+        assert found.description.config.vcpus == 1
     with pytest.raises(EngineError, match="has ended"):
-        kept.keeper.save(tmp_path / "again")
+        exported.exporter.save(tmp_path / "again")
 
 
-def test_a_machine_that_could_not_be_saved_runs_on(kept: Kept, tmp_path: Path) -> None:
-    with pytest.raises(SavedStateError, match="is there already"):
-        kept.keeper.save(tmp_path)
+def test_a_machine_that_could_not_be_saved_runs_on(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(SavedStateError, match="exists already"):
+        exported.exporter.save(tmp_path)
     with pytest.raises(SavedStateError, match="cannot be written to"):
-        kept.keeper.save(tmp_path / "no" / "saved")
-    kept.runs_on()
+        exported.exporter.save(tmp_path / "no" / "saved")
+    exported.runs_on()
 
 
 def test_one_is_served_at_a_time_and_nobody_wakes_a_machine_that_is_being_saved(
-    kept: Kept, tmp_path: Path, peer: Address, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, tmp_path: Path, peer: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = HeldWrite(monkeypatch)
-    saving = Background(lambda: kept.keeper.save(tmp_path / "saved", keep_running=True))
+    saving = Background(lambda: exported.exporter.save(tmp_path / "saved", keep_running=True))
     assert held.began.wait(DEADLINE)
     with pytest.raises(UsageError, match="already"):
-        kept.keeper.save(tmp_path / "other")
+        exported.exporter.save(tmp_path / "other")
     with pytest.raises(UsageError, match="already"):
-        kept.keeper.migrate(peer, lambda *_: None)
-    assert kept.guest.engine.state(), "it is still paused"
+        exported.exporter.migrate(peer, lambda *_: None)
+    assert exported.guest.engine.state(), "it is still paused"
     held.may.set()
     assert saving.result() is None
-    kept.runs_on()
+    exported.runs_on()
 
 
 def test_the_end_of_a_run_waits_for_a_save_and_lets_nobody_begin_another(
-    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = HeldWrite(monkeypatch)
-    saving = Background(lambda: kept.keeper.save(tmp_path / "saved"))
+    saving = Background(lambda: exported.exporter.save(tmp_path / "saved"))
     assert held.began.wait(DEADLINE)
-    kept.guest.engine.stop()
-    closing = Background(kept.keeper.close)
+    exported.guest.engine.stop()
+    closing = Background(exported.exporter.close)
     assert closing.is_alive()
     held.may.set()
     assert closing.result() is None
     assert saving.result() is None
     load(tmp_path / "saved").close()
     with pytest.raises(EngineError, match="has ended"):
-        kept.keeper.save(tmp_path / "again")
+        exported.exporter.save(tmp_path / "again")
 
 
-def test_the_end_of_a_run_does_not_wait_for_a_peer_that_takes_nothing(kept: Kept, peer: Address) -> None:
+def test_the_end_of_a_run_does_not_wait_for_a_peer_that_takes_nothing(
+    exported: Exported, peer: Address
+) -> None:
     listener = peer.listen()
-    moving = kept.migrate(peer)
+    moving = exported.migrate(peer)
     with first_peer(listener) as silent:
         assert silent.recv(1), "it has begun"
-        kept.keeper.close()
+        exported.exporter.close()
         assert isinstance(moving.result(), MigrationError)
-    kept.runs_on()
+    exported.runs_on()
 
 
-def test_a_peer_that_takes_nothing_is_given_up(
-    kept: Kept, peer: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(address, "PATIENCE", 0.1)
+def test_a_peer_that_takes_nothing_is_given_up(exported: Exported, peer: Address) -> None:
+    exported.limit(peer_timeout_s=0.1)
     listener = peer.listen()
-    moving = kept.migrate(peer)
+    moving = exported.migrate(peer)
     with first_peer(listener):
-        assert "takes nothing any more" in str(moving.result())
-    kept.runs_on()
+        assert "takes no more data" in str(moving.result())
+    exported.runs_on()
 
 
-def test_a_peer_that_does_not_answer_keeps_no_guest_paused(
-    kept: Kept, peer: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wire, "PAUSED_PATIENCE", 0.1)
+def test_a_peer_that_does_not_answer_keeps_no_guest_paused(exported: Exported, peer: Address) -> None:
+    exported.limit(paused_timeout_s=0.1)
     listener = peer.listen()
-    moving = kept.migrate(peer)
+    moving = exported.migrate(peer)
     with first_peer(listener) as connection:
-        _take_until_ready(Stream(connection))
+        _take_until_ready(MigrationStream(connection))
         assert "timed out" in str(moving.result())
-    kept.runs_on()
+    exported.runs_on()
 
 
-def test_whoever_asked_may_go_and_the_machine_stays(kept: Kept, peer: Address) -> None:
+def test_whoever_asked_may_go_and_the_machine_stays(exported: Exported, peer: Address) -> None:
     def gone(_number: int, _size: int) -> None:
-        raise MigrationError("whoever asked for it has gone")
+        raise MigrationError("the client has gone")
 
     listener = peer.listen()
-    moving = kept.migrate(peer, gone)
-    with pytest.raises(MigrationError, match="gave up: whoever asked for it has gone"):
-        _take_until_go(Stream(first_peer(listener)))
+    moving = exported.migrate(peer, gone)
+    with pytest.raises(MigrationError, match="gave up: the client has gone"):
+        _take_until_go(MigrationStream(first_peer(listener)))
     assert "has gone" in str(moving.result())
-    kept.runs_on()
+    exported.runs_on()
 
 
-def _take_until_ready(stream: Stream) -> None:
+def _take_until_ready(stream: MigrationStream) -> None:
     """Be a target that believes everything, and then says nothing."""
-    for kind in (Kind.HELLO, Kind.KERNEL, Kind.INITRD):
+    for kind in (FrameKind.HELLO, FrameKind.KERNEL, FrameKind.INITRD):
         stream.receive(kind)
-    while stream.receive(Kind.PAGES, Kind.STATE)[0] is not Kind.STATE:
+    while stream.receive(FrameKind.PAGES, FrameKind.STATE)[0] is not FrameKind.STATE:
         pass
-    stream.receive(Kind.DIGEST)
+    stream.receive(FrameKind.DIGEST)
 
 
-def _take_until_go(stream: Stream) -> None:
+def _take_until_go(stream: MigrationStream) -> None:
     """Be one that takes the machine."""
     _take_until_ready(stream)
-    stream.send(Kind.READY)
-    stream.receive(Kind.GO)
+    stream.send(FrameKind.READY)
+    stream.receive(FrameKind.GO)
 
 
-def test_a_machine_whose_target_refuses_at_the_last_moment_runs_on(kept: Kept, peer: Address) -> None:
+def test_a_machine_whose_target_refuses_at_the_last_moment_runs_on(exported: Exported, peer: Address) -> None:
     listener = peer.listen()
-    moving = kept.migrate(peer)
-    stream = Stream(first_peer(listener))
+    moving = exported.migrate(peer)
+    stream = MigrationStream(first_peer(listener))
     _take_until_ready(stream)
     stream.give_up("no room")
     assert "no room" in str(moving.result())
     stream.close()
-    kept.runs_on()
+    exported.runs_on()
 
 
 def test_a_machine_that_was_given_away_does_not_run_here_whatever_becomes_of_it(
-    kept: Kept, peer: Address, tmp_path: Path
+    exported: Exported, peer: Address, tmp_path: Path
 ) -> None:
     listener = peer.listen()
-    moving = kept.migrate(peer)
-    stream = Stream(first_peer(listener))
+    moving = exported.migrate(peer)
+    stream = MigrationStream(first_peer(listener))
     _take_until_go(stream)
     stream.close()
-    assert "ended here, and may not run there" in str(moving.result())
-    assert kept.ended == [Outcome.MIGRATED]
-    assert kept.guest.engine.state(), "it is paused"
+    assert "has ended here, and may not run there" in str(moving.result())
+    assert exported.ended == [Outcome.MIGRATED]
+    assert exported.guest.engine.state(), "it is paused"
     with pytest.raises(EngineError, match="has ended"):
-        kept.keeper.save(tmp_path / "saved")
+        exported.exporter.save(tmp_path / "saved")
 
 
-def test_a_target_goes_on_where_its_source_does_not_hear_of_it(kept: Kept, peer: Address) -> None:
-    def build(saved: SavedMachine) -> tuple[Machine, Engine]:
-        machine = Machine(config_of(saved), lambda _: None, lambda _: None)
+def test_a_target_goes_on_where_its_source_does_not_hear_of_it(exported: Exported, peer: Address) -> None:
+    def build(description: Description) -> tuple[Machine, Engine]:
+        machine = Machine(description.config, lambda _: None, lambda _: None)
         return machine, UnicornEngine(machine, {})
 
     here, there = socket.socketpair()
     listener = peer.listen()
-    moving = kept.migrate(peer)
-    source, target = Stream(first_peer(listener)), Stream(there)
-    relay = Background(lambda: _relay(source, Stream(here)))
-    machine, engine = receive(target, build)
+    moving = exported.migrate(peer)
+    source, target = MigrationStream(first_peer(listener)), MigrationStream(there)
+    relay = Background(lambda: _relay(source, MigrationStream(here)))
+    received = receive(target, build)
+    machine, engine = received.machine, received.engine
     try:
         assert relay.result() is None
         engine.start()
@@ -271,29 +277,34 @@ def test_a_target_goes_on_where_its_source_does_not_hear_of_it(kept: Kept, peer:
     assert moving.result() is not None
 
 
-def _relay(source: Stream, target: Stream) -> None:
+def _relay(source: MigrationStream, target: MigrationStream) -> None:
     """Pass on what a source says until GO, and break down then."""
-    kind = Kind.HELLO
-    while kind is not Kind.GO:
-        if kind is Kind.DIGEST:
-            target.receive(Kind.READY)
-            source.send(Kind.READY)
+    kind = FrameKind.HELLO
+    while kind is not FrameKind.GO:
+        if kind is FrameKind.DIGEST:
+            target.receive(FrameKind.READY)
+            source.send(FrameKind.READY)
         kind, content = source.receive(
-            Kind.HELLO, Kind.KERNEL, Kind.INITRD, Kind.PAGES, Kind.STATE, Kind.DIGEST, Kind.GO
+            FrameKind.HELLO,
+            FrameKind.KERNEL,
+            FrameKind.INITRD,
+            FrameKind.PAGES,
+            FrameKind.STATE,
+            FrameKind.DIGEST,
+            FrameKind.GO,
         )
         target.send(kind, content)
     source.close()
     target.close()
 
 
-def test_what_was_saved_goes_on(kept: Kept, tmp_path: Path) -> None:
-    kept.keeper.save(tmp_path / "saved", keep_running=True)
+def test_what_was_saved_goes_on(exported: Exported, tmp_path: Path) -> None:
+    exported.exporter.save(tmp_path / "saved", keep_running=True)
     with load(tmp_path / "saved") as saved:
-        machine = Machine(config_of(saved.machine), lambda _: None, lambda _: None)
+        machine = Machine(saved.description.config, lambda _: None, lambda _: None)
         engine = UnicornEngine(machine, {})
         try:
-            saved.fill(machine.memories)
-            restore(saved.machine.state, machine, engine)
+            saved.restore(machine, engine)
             engine.start()
             guest = Guest(machine, engine)
             guest.tell(0)
@@ -301,4 +312,4 @@ def test_what_was_saved_goes_on(kept: Kept, tmp_path: Path) -> None:
         finally:
             engine.stop()
             machine.close()
-    kept.runs_on()
+    exported.runs_on()

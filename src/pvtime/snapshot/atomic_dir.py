@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A directory that is complete or absent, whenever its maker is killed.
+"""Atomic creation of a directory: complete or absent, whenever the process that creates it is killed.
 
-It is made under a temporary name beside its place, and renamed once all in it is on the disk. Its maker holds
-a lock (flock) on it, which the kernel gives back when the process ends, however it does: a temporary
-directory that nobody has locked is a dead process's.
+The directory is created under a temporary name beside its place, and renamed when its content is on the disk.
+Its process holds a lock (flock) on it, which the kernel releases when the process ends, however it ends: a
+temporary directory without a lock was left behind by a dead process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-__all__ = ["complete_or_absent", "is_partial", "open_directory"]
+__all__ = ["atomic_dir", "is_partial", "open_directory"]
 
 _SUFFIX: Final = r"\.partial-[0-9a-f]{8}"
 
@@ -24,27 +24,27 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def is_partial(name: str) -> bool:
-    """Whether a directory of this name is, or was to become, another one."""
+    """Whether ``name`` is one of this module's temporary names."""
     return re.fullmatch(rf"\..+{_SUFFIX}", name, re.DOTALL) is not None
 
 
 def open_directory(path: str, parent: int | None = None) -> int:
-    """Return a descriptor of a directory, which is no symbolic link.
+    """Return a descriptor of a directory.
 
-    :raises OSError: it is not there, or something else.
+    :raises OSError: it does not exist, or is a symbolic link or a file.
     """
     return os.open(path, _DIRECTORY, dir_fd=parent)
 
 
 @contextmanager
-def complete_or_absent(parent: int, name: str, ours: Callable[[str], bool]) -> Iterator[int]:
-    """Give a new directory to put files into, and rename it to ``name`` in ``parent`` when the block ends.
+def atomic_dir(parent: int, name: str, ours: Callable[[str], bool]) -> Iterator[int]:
+    """Yield a descriptor of a new directory, and rename it to ``name`` in ``parent`` when the block ends.
 
-    Where the block raises it is removed. What dead processes left behind on the way to the same ``name`` is
-    removed first. Files are the block's to fsync.
+    The block must fsync its files. If it raises, the directory is removed. Left-overs of dead processes for
+    the same ``name`` are removed first.
 
-    :param ours: says of a file's name whether it may be deleted with its directory.
-    :raises OSError: the host cannot; or ``name`` is there and not empty.
+    :param ours: tells from a file's name whether it may be deleted with its directory.
+    :raises OSError: the host refuses, or ``name`` exists and is not empty.
     """
     _remove_leftovers(parent, name, ours)
     temporary = f".{name}.partial-{secrets.token_hex(4)}"
@@ -54,7 +54,7 @@ def complete_or_absent(parent: int, name: str, ours: Callable[[str], bool]) -> I
             os.fsync(directory)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
-        # By its name: where an interrupt came after the renaming, there is nothing of that name any more.
+        # By name: if an interrupt came after the rename, nothing of this name exists any more.
         _remove(parent, temporary, ours)
         raise
     os.fsync(parent)
@@ -62,7 +62,7 @@ def complete_or_absent(parent: int, name: str, ours: Callable[[str], bool]) -> I
 
 @contextmanager
 def _locked(parent: int, name: str) -> Iterator[int]:
-    """Make a directory and hold its lock."""
+    """Create a directory and hold its lock."""
     directory = -1
     while directory < 0:
         os.mkdir(name, 0o700, dir_fd=parent)
@@ -74,20 +74,20 @@ def _locked(parent: int, name: str) -> Iterator[int]:
 
 
 def _lock(parent: int, name: str) -> int:
-    """Lock a new directory; -1 where another process took it for a dead one's before, and has removed it."""
+    """Lock a new directory; -1 if another process took it for a left-over before that, and has removed it."""
     try:
         directory = open_directory(name, parent)
     except FileNotFoundError:
         return -1
-    with suppress(OSError):  # a file system without locks: nobody else gets one either
+    with suppress(OSError):  # a file system without locks: no other process gets one either
         fcntl.flock(directory, fcntl.LOCK_EX)
-    if _is_at(directory, parent, name):
+    if _is_same(directory, parent, name):
         return directory
     os.close(directory)
     return -1
 
 
-def _is_at(directory: int, parent: int, name: str) -> bool:
+def _is_same(directory: int, parent: int, name: str) -> bool:
     try:
         return os.path.samestat(os.fstat(directory), os.stat(name, dir_fd=parent, follow_symlinks=False))
     except FileNotFoundError:
@@ -96,13 +96,13 @@ def _is_at(directory: int, parent: int, name: str) -> bool:
 
 def _remove_leftovers(parent: int, name: str, ours: Callable[[str], bool]) -> None:
     pattern = re.compile(re.escape(f".{name}") + _SUFFIX)
-    for found in os.listdir(parent):
-        if pattern.fullmatch(found):
+    for entry in os.listdir(parent):
+        if pattern.fullmatch(entry):
             with suppress(OSError):
-                _remove_if_dead(parent, found, ours)
+                _remove_if_unlocked(parent, entry, ours)
 
 
-def _remove_if_dead(parent: int, name: str, ours: Callable[[str], bool]) -> None:
+def _remove_if_unlocked(parent: int, name: str, ours: Callable[[str], bool]) -> None:
     directory = open_directory(name, parent)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +113,7 @@ def _remove_if_dead(parent: int, name: str, ours: Callable[[str], bool]) -> None
 
 
 def _remove(parent: int, name: str, ours: Callable[[str], bool]) -> None:
-    """Remove a directory and our files in it; with something else in it, it stays."""
+    """Remove a directory and the files in it that are ours; other files, and so the directory, stay."""
     with suppress(OSError):
         directory = open_directory(name, parent)
         try:

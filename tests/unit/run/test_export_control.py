@@ -19,7 +19,9 @@ from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.cli.command import main
 from pvtime.errors import MigrationError, UsageError
 from pvtime.run import control
-from pvtime.run.requests import Migrate, Moved, Save, Saved
+from pvtime.run.control import MigrateRequest, SaveRequest
+from pvtime.run.exporter import SaveResult
+from pvtime.snapshot.send import MigrationResult
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "fake_run.py"), "run"]
 """Its engine has no state to save."""
@@ -109,28 +111,30 @@ def test_what_cannot_be_is_said_in_a_line_before_anything_runs(
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Save | Migrate]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SaveRequest | MigrateRequest]:
     """Return what a machine is asked for, which answers."""
-    requests: list[Save | Migrate] = []
+    requests: list[SaveRequest | MigrateRequest] = []
 
     def ask(
         _path: Path,
-        request: Save | Migrate,
+        request: SaveRequest | MigrateRequest,
         _kind: object,
         progress: Callable[[int, int], object] = lambda *_: None,
-    ) -> Saved | Moved:
+    ) -> SaveResult | MigrationResult:
         requests.append(request)
-        if isinstance(request, Save):
-            return Saved(bytes=3 << 20, pause_ns=120_000_000)
+        if isinstance(request, SaveRequest):
+            return SaveResult(bytes=3 << 20, pause_ns=120_000_000)
         progress(1, 2 << 20)
-        return Moved(1, sent_bytes=3 << 20, paused_bytes=1 << 20, pause_ns=31_000_000, total_ns=2 * 10**9)
+        return MigrationResult(
+            1, sent_bytes=3 << 20, paused_bytes=1 << 20, pause_ns=31_000_000, total_ns=2 * 10**9
+        )
 
     monkeypatch.setattr(control, "ask", ask)
     return requests
 
 
 def test_save_prints_what_it_was(
-    asked: list[Save | Migrate],
+    asked: list[SaveRequest | MigrateRequest],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -142,11 +146,11 @@ def test_save_prints_what_it_was(
     assert text == "saved 3.0 MiB in 0.120 s: there"
     assert json.loads(document) == {"bytes": 3 << 20, "pause_ns": 120_000_000}
     there = f"{tmp_path}/there"
-    assert asked == [Save(there, keep_running=False), Save(there, keep_running=True)]
+    assert asked == [SaveRequest(there, keep_running=False), SaveRequest(there, keep_running=True)]
 
 
 def test_migrate_prints_what_it_was_and_means_a_path_from_here(
-    asked: list[Save | Migrate],
+    asked: list[SaveRequest | MigrateRequest],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -158,7 +162,7 @@ def test_migrate_prints_what_it_was_and_means_a_path_from_here(
     assert round_line == "round 1: 2.0 MiB of memory sent"
     assert text == "moved in 2.000 s: 3.0 MiB sent, paused for 0.031 s while the last 1.0 MiB were sent"
     assert json.loads(document)["rounds"] == 1
-    assert asked == [Migrate(f"unix:{tmp_path}/peer"), Migrate("tcp:peer:7")]
+    assert asked == [MigrateRequest(f"unix:{tmp_path}/peer"), MigrateRequest("tcp:peer:7")]
 
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("no"), 2), (MigrationError("it has gone"), 1)])

@@ -56,7 +56,7 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
             path.touch()
         case _:
             path.symlink_to("nowhere")
-    with pytest.raises(SavedStateError, match="is there already, and nothing is overwritten"):
+    with pytest.raises(SavedStateError, match="exists already, and nothing is overwritten"):
         write_number(path, 1)
     assert names(tmp_path) == ["machine"]
 
@@ -77,7 +77,7 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path: Path, parent: str) ->
 def test_room_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
     monkeypatch.setattr(os, "mkdir", lambda *_, **__: pytest.fail("it began to write"))
-    with pytest.raises(SavedStateError, match="needs 0 MiB, and there are 0 free: make room"):
+    with pytest.raises(SavedStateError, match="needs 0 MiB, and 0 MiB are free: make room"):
         write_number(tmp_path / "machine", 1)
 
 

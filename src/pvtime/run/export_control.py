@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Export of a run's machine: at a time (``--save-at``), and on request over the control socket.
+
+The modules that save and migrate are imported at the first use: most runs need neither.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvtime.engine.base import Outcome
+from pvtime.errors import PvtimeError, UsageError, oserror_context
+from pvtime.run.inbox import EngineEnded, Inbox
+from pvtime.run.session import Session
+from pvtime.run.source import BuiltMachine
+
+if TYPE_CHECKING:
+    from pvtime.run.control import ControlServer
+    from pvtime.run.exporter import Exporter
+    from pvtime.snapshot.address import OwnSocket
+
+__all__ = ["ExportControl", "listen", "refuse_existing"]
+
+
+def refuse_existing(directory: Path) -> None:
+    """Check, before anything runs, that a machine can be saved to ``directory`` at the end.
+
+    :raises UsageError: ``directory`` exists, or its parent is not a directory.
+    """
+    parent = directory.absolute().parent
+    if os.path.lexists(directory):
+        raise UsageError(f"{directory} exists already, and nothing is overwritten: choose another name")
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is not a directory: create it first")
+
+
+def listen(path: Path) -> OwnSocket:
+    """Return a control socket; clients are served once the machine runs.
+
+    :raises UsageError: the host refuses ``path``.
+    """
+    from pvtime.snapshot.address import OwnSocket
+
+    with oserror_context(f"--control {path}", UsageError):
+        return OwnSocket(str(path))
+
+
+class ExportControl:
+    """Export of one run's machine.
+
+    :param listener: the control socket; None: the run has none.
+    """
+
+    def __init__(self, built: BuiltMachine, inbox: Inbox, listener: OwnSocket | None) -> None:
+        self._built = built
+        self._inbox = inbox
+        self._listener = listener
+        self._server: ControlServer | None = None
+        self._saver: threading.Thread | None = None
+        self.session: Session | None = None
+        """Knows the kernel's release; set before the machine runs."""
+
+    @cached_property
+    def _exporter(self) -> Exporter:
+        from pvtime.run.exporter import Exporter
+
+        return Exporter(
+            self._built.engine,
+            self._built.machine,
+            agent=self._built.agent,
+            release=lambda: self.session.release if self.session is not None else None,
+            ended=lambda outcome: self._inbox.put(EngineEnded(outcome)),
+        )
+
+    def begin(self) -> None:
+        """The machine runs: report that to the process that sent it, and serve the control socket."""
+        if self._built.on_start is not None:
+            self._built.on_start()
+        if self._listener is not None:
+            from pvtime.run.control import ControlServer
+
+            self._server = ControlServer(self._listener, self._exporter)
+
+    def save(self, directory: Path) -> None:
+        """Start to save the machine to ``directory``; the run ends when that has succeeded or failed."""
+
+        def save() -> None:
+            try:
+                exporter.save(directory)
+            except PvtimeError as error:
+                self._inbox.put(EngineEnded(Outcome.FAILED, error))
+
+        exporter = self._exporter
+        self._saver = threading.Thread(target=save, name="pvtime-save", daemon=True)
+        self._saver.start()
+
+    def close(self) -> None:
+        """Serve no more requests; finish a save, cancel a migration."""
+        if self._saver is not None or self._server is not None:
+            self._exporter.close()
+        if self._saver is not None:
+            self._saver.join()
+        if self._server is not None:
+            self._server.close()

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Encoding of states as JSON, and strict decoding.
+
+A state is a dataclass of int, bool, str, bytes, None, enums, list, tuple, frozenset of numbers, dict with
+str keys, and other dataclasses. In JSON, bytes are base64 text, an enum is its value, a set a sorted list.
+Decoding accepts exactly the declared fields and types: a document comes from a file or a peer, which is not
+trusted.
+
+cattrs and json are imported at the first use: a run that saves nothing does not pay the 24 ms that they take.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache, partial
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, get_args, get_origin
+
+from pvtime.errors import SavedStateError
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+__all__ = ["JsonObject", "decode", "encode", "from_json", "to_json"]
+
+JsonObject: TypeAlias = dict[str, Any]
+
+T = TypeVar("T")
+
+Hook: TypeAlias = Callable[[Any, Any], Any]
+"""Decodes a document, given the type: a structure hook of cattrs."""
+
+_ROOT: Final = "$"
+"""Name that cattrs gives the whole document in a path."""
+
+_MAX_DIGITS: Final = 640
+"""Digits of a number. The widest numbers of a machine are sets of 992 interrupts, one bit each."""
+
+
+def encode(state: object) -> JsonObject:
+    """Return a dataclass as a JSON object."""
+    document = _converter().unstructure(state)
+    assert isinstance(document, dict)
+    return document
+
+
+def decode(cls: type[T], document: object, name: str) -> T:
+    """Return the instance of ``cls`` that ``document`` encodes.
+
+    :param name: name of the document, for messages.
+    :raises SavedStateError: a field is unknown, missing or of another type; the message has its path.
+    """
+    from cattrs import transform_error
+
+    try:
+        return _converter().structure(document, cls)
+    except RecursionError:
+        raise SavedStateError(f"{name} is nested too deeply") from None
+    except Exception as error:
+        first = transform_error(error, format_exception=lambda cause, _type: str(cause))[0]
+        reason, _, path = first.rpartition(f" @ {_ROOT}")
+        raise SavedStateError(f"{name}{path}: {reason}") from None
+
+
+def to_json(document: JsonObject) -> str:
+    """Return a document's text: one line a field, for people who read it."""
+    import json
+
+    return json.dumps(document, indent=1, allow_nan=False)
+
+
+def from_json(text: str | bytes, name: str) -> JsonObject:
+    """Parse the text of a JSON object.
+
+    :param name: name of the text, for messages.
+    :raises SavedStateError: it is not JSON, not an object, or has a number longer than any in a state.
+    """
+    import json
+
+    try:
+        document = json.loads(text, parse_int=_parse_int)
+    except (ValueError, RecursionError) as error:
+        raise SavedStateError(f"{name} is not valid JSON: {error}") from None
+    if type(document) is not dict:
+        raise SavedStateError(f"{name} is not a JSON object")
+    return document
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _strict(kind: type, what: str, inner: Hook) -> Hook:
+    """Return a hook that accepts a document of exactly the type ``kind`` and passes it to ``inner``.
+
+    cattrs itself accepts any iterable as a list, any mapping as an object, and a bool as an int.
+    """
+
+    def hook(document: object, cls: object) -> object:
+        if type(document) is not kind:
+            raise ValueError(f"is {_type_name(document)}, not {what}")
+        return inner(document, cls)
+
+    return hook
+
+
+def _type_name(document: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a bool", int: "a number"}
+    return "null" if document is None else names.get(type(document), f"a {type(document).__name__}")
+
+
+def _unchanged(document: T, _cls: object) -> T:
+    return document
+
+
+def _from_base64(text: str, _cls: object) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise ValueError(f"is not base64 text: {error}") from None
+
+
+def _to_base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _to_enum(value: str, cls: type[Enum]) -> Enum:
+    if value not in (values := [member.value for member in cls]):
+        raise ValueError(f"is not one of {', '.join(values)}")
+    return cls(value)
+
+
+def _to_dataclass(names: frozenset[str], inner: Hook, document: JsonObject, cls: object) -> object:
+    """Check that the document has exactly the fields ``names``: cattrs fills in defaults, drops the rest."""
+    if missing := sorted(names - document.keys()):
+        raise ValueError(f"has no {', '.join(missing)}")
+    if unknown := sorted(document.keys() - names):
+        raise ValueError(f"has the unknown field {unknown[0][:40]!r}")
+    return inner(document, cls)
+
+
+def _dataclass_hook(cls: Any, converter: Converter) -> Hook:
+    from cattrs.gen import make_dict_structure_fn
+
+    names = frozenset(field.name for field in fields(cls))
+    return _strict(dict, "an object", partial(_to_dataclass, names, make_dict_structure_fn(cls, converter)))
+
+
+def _frozenset_hook(cls: Any, converter: Converter) -> Hook:
+    items: Any = GenericAlias(list, get_args(cls))
+    return lambda document, _cls: frozenset(converter.structure(document, items))
+
+
+def _is_generic(origin: type, cls: Any) -> bool:
+    return get_origin(cls) is origin
+
+
+def _is_subclass(base: type, cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, base)
+
+
+@cache
+def _converter() -> Converter:
+    from cattrs import Converter, cols
+
+    converter = Converter()
+    converter.register_structure_hook(int, _strict(int, "a number", _unchanged))
+    converter.register_structure_hook(bool, _strict(bool, "a bool", _unchanged))
+    converter.register_structure_hook(str, _strict(str, "a text", _unchanged))
+    converter.register_structure_hook(bytes, _strict(str, "base64 text", _from_base64))
+    converter.register_unstructure_hook(bytes, _to_base64)
+    converter.register_structure_hook_func(partial(_is_subclass, Enum), _strict(str, "a text", _to_enum))
+    converter.register_structure_hook_factory(partial(_is_generic, frozenset), _frozenset_hook)
+    converter.register_unstructure_hook_func(partial(_is_generic, frozenset), sorted)
+    for origin, kind, what, factory in (
+        (list, list, "a list", cols.list_structure_factory),
+        (tuple, list, "a list", cols.homogenous_tuple_structure_factory),
+        (dict, dict, "an object", cols.mapping_structure_factory),
+    ):
+        converter.register_structure_hook_factory(
+            partial(_is_generic, origin), _strict_factory(kind, what, factory)
+        )
+    converter.register_structure_hook_factory(is_dataclass, _dataclass_hook)
+    return converter
+
+
+def _strict_factory(
+    kind: type, what: str, factory: Callable[[Any, Converter], Hook]
+) -> Callable[[Any, Converter], Hook]:
+    """Return a factory of the same hooks, each of which accepts ``kind`` alone."""
+    return lambda cls, converter: _strict(kind, what, factory(cls, converter))
