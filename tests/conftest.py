@@ -7,7 +7,6 @@ import contextlib
 import signal
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from framework import evidence, schedule, skips
@@ -55,9 +54,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(plugin)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # A deadline for an example, 200 ms by default, asks whether this machine is busy.
-    hypothesis.settings.register_profile("pvtime", deadline=None)
-    hypothesis.settings.load_profile("pvtime")
 
 
 @pytest.fixture(scope="session")
