@@ -23,11 +23,13 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
+from pvtime.engine.unicorn.state import EngineState
 from pvtime.engine.unicorn.vcpu import State
 from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, counter
+from pvtime.snapshot.codec import decode
 from pvtime.steal.placement import PlacementName
 
 TIMER: Final = 16 + PHYSICAL_TIMER_PPI
@@ -319,9 +321,9 @@ def test_the_model_max_is_not_restored_either(internals: str) -> None:
     with pytest.raises(UsageError, match=r"--cpu max: .*allow-abort=on"), restored(image, internals):
         pass
     with boot(Payload().power_off(), internals, cpu="max") as guest:
-        document = image.document() | {"model": "max"}
+        state = decode(EngineState, image.document() | {"model": "max"}, "the engine's state")
         with pytest.raises(SavedStateError, match="--cpu max cannot be saved"):
-            guest.engine.restore(document)
+            guest.engine.restore(state)
 
 
 DAMAGE: Final[list[tuple[str, tuple[Any, ...], object]]] = [
