@@ -21,9 +21,9 @@ from pathlib import Path
 from pvtime.errors import PvtimeError
 from pvtime.images.archive import Archive
 from pvtime.images.cache import cache_directory
+from pvtime.lab.initramfs import LabExtras, fetch
 from pvtime.lab.lab import Lab
-from pvtime.lab.qemu import PROGRAM, Settings
-from pvtime.lab.userland import Extras, fetch
+from pvtime.lab.qemu import PROGRAM, LabOptions
 
 ROOT = Path(__file__).parents[1]
 TARGET = "qemu-system-arm"
@@ -73,8 +73,8 @@ def measure(packages: tuple[str, ...], rounds: int) -> dict[str, dict[str, list[
     """
     # The lab's own assembler is that of the tests.
     trees = {"opt/bench": ROOT / "bench", "opt/bench/framework": ROOT / "tests/framework"}
-    extras = Extras(packages=packages, trees=trees)
-    with Lab(Settings(memory=MEMORY), extras=extras) as lab:
+    extras = LabExtras(packages=packages, trees=trees)
+    with Lab(LabOptions(memory=MEMORY), extras=extras) as lab:
         run = lab.run(["python3", "/opt/bench/kvm_host.py", str(rounds)])
     if run.exit_code:
         raise SystemExit(f"failed in the lab: {run.stderr.decode(errors='replace').strip()}")

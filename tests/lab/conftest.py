@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pvtime.images.store import StockImages
+from pvtime.lab.initramfs import LabExtras
 from pvtime.lab.lab import Lab
-from pvtime.lab.qemu import CPUS, PROGRAM, Settings
-from pvtime.lab.userland import Extras
+from pvtime.lab.qemu import CPUS, PROGRAM, LabOptions
 
 TESTS = Path(__file__).parents[1]
 
@@ -30,6 +30,6 @@ def qemu() -> str:
 )
 def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
     """Return a booted lab with these very tests in it: with VHE and without."""
-    extras = Extras(distributions=("pytest",), trees={"root/tests": TESTS})
-    with Lab(Settings(cpu=request.param), extras=extras) as lab:
+    extras = LabExtras(distributions=("pytest",), trees={"root/tests": TESTS})
+    with Lab(LabOptions(cpu=request.param), extras=extras) as lab:
         yield lab

@@ -59,7 +59,6 @@ SHARED_NAMES = {
     "Hypervisor": "offender",
     "Machine": "offender",
     "Placement": "offender",
-    "Receiver": "offender",
     "State": "offender",
     "Vcpu": "offender",
     "VcpuState": "offender",

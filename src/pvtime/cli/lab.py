@@ -7,9 +7,9 @@ import sys
 
 import click
 
+from pvtime.lab.initramfs import fetch
 from pvtime.lab.lab import run_in_lab
-from pvtime.lab.qemu import CPUS, Settings
-from pvtime.lab.userland import fetch
+from pvtime.lab.qemu import CPUS, LabOptions
 from pvtime.report.image_progress import image_progress
 
 __all__ = ["lab_command"]
@@ -23,9 +23,9 @@ __all__ = ["lab_command"]
 @click.option(
     "--cpu", type=click.Choice(CPUS), default=CPUS[0], show_default=True, help="CPU model of the host."
 )
-@click.option("--smp", type=int, default=Settings.smp, show_default=True, help="Number of CPUs.")
+@click.option("--smp", type=int, default=LabOptions.smp, show_default=True, help="Number of CPUs.")
 @click.option(
-    "--memory", type=int, default=Settings.memory, show_default=True, help="Size of its RAM in MiB."
+    "--memory", type=int, default=LabOptions.memory, show_default=True, help="Size of its RAM in MiB."
 )
 @click.option(
     "--icount", is_flag=True, help="Derive its time from executed instructions, not from this machine's time."
@@ -50,7 +50,7 @@ def lab_command(
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
     """  # noqa: D301 (click wants the character)
-    settings = Settings(cpu=cpu, smp=smp, memory=memory, icount=icount)
+    settings = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
     with image_progress(sys.stderr) as progress:
         fetch(progress)
     return run_in_lab(list(command), settings=settings, out=out)

@@ -16,7 +16,7 @@ from pvtime.errors import ImagesError
 from pvtime.images.archive import Archive
 from pvtime.images.cache import FetchProgress, atomic_file, cache_errors, exclusive, silent
 from pvtime.images.deb import extract
-from pvtime.userland.cpio import Entry, archive, directory, regular, symlink
+from pvtime.userland.cpio import CpioEntry, archive, directory, regular, symlink
 
 __all__ = ["kexec_archive"]
 
@@ -53,7 +53,7 @@ def kexec_archive(cache: Path, progress: FetchProgress = silent) -> Path:
     return path
 
 
-def _entries(packages: Archive) -> Iterator[Entry]:
+def _entries(packages: Archive) -> Iterator[CpioEntry]:
     debs = packages.download(_with_libraries(packages))
     with tempfile.TemporaryDirectory(prefix="pvtime-kexec-") as unpacked:
         for deb in debs.values():
@@ -72,7 +72,7 @@ def _with_libraries(packages: Archive) -> list[str]:
     return names
 
 
-def _program(root: Path) -> Iterator[Entry]:
+def _program(root: Path) -> Iterator[CpioEntry]:
     programs = [path for path in root.rglob("kexec") if path.match(f"*/{PROGRAM}") and path.is_file()]
     if not programs:
         raise ImagesError(f"{PACKAGE}: no {PROGRAM} in this package: fetch again when Debian has fixed it")

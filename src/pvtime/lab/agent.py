@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lab's own half: runs commands in the emulated host and sends back what they say.
+"""The lab's agent: runs commands in the emulated host and sends back their output.
 
-Started by the lab's ``/init`` with the serial line's path. One command at a time; everything waits in one
-``select``, so that the agent takes no time from what is being measured.
+Started by the lab's ``/init`` with the serial line's path. It runs one command at a time and waits for
+everything in one ``select``, so that it takes no time from what is being measured.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import sys
 import termios
 import tty
 
-from pvtime.lab.frames import CHUNK, FrameReader, Kind, pack
-from pvtime.lab.order import Order
+from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, FrameReader, pack
 
 __all__ = ["main"]
 
@@ -37,13 +36,13 @@ class _Line:
         termios.tcsetattr(self.fd, termios.TCSANOW, modes)
         self._reader = FrameReader()
 
-    def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Send frames; waits for the line as long as it takes."""
+    def send(self, kind: AgentFrame, payload: bytes = b"") -> None:
+        """Send frames, waiting for the line without limit."""
         data = memoryview(pack(kind, payload))
         while data:
             data = data[os.write(self.fd, data) :]
 
-    def receive(self) -> list[tuple[Kind, bytes]]:
+    def receive(self) -> list[tuple[AgentFrame, bytes]]:
         """Wait for bytes; return the frames that they complete."""
         return list(self._reader.feed(os.read(self.fd, 4096)))
 
@@ -51,20 +50,20 @@ class _Line:
 class _Command:
     """A running command and the descriptors that its output comes from."""
 
-    def __init__(self, order: Order) -> None:
-        self.outputs: dict[int, Kind] = {}
-        env = {**os.environ, **order.env}
-        if order.terminal:
-            self._start_on_terminal(order.argv, env, order.terminal)
+    def __init__(self, request: CommandRequest) -> None:
+        self.outputs: dict[int, AgentFrame] = {}
+        env = {**os.environ, **request.env}
+        if request.terminal:
+            self._start_on_terminal(request.argv, env, request.terminal)
         else:
-            self._start_on_pipes(order.argv, env)
+            self._start_on_pipes(request.argv, env)
         self.end = os.pidfd_open(self.process.pid)
 
     def _start_on_terminal(self, argv: list[str], env: dict[str, str], size: tuple[int, int]) -> None:
         master, slave = os.openpty()
         columns, lines = size
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
-        self.outputs[master] = Kind.STDOUT
+        self.outputs[master] = AgentFrame.STDOUT
         try:
             # setsid -c makes the terminal the session's own, which Popen cannot.
             self.process = subprocess.Popen(
@@ -76,8 +75,8 @@ class _Command:
     def _start_on_pipes(self, argv: list[str], env: dict[str, str]) -> None:
         out, child_out = os.pipe()
         err, child_err = os.pipe()
-        self.outputs[out] = Kind.STDOUT
-        self.outputs[err] = Kind.STDERR
+        self.outputs[out] = AgentFrame.STDOUT
+        self.outputs[err] = AgentFrame.STDERR
         try:
             self.process = subprocess.Popen(
                 argv,
@@ -97,14 +96,14 @@ class _Command:
             os.killpg(self.process.pid, number)
 
     def read(self, descriptor: int) -> bytes:
-        """Return what the command wrote there; nothing at the end."""
+        """Return output of the command; nothing at its end."""
         try:
             return os.read(descriptor, CHUNK)
-        except OSError:  # EIO: a terminal that no process has open any more.
+        except OSError:  # EIO: no process has the terminal open any more.
             return b""
 
     def close(self) -> None:
-        """End what the command left running and give back the descriptors."""
+        """Kill the rest of the command's process group and close the descriptors."""
         self.signal(signal.SIGKILL)
         self.process.wait()
         for descriptor in (self.end, *self.outputs):
@@ -112,23 +111,23 @@ class _Command:
 
 
 def _serve(line: _Line, command: _Command) -> None:
-    """Pass output to the host and signals to the command until it has ended and its pipes are empty."""
+    """Pass output to the host and signals to the command until it has exited and its pipes are empty."""
     with selectors.DefaultSelector() as selector:
         for descriptor in (line.fd, command.end, *command.outputs):
             selector.register(descriptor, selectors.EVENT_READ)
-        ended = False
+        exited = False
         while True:
-            ready = {key.fd for key, _ in selector.select(0 if ended else None)}
-            if ended and ready.isdisjoint(command.outputs):
+            ready = {key.fd for key, _ in selector.select(0 if exited else None)}
+            if exited and ready.isdisjoint(command.outputs):
                 return
             for descriptor in ready:
                 if descriptor == line.fd:
                     for kind, payload in line.receive():
-                        if kind is Kind.SIGNAL:
+                        if kind is AgentFrame.SIGNAL:
                             command.signal(json.loads(payload))
                 elif descriptor == command.end:
                     selector.unregister(descriptor)
-                    ended = True
+                    exited = True
                 elif data := command.read(descriptor):
                     line.send(command.outputs[descriptor], data)
                 else:
@@ -138,19 +137,19 @@ def _serve(line: _Line, command: _Command) -> None:
 def _send_file(line: _Line, name: str) -> None:
     try:
         with open(name, "rb") as file:
-            line.send(Kind.OPEN, name.encode())
+            line.send(AgentFrame.OPEN, name.encode())
             while data := file.read(CHUNK):
-                line.send(Kind.DATA, data)
+                line.send(AgentFrame.DATA, data)
     except OSError:
-        line.send(Kind.MISSING, name.encode())
+        line.send(AgentFrame.MISSING, name.encode())
 
 
-def _obey(line: _Line, order: Order) -> None:
-    """Run one command; its last frame is EXIT, whatever happens."""
+def _execute(line: _Line, request: CommandRequest) -> None:
+    """Run a command; the last frame is EXIT in any case."""
     try:
-        command = _Command(order)
+        command = _Command(request)
     except OSError as error:
-        line.send(Kind.STDERR, f"{order.argv[0]}: {error.strerror}\n".encode())
+        line.send(AgentFrame.STDERR, f"{request.argv[0]}: {error.strerror}\n".encode())
         code = 127  # as a shell has it
     else:
         try:
@@ -158,22 +157,22 @@ def _obey(line: _Line, order: Order) -> None:
         finally:
             command.close()
         code = command.process.returncode
-    for name in order.out:
+    for name in request.out:
         _send_file(line, name)
-    line.send(Kind.EXIT, json.dumps(code).encode())
+    line.send(AgentFrame.EXIT, json.dumps(code).encode())
 
 
 def main(path: str) -> None:
-    """Obey the host, which ends the lab by ending the emulator."""
-    # A shell starts what is in the background with these ignored, and commands would inherit that.
+    """Serve the host, which ends the lab by ending the emulator."""
+    # A shell starts background jobs with these ignored, and commands would inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     line = _Line(path)
-    line.send(Kind.READY)
+    line.send(AgentFrame.READY)
     while True:
         for kind, payload in line.receive():
-            if kind is Kind.RUN:  # A signal for a command that has just ended comes too late.
-                _obey(line, Order.decode(payload))
+            if kind is AgentFrame.RUN:  # A signal for a command that has just exited comes too late.
+                _execute(line, CommandRequest.decode(payload))
 
 
 if __name__ == "__main__":

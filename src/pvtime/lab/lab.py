@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 r"""Run commands in an emulated arm64 KVM host that has this very pvtime in it.
 
->>> with Lab(Settings(cpu="cortex-a72")) as lab:
+>>> with Lab(LabOptions(cpu="cortex-a72")) as lab:
 ...     lab.run(["uname", "-m"]).stdout
 b'aarch64\n'
 """
@@ -22,36 +22,35 @@ from typing import BinaryIO, Final, Self
 
 from pvtime.errors import UsageError
 from pvtime.images.cache import FetchProgress, silent
-from pvtime.lab.frames import CHUNK, Kind, pack
-from pvtime.lab.order import Order
-from pvtime.lab.qemu import Emulator, LabError, Settings
-from pvtime.lab.result import CompletedRun, Receiver
-from pvtime.lab.userland import Extras, prepare
+from pvtime.lab.initramfs import LabExtras, prepare
+from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
+from pvtime.lab.qemu import Emulator, LabError, LabOptions
+from pvtime.lab.result import CompletedRun, ResultReader
 
 __all__ = ["Lab", "run_in_lab"]
 
-BOOT_TIMEOUT: Final = 120.0
-"""Seconds. A boot takes 3 on a quiet machine; this is for a loaded one."""
+BOOT_TIMEOUT_S: Final = 120.0
+"""A boot takes 3 s on a quiet machine; this is for a loaded one."""
 
-GRACE: Final = 15.0
-"""Seconds that a command has to end after a signal before the lab is given up."""
+END_TIMEOUT_S: Final = 15.0
+"""Time for a command to exit after a signal, before the lab is given up."""
 
 
 class Lab:
     """A booted emulated host, ended with the ``with`` block; QEMU dies with this process in any case.
 
-    :param extras: what goes into it beside pvtime.
-    :param progress: hears of downloads where the lab's packages are not in the cache.
+    :param extras: its contents in addition to pvtime.
+    :param progress: called for downloads where the lab's packages are not in the cache.
     """
 
     def __init__(
         self,
-        settings: Settings | None = None,
+        settings: LabOptions | None = None,
         *,
-        extras: Extras | None = None,
+        extras: LabExtras | None = None,
         progress: FetchProgress = silent,
     ) -> None:
-        self._settings = settings or Settings()
+        self._settings = settings or LabOptions()
         self._extras = extras
         self._progress = progress
         self._emulator: Emulator | None = None
@@ -59,8 +58,8 @@ class Lab:
     def __enter__(self) -> Self:
         """Boot, and wait for the agent.
 
-        :raises UsageError: QEMU or the lab's packages are not to be had.
-        :raises LabError: the emulated host does not come up.
+        :raises UsageError: QEMU is not installed, or the lab's packages cannot be fetched.
+        :raises LabError: the emulated host does not boot.
         """
         kernel, initrd = prepare(self._progress, self._extras)
         try:
@@ -94,11 +93,11 @@ class Lab:
     ) -> CompletedRun:
         """Run a command in the lab's ``/root`` and wait for its end.
 
-        :param stdout: where its output goes as it comes; None: into the result. The same for ``stderr``.
+        :param stdout: receives the output as it comes; None: into the result. The same for ``stderr``.
         :param timeout: seconds.
-        :param out_files: files in the lab, and where they are wanted here.
+        :param out_files: files in the lab, and their paths on this side.
         :param env: added to the lab's environment.
-        :param terminal: columns and lines of a terminal to run it on, whose output all counts as standard
+        :param terminal: columns and lines of a terminal to run it on; its whole output counts as standard
             output.
 
         Ctrl-C reaches the command.
@@ -108,32 +107,34 @@ class Lab:
         """
         emulator = self._running()
         wanted = dict(out_files or {})
-        order = Order(list(argv), dict(env or {}), list(wanted), terminal).encode()
-        if len(order) > CHUNK:
-            raise UsageError(f"a command of {len(order)} bytes is too long for the lab: at most {CHUNK}")
-        emulator.send(pack(Kind.RUN, order))
-        with Receiver(wanted, stdout, stderr) as receiver:
+        request = CommandRequest(list(argv), dict(env or {}), list(wanted), terminal).encode()
+        if len(request) > CHUNK:
+            raise UsageError(f"a command of {len(request)} bytes is too long for the lab: at most {CHUNK}")
+        emulator.send(pack(AgentFrame.RUN, request))
+        with ResultReader(wanted, stdout, stderr) as receiver:
             for kind, payload in self._frames(emulator, argv[0], timeout):
                 receiver.take(kind, payload)
         return receiver.result
 
     def _running(self) -> Emulator:
         if self._emulator is None:
-            raise RuntimeError("the lab is entered with a with statement first")
+            raise RuntimeError("enter the lab with a with statement first")
         return self._emulator
 
     @staticmethod
     def _wait_ready(emulator: Emulator) -> None:
         try:
-            frame = emulator.frames.get(timeout=BOOT_TIMEOUT)
+            frame = emulator.frames.get(timeout=BOOT_TIMEOUT_S)
         except queue.Empty:
-            raise LabError(f"the lab has not booted within {BOOT_TIMEOUT:g} s") from None
+            raise LabError(
+                f"the lab did not boot within {BOOT_TIMEOUT_S:g} s: try again on a less busy machine"
+            ) from None
         if frame is None:
             raise emulator.ended()
 
     @staticmethod
-    def _frames(emulator: Emulator, name: str, timeout: float | None) -> Iterator[tuple[Kind, bytes]]:
-        """Yield a command's frames up to its EXIT; hand it Ctrl-C, kill it when its time is over."""
+    def _frames(emulator: Emulator, name: str, timeout: float | None) -> Iterator[tuple[AgentFrame, bytes]]:
+        """Yield a command's frames up to its EXIT; pass Ctrl-C on to it, kill it at the timeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
         interrupted = overdue = False
         while True:
@@ -146,42 +147,42 @@ class Lab:
                     raise
                 interrupted = True
                 emulator.send(_signal(signal.SIGINT))
-                deadline = time.monotonic() + GRACE
+                deadline = time.monotonic() + END_TIMEOUT_S
                 continue
             except queue.Empty:
                 if overdue:
-                    raise LabError(f"the lab does not answer: {name} cannot be ended") from None
+                    raise LabError(f"the lab does not answer: {name} cannot be ended; try again") from None
                 overdue = True
                 emulator.send(_signal(signal.SIGKILL))
-                deadline = time.monotonic() + GRACE
+                deadline = time.monotonic() + END_TIMEOUT_S
                 continue
             if frame is None:
                 raise emulator.ended()
             yield frame
-            if frame[0] is Kind.EXIT:
+            if frame[0] is AgentFrame.EXIT:
                 break
         if overdue and not interrupted:
             raise LabError(f"{name} took longer than {timeout:g} s in the lab")
 
 
 def _signal(number: signal.Signals) -> bytes:
-    return pack(Kind.SIGNAL, json.dumps(int(number)).encode())
+    return pack(AgentFrame.SIGNAL, json.dumps(int(number)).encode())
 
 
 def run_in_lab(
     argv: Sequence[str],
     *,
-    settings: Settings | None = None,
+    settings: LabOptions | None = None,
     out: Sequence[str] = (),
     progress: FetchProgress = silent,
 ) -> int:
-    """Boot a lab, run one command there with its output on ours, and return its exit code.
+    """Boot a lab, run a command in it with its output on ours, and return its exit code.
 
-    :param out: files to bring back; a name is the same on both sides, relative to ``/root`` there and to the
-        working directory here.
+    :param out: files to copy back; a name is relative to ``/root`` in the lab and to the working directory
+        on this side.
 
-    :raises UsageError: QEMU or the lab's packages are not to be had.
-    :raises LabError: the lab does not come up or stopped, or a wanted file was not there after a success.
+    :raises UsageError: QEMU is not installed, or the lab's packages cannot be fetched.
+    :raises LabError: the lab does not boot or stopped, or a wanted file is missing after a success.
     """
     size = shutil.get_terminal_size()
     env = {"TERM": os.environ.get("TERM", "dumb")}
@@ -195,5 +196,5 @@ def run_in_lab(
             terminal=(size.columns, size.lines) if sys.stdout.isatty() else None,
         )
     if run.missing and run.exit_code == 0:
-        raise LabError(f"not written in the lab: {', '.join(run.missing)}")
+        raise LabError(f"the command did not write {', '.join(run.missing)} in the lab: check --out")
     return run.exit_code

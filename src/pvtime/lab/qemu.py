@@ -18,43 +18,42 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.errors import PvtimeError, UsageError
-from pvtime.lab import leash
-from pvtime.lab.frames import FrameError, FrameReader, Kind
+from pvtime.lab import die_with_parent
+from pvtime.lab.protocol import AgentFrame, FrameError, FrameReader
 
-__all__ = ["CPUS", "Emulator", "LabError", "Settings"]
+__all__ = ["CPUS", "Emulator", "LabError", "LabOptions"]
 
 PROGRAM: Final = "qemu-system-aarch64"
 CPUS: Final = ("neoverse-n1", "cortex-a72")
 """KVM runs with VHE on the first and without on the second. ``max`` would be 3 to 5 times slower: it has
-pointer
-authentication, which is dear to emulate."""
+pointer authentication, which is slow to emulate."""
 
 CONSOLE_TAIL: Final = 64 * 1024
-"""Bytes of the kernel's console that are kept for a message about a failure."""
+"""Bytes kept of the kernel's console, for a message about a failure."""
 
 
 class LabError(PvtimeError):
-    """The emulated host does not start, or stopped."""
+    """The emulated host did not start, or stopped."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the emulated host is like."""
+class LabOptions:
+    """Configuration of the emulated host."""
 
     cpu: str = CPUS[0]
     smp: int = 2
     memory: int = 2048
     """MiB."""
     icount: bool = False
-    """The host's time is the count of the instructions that it executed, whatever this machine's load."""
+    """Derive the host's time from the number of executed instructions, independent of this machine's load."""
 
     def __post_init__(self) -> None:
         if self.cpu not in CPUS:
-            raise UsageError(f"unknown CPU model {self.cpu} for the lab: take one of {', '.join(CPUS)}")
+            raise UsageError(f"the lab has no CPU model {self.cpu}: give one of {', '.join(CPUS)}")
         if not 1 <= self.smp <= 16:
-            raise UsageError(f"{self.smp} CPUs for the lab: take 1 to 16")
+            raise UsageError(f"the lab cannot have {self.smp} CPUs: give 1 to 16")
         if self.memory < 512:
-            raise UsageError(f"{self.memory} MiB for the lab: it needs at least 512")
+            raise UsageError(f"{self.memory} MiB are too little for the lab: give at least 512")
 
     def command(self, kernel: Path, initrd: str, link: int) -> list[str]:
         """Return QEMU's command line; ``link`` is the descriptor of the agent's serial line."""
@@ -76,14 +75,14 @@ class Settings:
 
 
 class Emulator:
-    """One QEMU process. :attr:`frames` gives what the agent sends; None is the end.
+    """A QEMU process. :attr:`frames` has the agent's frames; None is the end.
 
     The thread that starts QEMU also reads from it to its end: the death signal is tied to that thread
     (prctl(2), PR_SET_PDEATHSIG), so it must live as long as QEMU does.
     """
 
-    def __init__(self, settings: Settings, kernel: Path, initrd: int) -> None:
-        """Start QEMU; ``initrd`` is a descriptor, which QEMU reads by itself.
+    def __init__(self, settings: LabOptions, kernel: Path, initrd: int) -> None:
+        """Start QEMU; ``initrd`` is a descriptor that QEMU reads.
 
         :raises LabError: it cannot be started.
         """
@@ -91,7 +90,7 @@ class Emulator:
             raise UsageError(
                 f"{PROGRAM} is not installed: the lab needs it (Debian: apt install qemu-system-arm)"
             )
-        self.frames: queue.SimpleQueue[tuple[Kind, bytes] | None] = queue.SimpleQueue()
+        self.frames: queue.SimpleQueue[tuple[AgentFrame, bytes] | None] = queue.SimpleQueue()
         self._console = bytearray()
         self._link, theirs = socket.socketpair()
         self._started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
@@ -116,28 +115,28 @@ class Emulator:
             raise self.ended() from None
 
     def ended(self) -> LabError:
-        """Return the error that says that the lab has stopped by itself, with the console's last words."""
+        """Return the error for a lab that has stopped by itself, with the last lines of its console."""
         text = self._console.decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        last = " / ".join(lines[-3:]) or "its console said nothing"
-        return LabError(f"the lab has stopped by itself: {last}")
+        last = " / ".join(lines[-3:]) or "nothing on its console"
+        return LabError(f"the lab stopped by itself: {last}")
 
     def close(self) -> None:
-        """End QEMU; returns when its process is gone. Harmless when it has ended."""
+        """End QEMU and wait for its exit. Harmless if it has exited already."""
         self._process.kill()
         self._thread.join()
         self._link.close()
 
     def _attend(self, command: list[str], theirs: socket.socket, initrd: int) -> None:
-        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+        command_line = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
         try:
             process = subprocess.Popen(
-                leashed,
+                command_line,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(), initrd),
-                start_new_session=True,  # Ctrl-C at a terminal is for us, not for QEMU.
+                start_new_session=True,  # Ctrl-C at a terminal is not for QEMU.
             )
         except OSError as error:
             self._started.put(error)
@@ -151,8 +150,8 @@ class Emulator:
             process.kill()
         self.frames.put(None)
 
-    def _read(self, process: subprocess.Popen[bytes]) -> Iterator[tuple[Kind, bytes]]:
-        """Yield the agent's frames to the end of the line; keep the console's tail beside them."""
+    def _read(self, process: subprocess.Popen[bytes]) -> Iterator[tuple[AgentFrame, bytes]]:
+        """Yield the agent's frames to the end of the line; keep the console's tail."""
         assert process.stdout is not None  # PIPE was asked for
         reader = FrameReader()
         with selectors.DefaultSelector() as selector:

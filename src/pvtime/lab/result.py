@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What comes back from a command in the lab: its output, its files, its exit code."""
+"""Result of a command in the lab: its output, its files, its exit code."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from pvtime.lab.frames import Kind
+from pvtime.lab.protocol import AgentFrame
 
-__all__ = ["CompletedRun", "Receiver"]
+__all__ = ["CompletedRun", "ResultReader"]
 
 
 @dataclass
 class CompletedRun:
-    """How a command in the lab ended."""
+    """A completed command in the lab."""
 
     exit_code: int = 0
-    """As a shell has it: 128 + N for signal N, 127 for a program that is not there."""
+    """As in a shell: 128 + N for signal N, 127 for a program that does not exist."""
     stdout: bytes = b""
-    """What it wrote, where no stream was given for it."""
+    """Its output, if no stream was given for it."""
     stderr: bytes = b""
     missing: list[str] = field(default_factory=list)
     """Wanted files that could not be read in the lab."""
 
 
-class Receiver:
-    """Takes a command's frames one by one; :attr:`result` is whole after EXIT.
+class ResultReader:
+    """Collects a command's frames; :attr:`result` is complete after EXIT.
 
-    A file takes its name when all of it is there; until then it has ``.part`` behind it.
+    A file has the suffix ``.part`` until it is complete.
     """
 
     def __init__(self, wanted: Mapping[str, Path], stdout: BinaryIO | None, stderr: BinaryIO | None) -> None:
@@ -55,30 +55,30 @@ class Receiver:
             self._file.close()
             _part(self._path).unlink(missing_ok=True)
 
-    def take(self, kind: Kind, payload: bytes) -> None:
+    def take(self, kind: AgentFrame, payload: bytes) -> None:
         """Take one frame.
 
         :raises OSError: a file or stream cannot be written.
         """
         match kind:
-            case Kind.STDOUT if self._stdout is None:
+            case AgentFrame.STDOUT if self._stdout is None:
                 self.result.stdout += payload
-            case Kind.STDERR if self._stderr is None:
+            case AgentFrame.STDERR if self._stderr is None:
                 self.result.stderr += payload
-            case Kind.STDOUT | Kind.STDERR:
-                stream = self._stdout if kind is Kind.STDOUT else self._stderr
+            case AgentFrame.STDOUT | AgentFrame.STDERR:
+                stream = self._stdout if kind is AgentFrame.STDOUT else self._stderr
                 assert stream is not None  # the cases above
                 stream.write(payload)
                 stream.flush()
-            case Kind.OPEN:
+            case AgentFrame.OPEN:
                 self._finish_file()
                 self._path = self._wanted[payload.decode()]
                 self._file = _part(self._path).open("wb")
-            case Kind.DATA if self._file is not None:
+            case AgentFrame.DATA if self._file is not None:
                 self._file.write(payload)
-            case Kind.MISSING:
+            case AgentFrame.MISSING:
                 self.result.missing.append(payload.decode())
-            case Kind.EXIT:
+            case AgentFrame.EXIT:
                 self._finish_file()
                 code: int = json.loads(payload)
                 self.result.exit_code = code if code >= 0 else 128 - code

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Files of this machine as entries of the lab's archives, Python modules with their bytecode.
 
-Python under emulation takes four times as long to import a module from its source: 1.08 s against 0.25 s
-for what the agent imports. So modules are compiled here, where this Python's bytecode is the lab's.
+Python under emulation takes four times as long to import modules from their sources: 1.08 s against 0.25 s
+for the agent's. So modules are compiled on this machine, if its Python has the lab's bytecode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from pvtime.userland.cpio import Entry, directory, regular, symlink
+from pvtime.userland.cpio import CpioEntry, directory, regular, symlink
 
 __all__ = ["file_entries", "tree_entries", "with_parents"]
 
@@ -24,7 +24,7 @@ _UNCHECKED_HASH: Final = 0b01
 """PEP 552's flags: valid by hash, and do not check."""
 
 
-def file_entries(name: str, path: Path, python: str) -> Iterator[Entry]:
+def file_entries(name: str, path: Path, python: str) -> Iterator[CpioEntry]:
     """Yield the entry of one file, and its bytecode's if it is a module.
 
     :param name: its name in the archive.
@@ -40,15 +40,15 @@ def file_entries(name: str, path: Path, python: str) -> Iterator[Entry]:
         yield compiled
 
 
-def tree_entries(root: Path, prefix: str, python: str) -> Iterator[Entry]:
+def tree_entries(root: Path, prefix: str, python: str) -> Iterator[CpioEntry]:
     """Yield every file under ``root``, named below ``prefix``, in a fixed order and without old bytecode."""
     for path in sorted(root.rglob("*")):
         if "__pycache__" not in path.parts and (path.is_symlink() or path.is_file()):
             yield from file_entries(f"{prefix}{path.relative_to(root)}", path, python)
 
 
-def with_parents(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Put a directory's entry before the first thing in it."""
+def with_parents(entries: Iterable[CpioEntry]) -> Iterator[CpioEntry]:
+    """Put a directory's entry before the first entry below it."""
     made: set[str] = set()
     for entry in entries:
         for parent in reversed(PurePosixPath(entry.name).parents[:-1]):
@@ -59,8 +59,8 @@ def with_parents(entries: Iterable[Entry]) -> Iterator[Entry]:
         yield entry
 
 
-def _bytecode(name: str, source: bytes, python: str) -> Entry | None:
-    """Return a module's bytecode; None if this Python makes another's, or the source does not compile."""
+def _bytecode(name: str, source: bytes, python: str) -> CpioEntry | None:
+    """Return a module's bytecode; None if the lab has another Python, or the source does not compile."""
     if python != f"{sys.version_info.major}.{sys.version_info.minor}":
         return None
     try:

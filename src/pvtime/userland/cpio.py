@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Entry", "archive", "char_device", "directory", "fifo", "regular", "symlink"]
+__all__ = ["CpioEntry", "archive", "char_device", "directory", "fifo", "regular", "symlink"]
 
 MAGIC: Final = b"070701"
 TRAILER: Final = "TRAILER!!!"
@@ -23,7 +23,7 @@ BLOCK: Final = 512
 
 
 @dataclass(frozen=True)
-class Entry:
+class CpioEntry:
     """One file: ``name`` without a leading slash, ``mode`` with the type bits, data or a device number."""
 
     name: str
@@ -33,32 +33,32 @@ class Entry:
     minor: int = 0
 
 
-def directory(name: str, mode: int = 0o755) -> Entry:
+def directory(name: str, mode: int = 0o755) -> CpioEntry:
     """Describe a directory."""
-    return Entry(name, stat.S_IFDIR | mode)
+    return CpioEntry(name, stat.S_IFDIR | mode)
 
 
-def regular(name: str, data: bytes, mode: int = 0o644) -> Entry:
+def regular(name: str, data: bytes, mode: int = 0o644) -> CpioEntry:
     """Describe a regular file that holds ``data``."""
-    return Entry(name, stat.S_IFREG | mode, data)
+    return CpioEntry(name, stat.S_IFREG | mode, data)
 
 
-def symlink(name: str, target: str) -> Entry:
+def symlink(name: str, target: str) -> CpioEntry:
     """Describe a symbolic link; a link's target is its data."""
-    return Entry(name, stat.S_IFLNK | 0o777, target.encode())
+    return CpioEntry(name, stat.S_IFLNK | 0o777, target.encode())
 
 
-def char_device(name: str, major: int, minor: int, mode: int = 0o600) -> Entry:
+def char_device(name: str, major: int, minor: int, mode: int = 0o600) -> CpioEntry:
     """Describe a character device node."""
-    return Entry(name, stat.S_IFCHR | mode, b"", major, minor)
+    return CpioEntry(name, stat.S_IFCHR | mode, b"", major, minor)
 
 
-def fifo(name: str, mode: int = 0o600) -> Entry:
+def fifo(name: str, mode: int = 0o600) -> CpioEntry:
     """Describe a named pipe."""
-    return Entry(name, stat.S_IFIFO | mode)
+    return CpioEntry(name, stat.S_IFIFO | mode)
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
+def archive(entries: Iterable[CpioEntry]) -> bytes:
     """Return the archive of ``entries``, in their order: a directory must precede what is in it.
 
     :raises ValueError: a name is empty, absolute, holds a NUL or is the end mark; or data is 4 GiB or more.
@@ -67,19 +67,19 @@ def archive(entries: Iterable[Entry]) -> bytes:
     for inode, entry in enumerate(entries, start=1):
         _check(entry)
         _append(out, inode, entry)
-    _append(out, 0, Entry(TRAILER, 0))
+    _append(out, 0, CpioEntry(TRAILER, 0))
     _pad(out, BLOCK)
     return bytes(out)
 
 
-def _check(entry: Entry) -> None:
+def _check(entry: CpioEntry) -> None:
     if not entry.name or entry.name.startswith("/") or "\0" in entry.name or entry.name == TRAILER:
         raise ValueError(f"not a name for a cpio entry: {entry.name!r}")
     if len(entry.data) > 0xFFFF_FFFF:
         raise ValueError(f"{entry.name}: too large for the newc format")
 
 
-def _append(out: bytearray, inode: int, entry: Entry) -> None:
+def _append(out: bytearray, inode: int, entry: CpioEntry) -> None:
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     uid = gid = mtime = dev_major = dev_minor = check = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lab's parts that need no emulator: its files, its results, its settings, the leash."""
+"""The lab's parts that need no emulator: files, results, options; and that QEMU dies with its parent."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pytest
 
 from framework.wait import wait_until
 from pvtime.errors import UsageError
-from pvtime.lab import leash
-from pvtime.lab.frames import Kind
-from pvtime.lab.modules import closure, distribution_entries, pvtime_entries
-from pvtime.lab.qemu import Settings
-from pvtime.lab.result import Receiver
+from pvtime.lab import die_with_parent
+from pvtime.lab.initramfs import closure, distribution_entries, pvtime_entries
+from pvtime.lab.protocol import AgentFrame
+from pvtime.lab.qemu import LabOptions
+from pvtime.lab.result import ResultReader
 from pvtime.lab.tree import tree_entries, with_parents
-from pvtime.userland.cpio import Entry, regular
+from pvtime.userland.cpio import CpioEntry, regular
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def by_name(entries: object) -> dict[str, Entry]:
+def by_name(entries: object) -> dict[str, CpioEntry]:
     return {entry.name: entry for entry in entries}  # type: ignore[attr-defined]
 
 
@@ -86,52 +86,53 @@ def test_a_missing_dependency_is_named() -> None:
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        Settings(**settings)  # type: ignore[arg-type]
+        LabOptions(**settings)  # type: ignore[arg-type]
 
 
 def test_time_is_counted_in_instructions_when_asked_for() -> None:
-    command = Settings(icount=True).command(Path("Image"), "initrd", 3)
+    command = LabOptions(icount=True).command(Path("Image"), "initrd", 3)
     assert "shift=1,sleep=off" in command
     assert "tcg,thread=single,tb-size=1024" in command
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
-    with Receiver({"out.json": path}, None, None) as receiver:
-        receiver.take(Kind.OPEN, b"out.json")
-        receiver.take(Kind.DATA, b"{")
+    with ResultReader({"out.json": path}, None, None) as receiver:
+        receiver.take(AgentFrame.OPEN, b"out.json")
+        receiver.take(AgentFrame.DATA, b"{")
         assert not path.exists()
-        receiver.take(Kind.DATA, b"}")
-        receiver.take(Kind.EXIT, json.dumps(0).encode())
+        receiver.take(AgentFrame.DATA, b"}")
+        receiver.take(AgentFrame.EXIT, json.dumps(0).encode())
     assert (path.read_text(), os.listdir(tmp_path)) == ("{}", ["out.json"])
 
 
 def test_half_a_file_leaves_nothing(tmp_path: Path) -> None:
-    with Receiver({"out.json": tmp_path / "out.json"}, None, None) as receiver:
-        receiver.take(Kind.OPEN, b"out.json")
-        receiver.take(Kind.DATA, b"{")
+    with ResultReader({"out.json": tmp_path / "out.json"}, None, None) as receiver:
+        receiver.take(AgentFrame.OPEN, b"out.json")
+        receiver.take(AgentFrame.DATA, b"{")
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(("code", "shell"), [(0, 0), (3, 3), (-9, 137)])
 def test_exit_codes_are_as_a_shell_has_them(code: int, shell: int) -> None:
-    receiver = Receiver({}, None, None)
-    receiver.take(Kind.EXIT, json.dumps(code).encode())
+    receiver = ResultReader({}, None, None)
+    receiver.take(AgentFrame.EXIT, json.dumps(code).encode())
     assert receiver.result.exit_code == shell
 
 
 def test_output_goes_to_its_stream_or_into_the_result() -> None:
     stream = io.BytesIO()
-    receiver = Receiver({}, stream, None)
-    receiver.take(Kind.STDOUT, b"out")
-    receiver.take(Kind.STDERR, b"err")
+    receiver = ResultReader({}, stream, None)
+    receiver.take(AgentFrame.STDOUT, b"out")
+    receiver.take(AgentFrame.STDERR, b"err")
     assert (stream.getvalue(), receiver.result.stdout, receiver.result.stderr) == (b"out", b"", b"err")
 
 
-def test_what_is_leashed_dies_with_its_parent() -> None:
+def test_the_emulator_dies_with_its_parent() -> None:
     code = (
         "import os, subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, {leash.__file__!r}, str(os.getpid()), 'sleep', '60'])\n"
+        f"command = [sys.executable, {die_with_parent.__file__!r}, str(os.getpid()), 'sleep', '60']\n"
+        "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -147,6 +148,6 @@ def test_what_is_leashed_dies_with_its_parent() -> None:
 
 def test_nothing_is_started_for_a_parent_that_is_gone() -> None:
     done = subprocess.run(
-        [sys.executable, leash.__file__, "1", "echo", "started"], capture_output=True, check=False
+        [sys.executable, die_with_parent.__file__, "1", "echo", "started"], capture_output=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, b"")

@@ -28,9 +28,9 @@ ENTRIES = st.lists(
 )
 
 
-def parse(archive: bytes) -> list[cpio.Entry]:
+def parse(archive: bytes) -> list[cpio.CpioEntry]:
     """Read an archive by the kernel's description of the format, checking the alignment on the way."""
-    entries: list[cpio.Entry] = []
+    entries: list[cpio.CpioEntry] = []
     at = 0
     while True:
         assert at % 4 == 0
@@ -42,7 +42,7 @@ def parse(archive: bytes) -> list[cpio.Entry]:
         name = archive[at + 110 : at + 110 + name_size]
         assert name.endswith(b"\0")
         data_at = at + 110 + name_size + (-(110 + name_size) % 4)
-        entry = cpio.Entry(name[:-1].decode(), mode, archive[data_at : data_at + size], major, minor)
+        entry = cpio.CpioEntry(name[:-1].decode(), mode, archive[data_at : data_at + size], major, minor)
         at = data_at + size + (-size % 4)
         if entry.name == "TRAILER!!!":
             assert not any(archive[at:])
@@ -51,14 +51,14 @@ def parse(archive: bytes) -> list[cpio.Entry]:
 
 
 @given(ENTRIES)
-def test_what_is_written_reads_back(entries: list[cpio.Entry]) -> None:
+def test_what_is_written_reads_back(entries: list[cpio.CpioEntry]) -> None:
     archive = cpio.archive(entries)
     assert parse(archive) == entries
     assert len(archive) % 512 == 0
 
 
 @given(ENTRIES)
-def test_the_same_entries_give_the_same_bytes(entries: list[cpio.Entry]) -> None:
+def test_the_same_entries_give_the_same_bytes(entries: list[cpio.CpioEntry]) -> None:
     assert cpio.archive(entries) == cpio.archive(iter(entries))
 
 

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.lab.frames import CHUNK, FrameError, FrameReader, Kind, pack
-from pvtime.lab.order import Order
+from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, FrameError, FrameReader, pack
 
-frames = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=300)), max_size=20)
+frames = st.lists(st.tuples(st.sampled_from(AgentFrame), st.binary(max_size=300)), max_size=20)
 
 
 @given(frames, st.integers(1, 50))
-def test_frames_survive_being_cut_anywhere(sent: list[tuple[Kind, bytes]], step: int) -> None:
+def test_frames_survive_being_cut_anywhere(sent: list[tuple[AgentFrame, bytes]], step: int) -> None:
     line = b"".join(pack(kind, payload) for kind, payload in sent)
     reader = FrameReader()
     pieces = (line[at : at + step] for at in range(0, len(line), step))
@@ -23,7 +22,7 @@ def test_frames_survive_being_cut_anywhere(sent: list[tuple[Kind, bytes]], step:
 
 def test_a_long_payload_goes_in_several_frames() -> None:
     payload = bytes(range(256)) * 1000
-    received = list(FrameReader().feed(pack(Kind.STDOUT, payload)))
+    received = list(FrameReader().feed(pack(AgentFrame.STDOUT, payload)))
     assert len(received) == len(payload) // CHUNK + 1
     assert b"".join(piece for _, piece in received) == payload
 
@@ -36,6 +35,6 @@ def test_noise_is_not_taken_for_frames(noise: bytes) -> None:
         list(FrameReader().feed(noise))
 
 
-def test_an_order_comes_through() -> None:
-    order = Order(["pvtime", "run"], {"TERM": "dumb"}, ["out.json"], (80, 25))
-    assert Order.decode(order.encode()) == order
+def test_a_request_comes_through() -> None:
+    request = CommandRequest(["pvtime", "run"], {"TERM": "dumb"}, ["out.json"], (80, 25))
+    assert CommandRequest.decode(request.encode()) == request
