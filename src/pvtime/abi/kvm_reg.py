@@ -26,7 +26,7 @@ __all__ = [
 _ARM64 = 0x60
 _CORE = 0x0010
 _SYSREG = 0x0013
-_U64 = 3
+_SIZE_U64 = 3
 
 
 class RegId(Register):
@@ -57,13 +57,13 @@ class SysregIndex(Register):
 
 def core(offset: int) -> int:
     """Return the identifier of the 64-bit core register at byte ``offset`` of struct kvm_regs."""
-    return int(RegId.of(architecture=_ARM64, size=_U64, coprocessor=_CORE, index=offset // 4))
+    return int(RegId.of(architecture=_ARM64, size=_SIZE_U64, coprocessor=_CORE, index=offset // 4))
 
 
 def sysreg(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
     """Return the identifier of a system register."""
     index = SysregIndex.of(op0=op0, op1=op1, crn=crn, crm=crm, op2=op2)
-    return int(RegId.of(architecture=_ARM64, size=_U64, coprocessor=_SYSREG, index=index))
+    return int(RegId.of(architecture=_ARM64, size=_SIZE_U64, coprocessor=_SYSREG, index=index))
 
 
 def x(number: int) -> int:

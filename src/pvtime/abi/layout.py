@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Registers as declarations: a class with named bit fields."""
+"""Registers as declarations: a class with named bit fields; the limits of their words."""
 
 from __future__ import annotations
 
-from typing import Self, overload
+from typing import Final, Self, overload
 
-__all__ = ["Field", "Register"]
+__all__ = ["U32_MAX", "U64_MAX", "Field", "Register"]
+
+U32_MAX: Final = (1 << 32) - 1
+U64_MAX: Final = (1 << 64) - 1
 
 
 class Field:

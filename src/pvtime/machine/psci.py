@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from pvtime.abi.layout import U32_MAX, U64_MAX
 from pvtime.abi.psci import VERSION_1_1, Affinity, Psci, PsciReturn, Tos
 from pvtime.abi.smccc import FunctionId, Smccc
 
@@ -16,8 +17,6 @@ MPIDR_AFFINITY: Final = 0xFF_00FF_FFFF
 
 _AFFINITY_LEVELS = 4
 _AFFINITY_BITS = 8
-_U32 = (1 << 32) - 1
-_U64 = (1 << 64) - 1
 _RESET_TYPE_VENDOR = 0x8000_0000
 
 
@@ -59,12 +58,12 @@ class PsciCalls:
         ``args`` are X1 to X3; the 32-bit forms use their lower halves.
         """
         if not FunctionId(function).smc64:
-            args = [arg & _U32 for arg in args]
+            args = [arg & U32_MAX for arg in args]
         match function:
             case Psci.VERSION:
                 return VERSION_1_1
             case Psci.FEATURES:
-                return PsciReturn.SUCCESS if args[0] & _U32 in _FEATURES else PsciReturn.NOT_SUPPORTED
+                return PsciReturn.SUCCESS if args[0] & U32_MAX in _FEATURES else PsciReturn.NOT_SUPPORTED
             case Psci.CPU_SUSPEND | Psci.CPU_SUSPEND_64:
                 self._power.suspend(index)
                 return PsciReturn.SUCCESS
@@ -99,7 +98,7 @@ class PsciCalls:
     def _affinity_info(self, target: int, level: int) -> int:
         if level >= _AFFINITY_LEVELS or target & ~MPIDR_AFFINITY:
             return PsciReturn.INVALID_PARAMETERS
-        mask = _U64 << (level * _AFFINITY_BITS) & _U64
+        mask = U64_MAX << (level * _AFFINITY_BITS) & U64_MAX
         # The affinity fields of level 3 start at bit 32, above a gap: KVM shifts as if there were none.
         matching = [i for i, mpidr in enumerate(self._mpidrs) if mpidr & mask == target & mask]
         if not matching:
@@ -108,7 +107,7 @@ class PsciCalls:
 
     def _system_reset2(self, reset_type: int) -> int:
         # A type has 32 bits, also where the 64-bit form brings it in a whole register.
-        if 0 < reset_type & _U32 < _RESET_TYPE_VENDOR:
+        if 0 < reset_type & U32_MAX < _RESET_TYPE_VENDOR:
             return PsciReturn.INVALID_PARAMETERS
         self._power.system_reset()
         return PsciReturn.INTERNAL_FAILURE

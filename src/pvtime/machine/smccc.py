@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pvtime.abi.layout import U32_MAX
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.registration import RegisterCall
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, VERSION_1_1, Smccc
@@ -17,8 +18,6 @@ from pvtime.steal.account import Account
 from pvtime.steal.service_calls import pv_time_features, pv_time_st, register_call
 
 __all__ = ["hypercall"]
-
-_U32 = (1 << 32) - 1
 
 
 def hypercall(index: int, account: Account, run_delay: int, psci: PsciCalls, registers: Sequence[int]) -> int:
@@ -29,13 +28,13 @@ def hypercall(index: int, account: Account, run_delay: int, psci: PsciCalls, reg
     :param registers: X0 to X3 as the guest left them.
     :return: what X0 gets, signed; X1 to X3 get 0.
     """
-    function = registers[0] & _U32
+    function = registers[0] & U32_MAX
     match function:
         case Smccc.VERSION:
             return VERSION_1_1
         case Smccc.ARCH_FEATURES:
             # KVM says yes here whether or not user space gave any vCPU a structure.
-            return SUCCESS if registers[1] & _U32 == PvTime.FEATURES else NOT_SUPPORTED
+            return SUCCESS if registers[1] & U32_MAX == PvTime.FEATURES else NOT_SUPPORTED
         case PvTime.FEATURES:
             return pv_time_features(account, registers[1])
         case PvTime.ST:

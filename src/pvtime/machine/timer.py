@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pvtime.abi.layout import Field, Register
+from pvtime.abi.layout import U32_MAX, U64_MAX, Field, Register
 from pvtime.errors import SavedStateError
 from pvtime.machine.device import IrqLine
 
@@ -20,9 +20,6 @@ PHYSICAL_TIMER_PPI = 14
 
 _NEVER_NS = 1 << 62
 """A host is not up for 146 years; and no host's clock takes all the 2^68 ns that a guest can ask for."""
-
-_U32 = (1 << 32) - 1
-_U64 = (1 << 64) - 1
 
 
 class TimerControl(Register):
@@ -75,9 +72,9 @@ class VcpuTimer:
 
         :raises SavedStateError: no timer can be in this state.
         """
-        if state.control & ~TimerControl.of(enable=1, imask=1) or abs(state.remaining) > _U64:
+        if state.control & ~TimerControl.of(enable=1, imask=1) or abs(state.remaining) > U64_MAX:
             raise SavedStateError(f"the saved timer has impossible registers: {state}")
-        self._compare = min(max(now + state.remaining, 0), _U64)
+        self._compare = min(max(now + state.remaining, 0), U64_MAX)
         self.write_control(state.control)
 
     def read_control(self) -> int:
@@ -88,7 +85,7 @@ class VcpuTimer:
 
     def write_control(self, value: int) -> None:
         """CNTP_CTL_EL0; ISTATUS is read-only."""
-        new = TimerControl(value & _U32)
+        new = TimerControl(value & U32_MAX)
         self._control = TimerControl.of(enable=new.enable, imask=new.imask)
         self._rearm()
 
@@ -98,16 +95,16 @@ class VcpuTimer:
 
     def write_compare(self, value: int) -> None:
         """CNTP_CVAL_EL0, in ticks."""
-        self._compare = value & _U64
+        self._compare = value & U64_MAX
         self._rearm()
 
     def read_value(self) -> int:
         """CNTP_TVAL_EL0: ticks until the compare value, 32 bits."""
-        return (self._compare - counter()) & _U32
+        return (self._compare - counter()) & U32_MAX
 
     def write_value(self, value: int) -> None:
         """CNTP_TVAL_EL0: a signed 32-bit number of ticks from now."""
-        ticks = (value & _U32) - ((value & 1 << 31) << 1)
+        ticks = (value & U32_MAX) - ((value & 1 << 31) << 1)
         self.write_compare(counter() + ticks)
 
     def expire(self, now: int) -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from pvtime.abi.layout import U64_MAX
 from pvtime.abi.registration import RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
 from pvtime.steal.structure import Structure
 
 __all__ = ["Account", "AccountState", "GuestUse"]
-
-_U64 = (1 << 64) - 1
 
 
 class GuestUse(Enum):
@@ -88,7 +87,7 @@ class Account:
         if self._structure is None or self.use is GuestUse.ABSENT or not delta:
             return
         try:
-            self._structure.store((self._structure.load() + delta) & _U64)
+            self._structure.store((self._structure.load() + delta) & U64_MAX)
         except GuestMemoryError as error:
             self._fail(error)
         else:

@@ -9,6 +9,7 @@ GET tells where the first is: so firmware and kernel can arbitrate, and no struc
 
 from __future__ import annotations
 
+from pvtime.abi.layout import U32_MAX
 from pvtime.abi.registration import PREEMPTED, KvmStealTime, RegisterCall, RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
 from pvtime.steal.placement import Placement, PlacementName
@@ -21,7 +22,6 @@ _STEAL = KvmStealTime.steal.offset // 8
 """Index among the structure's 64-bit words."""
 _VERSION = slice(KvmStealTime.version.offset, KvmStealTime.version.offset + KvmStealTime.version.size)
 _PREEMPTED = KvmStealTime.preempted.offset
-_U32 = (1 << 32) - 1
 
 
 class RegisteredStructure(Structure):
@@ -78,7 +78,7 @@ class RegisteredStructure(Structure):
         version = int.from_bytes(mapped.bytes[_VERSION], "little") | 1
         mapped.bytes[_VERSION] = version.to_bytes(4, "little")
         mapped.words[_STEAL] = stolen
-        mapped.bytes[_VERSION] = ((version + 1) & _U32).to_bytes(4, "little")
+        mapped.bytes[_VERSION] = ((version + 1) & U32_MAX).to_bytes(4, "little")
 
     def on_load(self) -> None:
         """Have the next :meth:`store` say that the vCPU is not preempted any more."""

@@ -30,14 +30,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pvtime.abi.layout import U64_MAX
 from pvtime.steal.structure import StraightStructure
 
 __all__ = ["MARK", "KvmTruth", "StolenState"]
 
 MARK: Final = 0x656D_6974_7670_2121
 """Any value but 0; this one reads as text in a dump."""
-
-_U64: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class KvmTruth:
         self._baseline -= ns
         self.injected_ns += ns
         if self._structure is not None:
-            self._structure.store((self._structure.load() + ns) & _U64)
+            self._structure.store((self._structure.load() + ns) & U64_MAX)
         self.figures = self.figures[0] + ns, self.structure()
 
     def state(self, run_delay: int) -> StolenState:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pvtime.abi.layout import U32_MAX
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.registration import RegisterCall, Registration
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS
@@ -10,13 +11,11 @@ from pvtime.steal.account import Account
 
 __all__ = ["pv_time_features", "pv_time_st", "register_call"]
 
-_U32 = (1 << 32) - 1
-
 
 def pv_time_features(account: Account, function: int) -> int:
     """PV_TIME_FEATURES: whether *this* vCPU offers ``function``, whose upper half is ignored."""
-    pv_time = function & _U32 in (PvTime.FEATURES, PvTime.ST)
-    return SUCCESS if pv_time and account.offers(function & _U32) else NOT_SUPPORTED
+    pv_time = function & U32_MAX in (PvTime.FEATURES, PvTime.ST)
+    return SUCCESS if pv_time and account.offers(function & U32_MAX) else NOT_SUPPORTED
 
 
 def pv_time_st(account: Account, run_delay: int) -> int:
@@ -34,4 +33,4 @@ def register_call(account: Account, run_delay: int, function: int, argument: int
             return account.register(run_delay, Registration(argument))
         case RegisterCall.GET:
             return int(account.registration)
-    return SUCCESS if account.offers(argument & _U32) else NOT_SUPPORTED
+    return SUCCESS if account.offers(argument & U32_MAX) else NOT_SUPPORTED

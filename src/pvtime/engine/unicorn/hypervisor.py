@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
+from pvtime.abi.layout import U32_MAX
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import Outcome
@@ -20,7 +21,6 @@ from pvtime.machine.smccc import hypercall
 
 __all__ = ["Hypervisor"]
 
-_U32 = (1 << 32) - 1
 _STARTING = frozenset({PvTime.ST, RegisterCall.SET})
 
 
@@ -41,13 +41,13 @@ class Hypervisor:
         """See :meth:`Supervisor.hypercall`."""
         vcpu = self._cpu.loaded
         # What was stolen before a call that starts a count anew is not in that count.
-        now = self._cpu.catch_up() if registers[0] & _U32 in _STARTING else time.monotonic_ns()
+        now = self._cpu.catch_up() if registers[0] & U32_MAX in _STARTING else time.monotonic_ns()
         run_delay = vcpu.clock.read(now)
         if vcpu.on_hypercall is None:
             return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
         before = vcpu.sample(now)
         answer = hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
-        vcpu.on_hypercall(registers[0] & _U32, before, vcpu.sample(now))
+        vcpu.on_hypercall(registers[0] & U32_MAX, before, vcpu.sample(now))
         return answer
 
     def read_register(self, register: SysReg) -> int | None:

@@ -9,6 +9,7 @@ import unicorn
 from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import CptrEl3, HcrEl2, ScrEl3, SysReg
+from pvtime.abi.layout import U64_MAX
 
 __all__ = ["CPU_MODELS", "move_counter", "set_mpidr", "set_up_levels"]
 
@@ -37,8 +38,6 @@ emulates them."""
 
 _MPIDR_RES1: Final = 1 << 31
 
-_U64: Final = (1 << 64) - 1
-
 
 def set_up_levels(uc: unicorn.Uc, model: str) -> None:
     """Write EL3's and EL2's registers.
@@ -62,5 +61,5 @@ def set_mpidr(uc: unicorn.Uc, affinity: int) -> None:
 
 def move_counter(uc: unicorn.Uc, offset: int) -> None:
     """Let CNTVCT_EL0 be ``offset`` ticks behind the host's counter, and have CNTPCT_EL0 trap."""
-    uc.cpr_write(*_CNTVOFF_EL2, offset & _U64)
+    uc.cpr_write(*_CNTVOFF_EL2, offset & U64_MAX)
     uc.cpr_write(*_CNTHCTL_EL2, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pvtime.abi.layout import U64_MAX
 from pvtime.engine.unicorn.parts import Parts
 from pvtime.engine.unicorn.registers import CpuState
 from pvtime.engine.unicorn.vcpu import State, Vcpu
@@ -15,7 +16,6 @@ from pvtime.steal.account import AccountState, GuestUse
 
 __all__ = ["EngineState", "Keeper"]
 
-_U64 = (1 << 64) - 1
 _NOT_SAVED = "max"
 """Nothing public gives this model's SVE registers."""
 
@@ -159,5 +159,5 @@ def _check_vcpu(vcpu: VcpuState) -> None:
 
 
 def _check_u64(name: str, value: int) -> None:
-    if not 0 <= value <= _U64:
+    if not 0 <= value <= U64_MAX:
         raise SavedStateError(f"the saved machine has an impossible {name}: {hex(value)[:40]}")
