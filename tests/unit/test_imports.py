@@ -54,11 +54,7 @@ SHARED_NAMES = {
     # Offenders, to be mended.
     "CpuState": "offender",
     "DirtyLog": "offender",
-    "Entry": "offender",
-    "Finding": "offender",
     "Hypervisor": "offender",
-    "Machine": "offender",
-    "Placement": "offender",
     "State": "offender",
     "Vcpu": "offender",
     "VcpuState": "offender",

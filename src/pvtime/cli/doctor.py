@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from pvtime.doctor.finding import Finding, Health
+from pvtime.doctor.finding import Health, HealthFinding
 from pvtime.doctor.guest import examine_guest
 from pvtime.doctor.host import examine_host
 
@@ -52,17 +52,17 @@ def doctor_command(as_json: bool) -> int:
     return 0 if host_works or guest_works else 1
 
 
-def _works(findings: list[Finding]) -> bool:
+def _works(findings: list[HealthFinding]) -> bool:
     """Whether there is a good finding, and no bad one."""
     health = {finding.health for finding in findings}
     return Health.GOOD in health and Health.BAD not in health
 
 
-def _plain(finding: Finding) -> dict[str, str]:
+def _plain(finding: HealthFinding) -> dict[str, str]:
     return {"name": finding.name, "health": finding.health.value, "sentence": finding.sentence}
 
 
-def _print(title: str, findings: list[Finding], verdict: str) -> None:
+def _print(title: str, findings: list[HealthFinding], verdict: str) -> None:
     from rich.table import Table  # late: see pvtime.report.table
     from rich.text import Text
 

@@ -1,28 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One thing that was looked at."""
+"""A result of the examination."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Finding", "Health"]
+__all__ = ["Health", "HealthFinding", "bad", "good", "neutral"]
 
 
 class Health(Enum):
-    """What a finding means for stolen time."""
+    """Meaning of a finding for stolen time."""
 
     GOOD = "good"
     BAD = "bad"
     """Stolen time cannot work with this."""
     NEUTRAL = "neutral"
-    """Worth knowing; it decides nothing."""
+    """Information without a verdict."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A thing's name, what it means, and a sentence."""
+class HealthFinding:
+    """The examined thing, its health, and a sentence for a person."""
 
     name: str
     health: Health
     sentence: str
+
+
+def good(name: str, sentence: str) -> HealthFinding:
+    """Return a good finding."""
+    return HealthFinding(name, Health.GOOD, sentence)
+
+
+def bad(name: str, sentence: str) -> HealthFinding:
+    """Return a bad finding."""
+    return HealthFinding(name, Health.BAD, sentence)
+
+
+def neutral(name: str, sentence: str) -> HealthFinding:
+    """Return a neutral finding."""
+    return HealthFinding(name, Health.NEUTRAL, sentence)

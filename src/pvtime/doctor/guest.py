@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine as a guest: whether its kernel has found stolen time, and whether the count moves."""
+"""Examination of a machine as a guest: whether its kernel found stolen time, and whether it grows."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pvtime.doctor.finding import Finding, Health
+from pvtime.doctor.finding import HealthFinding, bad, good, neutral
 
-__all__ = ["Machine", "examine_guest"]
+__all__ = ["GuestFacts", "examine_guest"]
 
 ARM64: Final = "aarch64"
 
 FOUND: Final = "using stolen time PV"
-"""What an arm64 kernel prints (arch/arm64/kernel/paravirt.c); others say nothing."""
+"""An arm64 kernel's message (arch/arm64/kernel/paravirt.c); other kernels print none."""
 
 WATCH_S: Final = 1.0
-"""How long a CPU is kept busy while the steal column is watched: only who wants to run is stolen from."""
+"""Time for which a CPU is kept busy while the steal column is watched: an idle CPU is not stolen from."""
 
 _STEAL: Final = 8
-"""/proc/stat's column of steal, the CPU's name being column 0 (Documentation/filesystems/proc.rst)."""
+"""Column of steal in /proc/stat; column 0 is the CPU's name (Documentation/filesystems/proc.rst)."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where the facts are; tests give others."""
+class GuestFacts:
+    """Sources of facts about this machine; tests give others."""
 
     root: Path = Path("/")
     architecture: str = field(default_factory=platform.machine)
@@ -45,21 +45,21 @@ class Machine:
             return ""
 
 
-def examine_guest(machine: Machine | None = None) -> list[Finding]:
-    """Return what this machine is as a guest; one neutral finding where it is none."""
-    machine = machine or Machine()
+def examine_guest(machine: GuestFacts | None = None) -> list[HealthFinding]:
+    """Examine this machine as a guest; return a single neutral finding if it is not one."""
+    machine = machine or GuestFacts()
     hypervisor = _hypervisor(machine)
     if hypervisor is None:
-        return [Finding("guest", Health.NEUTRAL, "This machine does not look like a virtual one.")]
+        return [neutral("guest", "This machine does not look like a virtual machine.")]
     return [
-        Finding("guest", Health.NEUTRAL, f"This machine is a guest ({hypervisor})."),
+        neutral("guest", f"This machine is a guest ({hypervisor})."),
         _kernel(machine),
         _steal(machine),
     ]
 
 
-def _hypervisor(machine: Machine) -> str | None:
-    """Return how this machine shows that it is virtual; None: it does not."""
+def _hypervisor(machine: GuestFacts) -> str | None:
+    """Return the evidence that this machine is virtual; None without any."""
     if machine.text("proc/device-tree/psci/method").strip("\0") == "hvc":
         return "its firmware interface is a hypervisor call"
     if re.search(r"^flags\s*:.*\bhypervisor\b", machine.text("proc/cpuinfo"), re.MULTILINE):
@@ -70,46 +70,42 @@ def _hypervisor(machine: Machine) -> str | None:
     return vendor if vendor in ("QEMU", "Amazon EC2", "Google", "Microsoft Corporation") else None
 
 
-def _kernel(machine: Machine) -> Finding:
+def _kernel(machine: GuestFacts) -> HealthFinding:
     if machine.architecture != ARM64:
-        sentence = (
-            f"A {machine.architecture} kernel does not say whether it found stolen time; /proc/stat tells."
-        )
-        return Finding("guest kernel", Health.NEUTRAL, sentence)
+        kernel = f"A {machine.architecture} kernel"
+        return neutral("guest kernel", f"{kernel} does not log whether it found stolen time: see /proc/stat.")
     log = machine.read_log()
     if FOUND in log:
-        return Finding("guest kernel", Health.GOOD, "The kernel found stolen time at boot.")
+        return good("guest kernel", "The kernel found stolen time at boot.")
     if not log:
-        return Finding("guest kernel", Health.NEUTRAL, "The kernel's log cannot be read: run this as root.")
-    return Finding(
+        return neutral("guest kernel", "The kernel log cannot be read: run this command as root.")
+    return bad(
         "guest kernel",
-        Health.BAD,
-        "The kernel's log does not say that it found stolen time: the hypervisor may not offer it, "
-        "and time that the host takes looks like a hang here.",
+        "The kernel log does not say that it found stolen time: the hypervisor may not offer it. "
+        "Time that the host takes then looks like a hang.",
     )
 
 
-def _steal(machine: Machine) -> Finding:
+def _steal(machine: GuestFacts) -> HealthFinding:
     before = _read_steal(machine)
     machine.watch()
     after = _read_steal(machine)
     if before is None or after is None:
-        return Finding("/proc/stat", Health.BAD, "/proc/stat has no steal column.")
-    # What an x86 host steals and tells is nothing that pvtime is about.
-    good = Health.GOOD if machine.architecture == ARM64 else Health.NEUTRAL
+        return bad("/proc/stat", "/proc/stat has no steal column.")
+    # pvtime is about arm64: steal that an x86 host reports proves nothing about it.
+    report = good if machine.architecture == ARM64 else neutral
     tick_ms = 1000 // os.sysconf("SC_CLK_TCK")
     total = after * tick_ms / 1000
     if after > before:
         moved = (after - before) * tick_ms
-        return Finding("/proc/stat", good, f"Steal moves: {moved} ms just now, {total:.2f} s since boot.")
+        return report("/proc/stat", f"Steal grows: {moved} ms in the last second, {total:.2f} s since boot.")
     if after > 0:
-        return Finding("/proc/stat", good, f"Steal is {total:.2f} s since boot; none just now.")
-    return Finding(
-        "/proc/stat", Health.NEUTRAL, "Steal is 0 since boot: not offered, or nothing was stolen yet."
-    )
+        return report("/proc/stat", f"Steal is {total:.2f} s since boot, none of it in the last second.")
+    nothing = "the host does not offer it, or has stolen nothing yet"
+    return neutral("/proc/stat", f"Steal is 0 since boot: {nothing}.")
 
 
-def _read_steal(machine: Machine) -> int | None:
+def _read_steal(machine: GuestFacts) -> int | None:
     fields = machine.text("proc/stat").partition("\n")[0].split()
     return int(fields[_STEAL]) if len(fields) > _STEAL and fields[_STEAL].isdigit() else None
 
@@ -121,7 +117,7 @@ def _keep_busy() -> None:
 
 
 def _read_kernel_log() -> str:
-    """Return the kernel's messages since boot; empty where they are not for this user."""
+    """Return the kernel's messages since boot; empty if this user may not read them."""
     try:
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -134,7 +130,7 @@ def _read_kernel_log() -> str:
             except BlockingIOError:
                 break
             except BrokenPipeError:
-                continue  # overwritten while it was read: the next one is there
+                continue  # overwritten meanwhile: read the next record
     except OSError:
         pass
     finally:

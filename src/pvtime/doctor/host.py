@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine as a host: whether guests on its KVM can have stolen time."""
+"""Examination of a machine as a host: whether guests on its KVM can have stolen time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from pvtime.abi.kvm import KvmCap
 from pvtime.abi.kvm_device import DeviceType
 from pvtime.abi.kvm_types import VcpuFeature
-from pvtime.doctor.finding import Finding, Health
+from pvtime.doctor.finding import HealthFinding, bad, good, neutral
 from pvtime.engine.kvm.pvtime import has_stolen_time
 from pvtime.engine.kvm.system import DEVICE, System
 from pvtime.engine.kvm.vm import Vm
@@ -24,63 +24,59 @@ GICS: Final = {"GICv3": DeviceType.VGIC_V3, "GICv2": DeviceType.VGIC_V2}
 SCHEDSTAT: Final = Path("/proc/thread-self/schedstat")
 
 
-def examine_host(device: str = DEVICE) -> list[Finding]:
-    """Look at the architecture, the scheduler's statistics and, on arm64, KVM."""
+def examine_host(device: str = DEVICE) -> list[HealthFinding]:
+    """Examine the architecture, the scheduler's statistics and, on arm64, KVM."""
     return [*_architecture(), *_schedstat(), *_kvm(device)]
 
 
-def _architecture() -> Iterator[Finding]:
+def _architecture() -> Iterator[HealthFinding]:
     machine = platform.machine()
     if machine == "aarch64":
-        yield Finding("architecture", Health.GOOD, "This is an arm64 host.")
+        yield good("architecture", "This is an arm64 host.")
     else:
-        yield Finding(
+        yield bad(
             "architecture",
-            Health.BAD,
             f"This host is {machine}: arm64 guests run on the unicorn engine or in pvtime lab, not on KVM.",
         )
 
 
-def _schedstat() -> Iterator[Finding]:
+def _schedstat() -> Iterator[HealthFinding]:
     try:
         fields = SCHEDSTAT.read_text().split()
     except OSError as error:
-        yield Finding(
+        yield bad(
             "schedstat",
-            Health.BAD,
             f"{SCHEDSTAT} cannot be read ({error.strerror}): no run_delay without CONFIG_SCHED_INFO.",
         )
         return
-    # The first field is the time that this very thread has run: 0 means that nothing is counted.
+    # The first field is the time that this thread has run: 0 means that nothing is counted.
     if len(fields) == 3 and int(fields[0]) > 0:
-        yield Finding("schedstat", Health.GOOD, "The scheduler counts what threads run and wait (run_delay).")
+        yield good("schedstat", "The scheduler counts the time that threads run and wait (run_delay).")
     else:
-        yield Finding("schedstat", Health.BAD, f"{SCHEDSTAT} counts nothing: stolen time would stay 0.")
+        yield bad("schedstat", f"{SCHEDSTAT} counts nothing: stolen time would stay 0.")
 
 
-def _kvm(device: str) -> Iterator[Finding]:
+def _kvm(device: str) -> Iterator[HealthFinding]:
     if platform.machine() != "aarch64":
-        there = "is there, but for guests of this architecture" if Path(device).exists() else "is not there"
-        yield Finding("/dev/kvm", Health.NEUTRAL, f"{device} {there}.")
+        state = "exists, but for guests of this architecture" if Path(device).exists() else "does not exist"
+        yield neutral("/dev/kvm", f"{device} {state}.")
         return
     try:
         with System(device) as system:
-            yield Finding("/dev/kvm", Health.GOOD, f"{device} is there and may be used.")
+            yield good("/dev/kvm", f"{device} exists and this user may use it.")
             yield from _capabilities(system)
     except EngineError as error:
-        yield Finding("/dev/kvm", Health.BAD, f"KVM cannot be used: {error}.")
+        yield bad("/dev/kvm", f"KVM cannot be used: {error}.")
 
 
-def _capabilities(system: System) -> Iterator[Finding]:
+def _capabilities(system: System) -> Iterator[HealthFinding]:
     if system.check(KvmCap.STEAL_TIME):
-        yield Finding(
-            "KVM_CAP_STEAL_TIME", Health.GOOD, "KVM says that it can tell guests their stolen time."
-        )
+        yield good("KVM_CAP_STEAL_TIME", "KVM reports that it can give guests their stolen time.")
     else:
-        sentence = "KVM says that it cannot: Linux before 5.10, or no scheduler statistics."
-        yield Finding("KVM_CAP_STEAL_TIME", Health.BAD, sentence)
+        sentence = "KVM reports no stolen time: this is Linux before 5.10, or has no scheduler statistics."
+        yield bad("KVM_CAP_STEAL_TIME", sentence)
     limit = system.check(KvmCap.ARM_VM_IPA_SIZE) or 40
-    yield Finding("IPA size", Health.NEUTRAL, f"Guest physical addresses may have up to {limit} bits.")
+    yield neutral("IPA size", f"Guest physical addresses may have up to {limit} bits.")
     vm = system.create_vm()
     try:
         yield _attribute(vm)
@@ -89,23 +85,22 @@ def _capabilities(system: System) -> Iterator[Finding]:
         vm.close()
 
 
-def _attribute(vm: Vm) -> Finding:
+def _attribute(vm: Vm) -> HealthFinding:
     vcpu = vm.create_vcpu(0)
     try:
         vcpu.init(vm.preferred_target(), VcpuFeature.PSCI_0_2)
         if has_stolen_time(vcpu):
-            return Finding("PV-time attribute", Health.GOOD, "A vCPU takes the address of its structure.")
-        return Finding(
+            return good("PV-time attribute", "A vCPU accepts the address of a stolen-time structure.")
+        return bad(
             "PV-time attribute",
-            Health.BAD,
-            "A vCPU takes no address of a structure: guests get no stolen time.",
+            "A vCPU accepts no address of a stolen-time structure: guests get no stolen time.",
         )
     finally:
         vcpu.close()
 
 
-def _gics(vm: Vm) -> Finding:
+def _gics(vm: Vm) -> HealthFinding:
     versions = [name for name, kind in GICS.items() if vm.can_create(kind)]
     if versions:
-        return Finding("GIC", Health.NEUTRAL, f"Guests can have a {' or a '.join(versions)}.")
-    return Finding("GIC", Health.BAD, "KVM has no interrupt controller for guests: pvtime cannot run them.")
+        return neutral("GIC", f"Guests can have a {' or a '.join(versions)}.")
+    return bad("GIC", "KVM has no interrupt controller for guests: pvtime cannot run any.")

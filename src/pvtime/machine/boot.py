@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The arm64 boot protocol (the kernel's Documentation/arm64/booting.rst): what goes where in RAM.
+"""The arm64 boot protocol (the kernel's Documentation/arch/arm64/booting.rst): the layout of RAM.
 
 ::
 
@@ -20,7 +20,7 @@ from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import Region
 from pvtime.machine.memory import MIB, GuestMemory
 
-__all__ = ["MAX_DEVICE_TREE", "Entry", "Placement", "load", "place"]
+__all__ = ["MAX_DEVICE_TREE", "BootEntry", "BootLayout", "load", "place"]
 
 MAX_DEVICE_TREE: Final = 2 * MIB
 """Bytes; a kernel maps no more of the device tree than this."""
@@ -30,8 +30,8 @@ INITRD_WINDOW: Final = 32 << 30
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where the first vCPU starts, and the one argument it gets; x1 to x3 are 0."""
+class BootEntry:
+    """The first vCPU's entry state; x1 to x3 are 0."""
 
     pc: int
     x0: int
@@ -39,8 +39,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """What of RAM the kernel, the device tree and the initrd get."""
+class BootLayout:
+    """The regions of kernel, device tree and initrd in RAM."""
 
     kernel: Region
     device_tree: Region
@@ -51,7 +51,7 @@ def _up(address: int, alignment: int) -> int:
     return (address + alignment - 1) // alignment * alignment
 
 
-def place(ram: Region, kernel: KernelImage, initrd_size: int) -> Placement:
+def place(ram: Region, kernel: KernelImage, initrd_size: int) -> BootLayout:
     """Choose places for a kernel and an initrd of ``initrd_size`` bytes (0: none) in ``ram``.
 
     :raises UsageError: they do not fit; the message says how large each is and how much memory is needed.
@@ -73,15 +73,17 @@ def place(ram: Region, kernel: KernelImage, initrd_size: int) -> Placement:
         raise UsageError(
             f"an initrd of {_mib(initrd_size)} is larger than any kernel takes: give a smaller one"
         )
-    return Placement(code, tree, initrd)
+    return BootLayout(code, tree, initrd)
 
 
 def _mib(size: int) -> str:
     return f"{_up(size, MIB) // MIB}M"
 
 
-def load(memory: GuestMemory, places: Placement, kernel: KernelImage, initrd: bytes, tree: bytes) -> Entry:
-    """Write everything to its place and return where to start.
+def load(
+    memory: GuestMemory, layout: BootLayout, kernel: KernelImage, initrd: bytes, tree: bytes
+) -> BootEntry:
+    """Write kernel, device tree and initrd to RAM, and return the entry state.
 
     :raises UsageError: the device tree is larger than a kernel takes.
     """
@@ -89,8 +91,8 @@ def load(memory: GuestMemory, places: Placement, kernel: KernelImage, initrd: by
         raise UsageError(
             f"the device tree has {len(tree)} bytes, kernels take 2M: give fewer vCPUs or a shorter --append"
         )
-    memory.write(places.kernel.base, kernel.data)
-    memory.write(places.device_tree.base, tree)
-    if places.initrd:
-        memory.write(places.initrd.base, initrd)
-    return Entry(pc=places.kernel.base, x0=places.device_tree.base)
+    memory.write(layout.kernel.base, kernel.data)
+    memory.write(layout.device_tree.base, tree)
+    if layout.initrd:
+        memory.write(layout.initrd.base, initrd)
+    return BootEntry(pc=layout.kernel.base, x0=layout.device_tree.base)

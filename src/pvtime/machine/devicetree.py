@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The device tree: what the machine tells its guest about itself."""
+"""The device tree: the machine's description for its guest."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ BAUD: Final = 115_200
 
 
 class GicFlavour(Enum):
-    """Which interrupt controller the machine has."""
+    """The interrupt controller, by its ``compatible`` property."""
 
     GICV2 = "arm,cortex-a15-gic"
     GICV3 = "arm,gic-v3"
@@ -61,7 +61,7 @@ class GicFlavour(Enum):
 
 @dataclass(frozen=True)
 class TreeConfig:
-    """What differs from machine to machine."""
+    """The variable parts of a device tree."""
 
     vcpus: Sequence[int]
     """Each vCPU's MPIDR affinity fields, as PSCI names it."""
@@ -71,9 +71,9 @@ class TreeConfig:
     initrd: Region | None
     gic: GicFlavour
     timer_ppis: tuple[int, ...]
-    """A prefix of :data:`KVM_TIMER_PPIS`: the timers that work."""
+    """A prefix of :data:`KVM_TIMER_PPIS`: the timers that this machine has."""
     rng_seed: bytes = field(default_factory=lambda: os.urandom(64))
-    """Entropy for the kernel, which else waits for some."""
+    """Entropy for the kernel, which otherwise waits for some."""
 
 
 def _cells(*values: int) -> list[int]:

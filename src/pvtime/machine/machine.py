@@ -9,7 +9,7 @@ from functools import partial
 
 from pvtime.errors import GuestMemoryError, UsageError
 from pvtime.machine import boot
-from pvtime.machine.boot import Entry
+from pvtime.machine.boot import BootEntry
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI, GicFlavour, TreeConfig, build
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import (
@@ -122,7 +122,7 @@ class Machine:
         """Connect the devices' interrupt wires to an engine's interrupt controller."""
         self._set_irq = set_irq
 
-    def load(self, gic: GicFlavour, timer_ppis: tuple[int, ...]) -> Entry:
+    def load(self, gic: GicFlavour, timer_ppis: tuple[int, ...]) -> BootEntry:
         """Put kernel, initrd and device tree into otherwise empty RAM: once at the start and at each reset.
 
         :raises UsageError: the device tree is too large.

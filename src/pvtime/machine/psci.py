@@ -13,7 +13,7 @@ from pvtime.abi.smccc import FunctionId, Smccc
 __all__ = ["MPIDR_AFFINITY", "Power", "PsciCalls"]
 
 MPIDR_AFFINITY: Final = 0xFF_00FF_FFFF
-"""The affinity fields of MPIDR_EL1; a CPU that is named by anything else does not exist."""
+"""The affinity fields of MPIDR_EL1; any other bit set names no CPU."""
 
 _AFFINITY_LEVELS = 4
 _AFFINITY_BITS = 8
@@ -21,7 +21,7 @@ _RESET_TYPE_VENDOR = 0x8000_0000
 
 
 class Power(Protocol):
-    """What PSCI asks of whoever runs the vCPUs; a vCPU is named by its index."""
+    """Power control of vCPUs by their indices, as PSCI needs it; an engine implements it."""
 
     def is_on(self, index: int) -> bool:
         """Whether the vCPU is powered."""
@@ -30,16 +30,16 @@ class Power(Protocol):
         """Reset the vCPU and run it from ``entry`` with ``context`` in X0."""
 
     def power_off(self, index: int) -> None:
-        """Stop the vCPU, which is the caller."""
+        """Stop the calling vCPU."""
 
     def suspend(self, index: int) -> None:
-        """Stop the vCPU, which is the caller, until an interrupt is pending for it."""
+        """Stop the calling vCPU until an interrupt is pending for it."""
 
     def system_off(self) -> None:
         """Power the machine off."""
 
     def system_reset(self) -> None:
-        """Start the machine anew."""
+        """Reset the machine."""
 
 
 _FEATURES = frozenset(Psci) | {Smccc.VERSION}
@@ -53,7 +53,7 @@ class PsciCalls:
         self._power = power
 
     def call(self, index: int, function: int, args: Sequence[int]) -> int:
-        """Carry out one call by vCPU ``index`` and return what X0 gets (signed).
+        """Carry out a call by vCPU ``index`` and return its X0 (signed).
 
         ``args`` are X1 to X3; the 32-bit forms use their lower halves.
         """

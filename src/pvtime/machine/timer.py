@@ -13,7 +13,7 @@ from pvtime.machine.device import IrqLine
 __all__ = ["NS_PER_TICK", "PHYSICAL_TIMER_PPI", "TimerControl", "TimerState", "VcpuTimer", "counter"]
 
 NS_PER_TICK = 16
-"""CNTFRQ_EL0 is 62.5 MHz: what the emulated CPU's counter is fixed to."""
+"""CNTFRQ_EL0 is 62.5 MHz: the fixed frequency of the emulated CPU's counter."""
 
 PHYSICAL_TIMER_PPI = 14
 """Non-secure EL1 physical timer, as a PPI number; interrupt 30."""
@@ -32,7 +32,7 @@ class TimerControl(Register):
 
 @dataclass(frozen=True)
 class TimerState:
-    """A timer that is saved. The line is not: it follows."""
+    """The saved timer. Its interrupt line is derived."""
 
     control: int
     """CNTP_CTL_EL0 without ISTATUS."""
@@ -54,19 +54,19 @@ class VcpuTimer:
         self._control = TimerControl(0)
         self._asserted = False
         self.deadline: int | None = None
-        """When the line will rise, in ns of CLOCK_MONOTONIC; None: not by itself."""
+        """Time at which the line will rise, in ns of CLOCK_MONOTONIC; None: not without a register access."""
 
     def reset(self) -> None:
-        """As after power-on: disabled."""
+        """Return to the state after power-on: disabled."""
         self._compare = 0
         self.write_control(0)
 
     def state(self, now: int) -> TimerState:
-        """Return what is to be saved where the counter stands at ``now``, in ticks."""
+        """Return the state to save at a counter of ``now`` ticks."""
         return TimerState(int(self._control), self._compare - now)
 
     def restore(self, state: TimerState, now: int) -> None:
-        """Go on from ``state``, with as many ticks left from a counter of ``now`` on.
+        """Resume from ``state``, with the same number of ticks left from a counter of ``now`` on.
 
         A compare value at either end of its range stays there: never is not to become soon.
 
@@ -108,7 +108,7 @@ class VcpuTimer:
         self.write_compare(counter() + ticks)
 
     def expire(self, now: int) -> None:
-        """Raise the line if its time, at ``now`` ns, has come."""
+        """Raise the line if it is due at ``now`` ns."""
         if self.deadline is not None and now >= self.deadline:
             self.deadline = None
             self._assert(True)

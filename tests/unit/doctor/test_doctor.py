@@ -11,8 +11,8 @@ import pytest
 
 from pvtime.cli import main
 from pvtime.doctor import host
-from pvtime.doctor.finding import Finding, Health
-from pvtime.doctor.guest import Machine, examine_guest
+from pvtime.doctor.finding import Health, HealthFinding
+from pvtime.doctor.guest import GuestFacts, examine_guest
 
 STAT = "cpu  100 0 50 1000 0 0 0 {steal} 0 0\ncpu0 100 0 50 1000 0 0 0 {steal} 0 0\n"
 FOUND = "arm-pv: using stolen time PV"
@@ -20,13 +20,13 @@ FOUND = "arm-pv: using stolen time PV"
 
 def guest(
     root: Path, *, log: str = FOUND, before: int = 0, after: int = 0, architecture: str = "aarch64"
-) -> dict[str, Finding]:
+) -> dict[str, HealthFinding]:
     """Return the findings, by name, in a guest whose steal goes from ``before`` to ``after`` ticks."""
     (root / "proc/device-tree/psci").mkdir(parents=True)
     (root / "proc/device-tree/psci/method").write_bytes(b"hvc\0")
     stat = root / "proc/stat"
     stat.write_text(STAT.format(steal=before))
-    machine = Machine(
+    machine = GuestFacts(
         root, architecture, lambda: log, lambda: void(stat.write_text(STAT.format(steal=after)))
     )
     return {finding.name: finding for finding in examine_guest(machine)}
@@ -39,8 +39,8 @@ def void(_: object) -> None:
 def test_a_guest_whose_kernel_found_it_and_whose_steal_moves_is_well(tmp_path: Path) -> None:
     findings = guest(tmp_path, before=100, after=125)
     assert findings["guest kernel"].health is Health.GOOD
-    assert findings["/proc/stat"] == Finding(
-        "/proc/stat", Health.GOOD, "Steal moves: 250 ms just now, 1.25 s since boot."
+    assert findings["/proc/stat"] == HealthFinding(
+        "/proc/stat", Health.GOOD, "Steal grows: 250 ms in the last second, 1.25 s since boot."
     )
 
 
@@ -62,9 +62,9 @@ def test_another_architecture_s_steal_does_not_count(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_is_not_virtual_is_no_guest(tmp_path: Path) -> None:
-    (finding,) = examine_guest(Machine(tmp_path))
+    (finding,) = examine_guest(GuestFacts(tmp_path))
     assert finding.health is Health.NEUTRAL
-    assert "not look like a virtual one" in finding.sentence
+    assert "not look like a virtual machine" in finding.sentence
 
 
 def test_a_kernel_without_scheduler_statistics_is_a_bad_host(

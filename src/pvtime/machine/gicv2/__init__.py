@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """GICv2 for up to eight CPUs, without the Security Extensions (Arm IHI 0048B).
 
-Where the specification leaves a choice, it answers as KVM's emulation (arch/arm64/kvm/vgic). Each CPU has one
-wire, IRQ, for both groups.
+Where the specification leaves a choice, it behaves like KVM's emulation (arch/arm64/kvm/vgic). Each CPU has
+one input, IRQ, for both groups.
 
 Measured (CPython 3.11, two CPUs): 2.6 us for a timer tick (wire up, acknowledge, wire down, complete, look
 for more), 2.7 us for an SGI from write to completion.
@@ -16,17 +16,17 @@ from pvtime.abi.gicv2 import PPI_BASE, SPI_BASE
 from pvtime.machine.gicv2.cpu_interface import CpuInterface
 from pvtime.machine.gicv2.distributor import Distributor
 from pvtime.machine.gicv2.saved import GicV2State, restore, take
-from pvtime.machine.gicv2.state import Bits, GicState
+from pvtime.machine.gicv2.state import GicState, Interrupts
 from pvtime.machine.layout import MAX_VCPUS
 
 __all__ = ["GicV2", "GicV2State"]
 
 
 class GicV2:
-    """The interrupt controller: two MMIO devices, and wires in and out.
+    """The interrupt controller: two MMIO devices, input and output wires.
 
-    One thread, the engine's, uses all of it: nothing here is locked. ``on_change(cpu, level)`` is called when
-    a CPU's IRQ wire changes, from within whatever changed it.
+    Only the engine's thread may use it: nothing is locked. ``on_change(cpu, level)`` is called for a change
+    of a CPU's IRQ input, from within the call that causes it.
 
     :raises ValueError: not 1 to 8 CPUs, or the SPIs are not a multiple of 32 up to 960.
     """
@@ -48,24 +48,24 @@ class GicV2:
         self._state.current = cpu
 
     def reset(self) -> None:
-        """As after power-on. The wires stay as whoever drives them has them."""
+        """Return to the state after power-on. Input wires keep their levels: their drivers own them."""
         self._state.reset()
 
     def state(self) -> GicV2State:
-        """Return what is to be saved: all but the wires in, which are their drivers', and what follows."""
+        """Return the state to save, without the input wires, which their drivers restore."""
         return take(self._state)
 
     def restore(self, state: GicV2State) -> None:
-        """Go on from ``state``, and tell each CPU's wire that changes.
+        """Resume from ``state``, and report each CPU's IRQ input that changes.
 
-        Restore first what drives the wires in: an edge that comes later is a new interrupt.
+        Restore the drivers of the input wires first: a later edge is a new interrupt.
 
         :raises SavedStateError: this controller cannot be in this state.
         """
         restore(self._state, state)
 
     def level(self, cpu: int) -> bool:
-        """Return a CPU's IRQ wire."""
+        """Return the level of a CPU's IRQ input."""
         return self._state.cpus[cpu].line
 
     def set_spi(self, spi: int, level: bool) -> None:
@@ -91,7 +91,7 @@ class GicV2:
             self._state.refresh(state)
 
     @staticmethod
-    def _set_wire(bits: Bits, bit: int, level: bool) -> bool:
+    def _set_wire(bits: Interrupts, bit: int, level: bool) -> bool:
         """Set one wire; return whether it changed."""
         if bool(bits.level & bit) == level:
             return False

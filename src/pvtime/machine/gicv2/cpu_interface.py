@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GICC: a CPU acknowledges and completes its interrupts here (IHI 0048B section 4.4)."""
+"""GICC, the CPU interface: acknowledgement and completion of interrupts (IHI 0048B section 4.4)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from pvtime.abi.gicv2 import NON_SECURE_PENDING, SGIS, SPI_BASE, SPURIOUS, CpuIdr, Gicc, GiccCtlr, GiccIar
-from pvtime.machine.gicv2.state import GICC_CTLR_KEPT, PRIORITY_MASK, CpuState, GicState
+from pvtime.machine.gicv2.state import GICC_CTLR_WRITABLE, PRIORITY_MASK, GicCpu, GicState
 from pvtime.machine.layout import GIC_CPU_INTERFACE
 
 __all__ = ["CpuInterface"]
 
 IIDR: Final = CpuIdr.of(product=0x4B, architecture=2, implementer=0x43B)
-"""What KVM's GICv2 says it is (arch/arm64/kvm/vgic/vgic-mmio-v2.c)."""
+"""As KVM's GICv2 identifies itself (arch/arm64/kvm/vgic/vgic-mmio-v2.c)."""
 
 # The hot path compares with plain ints: looking a member up in its enum costs as much as the comparison.
 _IAR: Final = int(Gicc.IAR)
@@ -75,7 +75,7 @@ class CpuInterface:
                     self._deactivate(cpu, GiccIar(value).intid)
                 return
             case Gicc.CTLR:
-                cpu.ctlr = GiccCtlr(value & GICC_CTLR_KEPT)
+                cpu.ctlr = GiccCtlr(value & GICC_CTLR_WRITABLE)
                 cpu.set_binary_points(cpu.bpr, cpu.abpr)
                 state.set_gates()
             case Gicc.PMR:
@@ -89,13 +89,13 @@ class CpuInterface:
         state.refresh(cpu)
 
     @staticmethod
-    def _elsewhere(cpu: CpuState, group: int) -> int | None:
+    def _elsewhere(cpu: GicCpu, group: int) -> int | None:
         """Return what a register of ``group`` says where the best interrupt is of the other (3.2.5)."""
         if cpu.best_group == group or (cpu.best_group == 1 and cpu.ctlr.ack_control):
             return None
         return NON_SECURE_PENDING if cpu.best_group else SPURIOUS
 
-    def _highest(self, cpu: CpuState, group: int) -> int:
+    def _highest(self, cpu: GicCpu, group: int) -> int:
         """Return the best pending interrupt, whatever the running priority and the mask."""
         if cpu.best < 0:
             return SPURIOUS
@@ -105,7 +105,7 @@ class CpuInterface:
         source = cpu.sources[cpu.best] if cpu.best < SGIS else 1
         return GiccIar.of(cpu=(source & -source).bit_length() - 1, intid=cpu.best)
 
-    def _acknowledge(self, cpu: CpuState, group: int) -> int:
+    def _acknowledge(self, cpu: GicCpu, group: int) -> int:
         """Make the best pending interrupt active and return it."""
         if not cpu.line:
             return SPURIOUS
@@ -133,7 +133,7 @@ class CpuInterface:
         state.refresh(cpu)
         return answer
 
-    def _complete(self, cpu: CpuState, intid: int) -> None:
+    def _complete(self, cpu: GicCpu, intid: int) -> None:
         """Drop the running priority and, but in EOI mode 1, deactivate the interrupt."""
         if intid >= self._state.count:
             return
@@ -143,7 +143,7 @@ class CpuInterface:
         else:
             self._deactivate(cpu, intid)
 
-    def _deactivate(self, cpu: CpuState, intid: int) -> None:
+    def _deactivate(self, cpu: GicCpu, intid: int) -> None:
         state = self._state
         if intid < SPI_BASE:
             cpu.bits.active &= ~(1 << intid)

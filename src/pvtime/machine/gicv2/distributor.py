@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GICD: which interrupts there are, and whom they go to (IHI 0048B section 4.3)."""
+"""GICD, the distributor: enabling, priorities and targets of interrupts (IHI 0048B section 4.3)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from pvtime.abi.gicv2 import SPI_BASE, DistributorIdr, Gicd, GicdCtlr, GicdSgir, GicdTyper, SgiFilter
-from pvtime.machine.gicv2.state import PRIORITY_MASK, SGI_MASK, Bits, GicState
+from pvtime.machine.gicv2.state import PRIORITY_MASK, SGI_MASK, GicState, Interrupts
 from pvtime.machine.layout import GIC_DISTRIBUTOR
 
 __all__ = ["Distributor"]
 
 IIDR: Final = DistributorIdr.of(product=0x4B, revision=2, implementer=0x43B)
-"""What KVM's GICv2 says it is (arch/arm64/kvm/vgic/vgic-mmio-v2.c)."""
+"""As KVM's GICv2 identifies itself (arch/arm64/kvm/vgic/vgic-mmio-v2.c)."""
 
 WORD: Final = 0xFFFF_FFFF
 PRIVATE_CONFIG: Final = 0xAAAA_AAAA
@@ -81,7 +81,7 @@ class Distributor:
             state.set_gates()
         state.refresh_all()
 
-    def _bits(self, word: int) -> tuple[Bits, int] | None:
+    def _bits(self, word: int) -> tuple[Interrupts, int] | None:
         """Return the state that register ``word`` of a one-bit-each array shows, and its first INTID."""
         state = self._state
         if word * 32 >= state.count:

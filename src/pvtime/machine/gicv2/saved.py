@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is saved of the interrupt controller, and whether a controller can be in such a state."""
+"""The saved state of the interrupt controller, and the check of one that is restored."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
 from pvtime.errors import SavedStateError
 from pvtime.machine.gicv2.state import (
-    GICC_CTLR_KEPT,
+    GICC_CTLR_WRITABLE,
     MIN_BPR,
     PRIORITY_MASK,
     SGI_MASK,
-    Bits,
     GicState,
+    Interrupts,
 )
 
-__all__ = ["GicBits", "GicCpuState", "GicV2State", "restore", "take"]
+__all__ = ["GicV2State", "SavedGicCpu", "SavedInterrupts", "restore", "take"]
 
 
 @dataclass(frozen=True)
-class GicBits:
-    """States of interrupts, without the wires; bit n is INTID n."""
+class SavedInterrupts:
+    """States of interrupts, without their wires; bit n is INTID n."""
 
     enabled: int
     latched: int
@@ -32,10 +32,10 @@ class GicBits:
 
 
 @dataclass(frozen=True)
-class GicCpuState:
-    """What is banked for a CPU, and its interface's registers."""
+class SavedGicCpu:
+    """A CPU's banked interrupts, and its interface's registers."""
 
-    bits: GicBits
+    bits: SavedInterrupts
     priorities: list[int]
     sources: list[int]
     ctlr: int
@@ -47,26 +47,26 @@ class GicCpuState:
 
 @dataclass(frozen=True)
 class GicV2State:
-    """All of a GICv2 but its wires, and what follows from the rest."""
+    """A GICv2 without its wires and without derived state."""
 
     ctlr: int
     """GICD_CTLR."""
-    spi: GicBits
+    spi: SavedInterrupts
     priorities: list[int]
-    """Of SPIs; the first is INTID 32's."""
+    """Of the SPIs, from INTID 32 on."""
     targets: list[int]
-    cpus: list[GicCpuState]
+    cpus: list[SavedGicCpu]
 
 
 def take(state: GicState) -> GicV2State:
-    """Return what is to be saved of a controller."""
+    """Return a controller's state to save."""
     return GicV2State(
         ctlr=int(state.ctlr),
         spi=_bits(state.spi),
         priorities=state.priorities[SPI_BASE:],
         targets=state.targets[SPI_BASE:],
         cpus=[
-            GicCpuState(
+            SavedGicCpu(
                 bits=_bits(cpu.bits),
                 priorities=list(cpu.priorities),
                 sources=list(cpu.sources),
@@ -82,9 +82,9 @@ def take(state: GicState) -> GicV2State:
 
 
 def restore(state: GicState, new: GicV2State) -> None:
-    """Bring a controller into a saved state; its wires stay as whoever drives them has them.
+    """Bring a controller into a saved state. Its input wires keep their levels: their drivers own them.
 
-    :raises SavedStateError: it cannot be in this state.
+    :raises SavedStateError: no such controller can be in this state.
     """
     _check(state, new)
     state.ctlr = GicdCtlr(new.ctlr)
@@ -92,27 +92,27 @@ def restore(state: GicState, new: GicV2State) -> None:
     state.priorities[SPI_BASE:] = new.priorities
     for intid, targets in enumerate(new.targets, SPI_BASE):
         state.set_targets(intid, targets)
-    for cpu, its in zip(state.cpus, new.cpus, strict=True):
-        _set_bits(cpu.bits, its.bits)
-        cpu.priorities, cpu.sources = list(its.priorities), list(its.sources)
-        cpu.ctlr, cpu.pmr = GiccCtlr(its.ctlr), its.pmr
-        cpu.set_binary_points(its.bpr, its.abpr)
-        cpu.set_active_priorities(its.apr)
+    for cpu, saved in zip(state.cpus, new.cpus, strict=True):
+        _set_bits(cpu.bits, saved.bits)
+        cpu.priorities, cpu.sources = list(saved.priorities), list(saved.sources)
+        cpu.ctlr, cpu.pmr = GiccCtlr(saved.ctlr), saved.pmr
+        cpu.set_binary_points(saved.bpr, saved.abpr)
+        cpu.set_active_priorities(saved.apr)
     state.set_gates()
     state.refresh_all()
 
 
-def _bits(bits: Bits) -> GicBits:
-    return GicBits(bits.enabled, bits.latched, bits.edge, bits.active, bits.group)
+def _bits(bits: Interrupts) -> SavedInterrupts:
+    return SavedInterrupts(bits.enabled, bits.latched, bits.edge, bits.active, bits.group)
 
 
-def _set_bits(bits: Bits, new: GicBits) -> None:
+def _set_bits(bits: Interrupts, new: SavedInterrupts) -> None:
     bits.enabled, bits.latched, bits.edge = new.enabled, new.latched, new.edge
     bits.active, bits.group = new.active, new.group
 
 
 def _check(state: GicState, new: GicV2State) -> None:
-    """Check that ``state``'s controller can be in the ``new`` state.
+    """Check that the controller of ``state`` can be in the ``new`` state.
 
     :raises SavedStateError: it cannot.
     """
@@ -129,14 +129,14 @@ def _check(state: GicState, new: GicV2State) -> None:
         _check_cpu(cpu, everyone)
 
 
-def _check_cpu(cpu: GicCpuState, everyone: int) -> None:
+def _check_cpu(cpu: SavedGicCpu, everyone: int) -> None:
     _expect("SGI or PPI", _bits_within(cpu.bits, (1 << SPI_BASE) - 1))
     _expect("SGI or PPI priority", _all_within(cpu.priorities, SPI_BASE, PRIORITY_MASK))
     _expect("SGI source", _all_within(cpu.sources, SGIS, everyone))
     pending = sum(1 << sgi for sgi, sources in enumerate(cpu.sources) if sources)
     _expect("pending SGI", cpu.bits.latched & SGI_MASK == pending)
     _expect("GICD_ICFGR0 or GICD_ICFGR1", cpu.bits.edge == SGI_MASK)
-    _expect("GICC_CTLR", _within(cpu.ctlr, GICC_CTLR_KEPT))
+    _expect("GICC_CTLR", _within(cpu.ctlr, GICC_CTLR_WRITABLE))
     _expect("GICC_PMR", _within(cpu.pmr, PRIORITY_MASK))
     _expect("GICC_BPR", MIN_BPR <= cpu.bpr <= 7)
     _expect("GICC_ABPR", MIN_BPR < cpu.abpr <= 7)
@@ -156,5 +156,5 @@ def _all_within(values: Sequence[int], count: int, mask: int) -> bool:
     return len(values) == count and all(_within(value, mask) for value in values)
 
 
-def _bits_within(bits: GicBits, mask: int) -> bool:
+def _bits_within(bits: SavedInterrupts, mask: int) -> bool:
     return all(_within(value, mask) for value in vars(bits).values())

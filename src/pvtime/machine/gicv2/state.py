@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which interrupts are in which state, and which one a CPU is to take (IHI 0048B chapter 3).
+"""States of the interrupts, and the choice of the one that a CPU takes (IHI 0048B chapter 3).
 
-A state is one bit of an int per interrupt, so that "pending, enabled, not active, for this CPU" is a handful
-of operations for all interrupts at once.
+Each state is an int with a bit for every interrupt, so that "pending, enabled, not active, for this CPU" is a
+handful of operations for all interrupts at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Final
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
 
-__all__ = ["GICC_CTLR_KEPT", "MIN_BPR", "PRIORITY_MASK", "SGI_MASK", "Bits", "CpuState", "GicState"]
+__all__ = ["GICC_CTLR_WRITABLE", "MIN_BPR", "PRIORITY_MASK", "SGI_MASK", "GicCpu", "GicState", "Interrupts"]
 
-GICC_CTLR_KEPT: Final = GiccCtlr.of(eoi_mode=1, common_bpr=1, ack_control=1, enable_group1=1, enable_group0=1)
-"""FIQEn and the bypass bits read as zero: there is one wire into each CPU, IRQ."""
+GICC_CTLR_WRITABLE: Final = GiccCtlr.of(
+    eoi_mode=1, common_bpr=1, ack_control=1, enable_group1=1, enable_group0=1
+)
+"""FIQEn and the bypass bits read as zero: each CPU has one input, IRQ."""
 
 PRIORITY_MASK: Final = 0xF8
 """Five bits of priority, as KVM has (VGIC_PRI_BITS); the others read as zero."""
@@ -32,8 +34,8 @@ PRIVATE_MASK: Final = (1 << SPI_BASE) - 1
 
 
 @dataclass(slots=True)
-class Bits:
-    """State of interrupts; bit n is INTID n."""
+class Interrupts:
+    """States of interrupts; bit n is INTID n."""
 
     enabled: int = 0
     latched: int = 0
@@ -47,34 +49,34 @@ class Bits:
     """In group 1."""
 
     def pending(self) -> int:
-        """Return the interrupts that are pending."""
+        """Return the pending interrupts."""
         return self.latched | self.level & ~self.edge
 
 
-def _private_bits() -> Bits:
+def _private_bits() -> Interrupts:
     # As KVM's: SGIs are always enabled to begin with (kvm_vgic_vcpu_init), and are edge-triggered.
-    return Bits(enabled=SGI_MASK, edge=SGI_MASK)
+    return Interrupts(enabled=SGI_MASK, edge=SGI_MASK)
 
 
 @dataclass(slots=True)
-class CpuState:
-    """What is banked for each CPU, and its interface."""
+class GicCpu:
+    """A CPU's banked interrupts, and its interface."""
 
     index: int
-    bits: Bits = field(default_factory=_private_bits)
+    bits: Interrupts = field(default_factory=_private_bits)
     priorities: list[int] = field(default_factory=lambda: [0] * SPI_BASE)
     sources: list[int] = field(default_factory=lambda: [0] * SGIS)
-    """Of each SGI, which CPUs sent it and are not acknowledged: one bit each."""
+    """For each SGI, the CPUs that sent it and are not acknowledged yet, one bit each."""
     targeted: int = 0
-    """SPIs that go to this CPU."""
+    """SPIs with this CPU among their targets."""
     gate: int = 0
-    """Interrupts whose group is enabled here and in the distributor."""
+    """Interrupts whose group is enabled in this interface and in the distributor."""
     ctlr: GiccCtlr = field(default_factory=GiccCtlr)
     pmr: int = 0
     bpr: int = MIN_BPR
     abpr: int = MIN_BPR + 1
     group_masks: tuple[int, int] = (PRIORITY_MASK, PRIORITY_MASK)
-    """Of a priority, the part that decides on preemption, for group 0 and 1."""
+    """Group priority field, the part that decides on preemption, for group 0 and 1."""
     apr: int = 0
     """Active priorities: bit n is group priority n << 3."""
     running: int = IDLE
@@ -82,12 +84,12 @@ class CpuState:
     """The highest-priority pending interrupt, or -1."""
     best_group: int = 0
     best_running: int = IDLE
-    """What the running priority becomes when it is acknowledged."""
+    """Running priority after its acknowledgement."""
     line: bool = False
-    """The interrupt wire: there is something to acknowledge."""
+    """Level of the CPU's IRQ input."""
 
     def set_binary_points(self, bpr: int, abpr: int) -> None:
-        """Set GICC_BPR and GICC_ABPR and what follows (3.3.3)."""
+        """Set GICC_BPR and GICC_ABPR, and derive the group priority masks (3.3.3)."""
         self.bpr = max(bpr & 7, MIN_BPR)
         self.abpr = max(abpr & 7, MIN_BPR + 1)
         group0 = PRIORITY_MASK << self.bpr - MIN_BPR & PRIORITY_MASK
@@ -95,50 +97,50 @@ class CpuState:
         self.group_masks = (group0, group0 if self.ctlr.common_bpr else group1)
 
     def set_active_priorities(self, apr: int) -> None:
-        """Set GICC_APR0 and the running priority that follows."""
+        """Set GICC_APR0, and derive the running priority."""
         self.apr = apr
         self.running = ((apr & -apr).bit_length() - 1) << 3 if apr else IDLE
 
 
 class GicState:
-    """All CPUs' state and the shared interrupts'."""
+    """The state of all CPUs and of the shared interrupts."""
 
     def __init__(self, vcpus: int, spis: int, on_change: Callable[[int, bool], None]) -> None:
         self.count = SPI_BASE + spis
-        self.cpus = [CpuState(index) for index in range(vcpus)]
-        self.spi = Bits()
+        self.cpus = [GicCpu(index) for index in range(vcpus)]
+        self.spi = Interrupts()
         self._on_change = on_change
         self.reset()
 
     def reset(self) -> None:
-        """As after power-on. The wires into the controller stay as whoever drives them has them."""
+        """Return to the state after power-on. Input wires keep their levels: their drivers own them."""
         for cpu in self.cpus:
             if cpu.line:
                 self._on_change(cpu.index, False)
         self.cpus = [
-            CpuState(cpu.index, bits=replace(_private_bits(), level=cpu.bits.level)) for cpu in self.cpus
+            GicCpu(cpu.index, bits=replace(_private_bits(), level=cpu.bits.level)) for cpu in self.cpus
         ]
         self.current = 0
-        self.spi = Bits(level=self.spi.level)
+        self.spi = Interrupts(level=self.spi.level)
         self.priorities = [0] * self.count
-        """Of SPIs, by INTID."""
+        """Of the SPIs, by INTID."""
         self.targets = [0] * self.count
-        """CPUs that an SPI goes to, one bit each, by INTID."""
+        """Target CPUs of the SPIs, one bit each, by INTID."""
         self.ctlr = GicdCtlr(0)
 
-    def bits_of(self, cpu: CpuState, intid: int) -> Bits:
-        """Return where an interrupt's state is, seen from ``cpu``."""
+    def bits_of(self, cpu: GicCpu, intid: int) -> Interrupts:
+        """Return the states that hold ``intid``, seen from ``cpu``: its banked ones or the shared ones."""
         return cpu.bits if intid < SPI_BASE else self.spi
 
     def set_targets(self, intid: int, targets: int) -> None:
-        """Set which CPUs an SPI goes to."""
+        """Set an SPI's target CPUs."""
         self.targets[intid] = targets
         bit = 1 << intid
         for cpu in self.cpus:
             cpu.targeted = cpu.targeted | bit if targets >> cpu.index & 1 else cpu.targeted & ~bit
 
     def set_gates(self) -> None:
-        """Derive which interrupts may pass from the groups and their enable bits."""
+        """Derive the interrupts of enabled groups."""
         for cpu in self.cpus:
             group1 = cpu.bits.group | self.spi.group
             cpu.gate = 0
@@ -152,8 +154,8 @@ class GicState:
         for cpu in self.cpus:
             self.refresh(cpu)
 
-    def refresh(self, cpu: CpuState) -> None:
-        """Find the highest-priority pending interrupt of a CPU anew and set its wire."""
+    def refresh(self, cpu: GicCpu) -> None:
+        """Find the highest-priority pending interrupt of a CPU, and set its IRQ input."""
         own, spi = cpu.bits, self.spi
         ready = (own.latched | own.level & ~own.edge) & own.enabled & ~own.active
         if spi.enabled:
@@ -168,8 +170,8 @@ class GicState:
             cpu.line = line
             self._on_change(cpu.index, line)
 
-    def _choose(self, cpu: CpuState, ready: int) -> bool:
-        """Note the best of the ``ready`` ones; return whether it may interrupt now (3.3)."""
+    def _choose(self, cpu: GicCpu, ready: int) -> bool:
+        """Record the highest-priority interrupt of ``ready``; return whether it may interrupt now (3.3)."""
         best, priority = -1, IDLE
         while ready:
             bit = ready & -ready
