@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which of a guest's memory has changed since it was last sent."""
+"""Tracking of a guest's writes: the memory that has changed since it was last sent."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class DirtyTracker(ABC):
-    """Tells what of a machine's memory is to be sent to a peer, where at first all of it is zero."""
+    """The memory of a machine that has to be sent to a peer, whose memory is all zero at first."""
 
     @abstractmethod
     def changed(self) -> Iterator[tuple[int, memoryview]]:
-        """Yield IPA and contents of what has changed since it was last yielded; exhaust it.
+        """Yield IPA and content of the memory that has changed since it was last yielded.
 
-        The guest may run meanwhile: what it writes behind this is yielded the next time. The contents are
-        good until then.
+        The iterator must be exhausted. The guest may run meanwhile: writes to memory that was yielded already
+        are found by the next call, until which the contents are valid.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Track no longer; harmless when repeated."""
+        """Stop tracking; harmless when repeated."""
 
 
 class Comparison(DirtyTracker):
-    """Compares memory with a copy of what was last yielded, which takes as much as the guest has touched.
+    """Comparison of memory with a copy of what was last yielded.
 
-    The kernel's own log of a process's writes (soft-dirty) is not built into every kernel.
-    Measured on an idle Debian guest of 256 MB (2-core x86_64): 59 ms for the first 48 MiB, then 16 ms a
-    round, in which up to 0.25 MiB had changed in 0.2 s.
+    The copy is as large as the memory that the guest has touched. The kernel's log of a process's writes
+    (soft-dirty) is not built into every kernel. Measured on an idle Debian guest of 256 MB (2-core x86_64):
+    59 ms for the first 48 MiB, then 16 ms a round; up to 0.25 MiB had changed in 0.2 s.
     """
 
     def __init__(self, memories: Sequence[GuestMemory]) -> None:
         self._pairs = [
-            (memory, GuestMemory(memory.base, memory.size, "what was sent")) for memory in memories
+            (memory, GuestMemory(memory.base, memory.size, "copy of sent memory")) for memory in memories
         ]
 
     def changed(self) -> Iterator[tuple[int, memoryview]]:
-        """See :meth:`DirtyTracker.changed`."""
+        """Yield from the copy: the guest may write between comparison and sending."""
         for memory, sent in self._pairs:
-            # Memory that was given back since (a reset) is zero now, and has still to be sent.
-            for at, length in [*touched(memory), *touched(sent)]:
-                for start, size in _differences(memory, sent, at, length):
+            # Memory that a reset has released since is zero again, and has to be sent as such.
+            for offset, length in [*touched(memory), *touched(sent)]:
+                for start, size in _differences(memory, sent, offset, length):
                     ctypes.memmove(sent.address + start, memory.address + start, size)
                     yield memory.base + start, sent.view(sent.base + start, size)
 
     def close(self) -> None:
-        """See :meth:`DirtyTracker.close`."""
+        """Release the copies."""
         while self._pairs:
             self._pairs.pop()[1].close()
 
 
-def _differences(one: GuestMemory, other: GuestMemory, at: int, length: int) -> Iterator[Extent]:
-    """Yield where two regions differ between offsets ``at`` and ``at + length``: whole blocks, joined."""
-    if not _differ(one, other, at, length):
+def _differences(memory: GuestMemory, sent: GuestMemory, offset: int, length: int) -> Iterator[Extent]:
+    """Yield the runs of blocks that differ in ``length`` bytes from ``offset`` on."""
+    if not _differ(memory, sent, offset, length):
         return
     begin = None
-    for block in range(at, at + length, BLOCK):
-        if _differ(one, other, block, BLOCK):
+    for block in range(offset, offset + length, BLOCK):
+        if _differ(memory, sent, block, BLOCK):
             begin = block if begin is None else begin
         elif begin is not None:
             yield begin, block - begin
             begin = None
     if begin is not None:
-        yield begin, at + length - begin
+        yield begin, offset + length - begin
 
 
-def _differ(one: GuestMemory, other: GuestMemory, at: int, length: int) -> bool:
-    return bool(_memcmp(one.address + at, other.address + at, length))
+def _differ(memory: GuestMemory, sent: GuestMemory, offset: int, length: int) -> bool:
+    return bool(_memcmp(memory.address + offset, sent.address + offset, length))

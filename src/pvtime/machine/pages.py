@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which parts of a guest's memory hold anything: the rest is neither written, nor hashed, nor sent.
+"""Extents of a guest's memory that are not zero: the rest is neither saved, nor hashed, nor sent.
 
-Memory is looked at in blocks of 4 KiB, whatever the host's page size, so that a saved machine is the same
-everywhere. Neighbouring blocks that are not zero make an extent; none crosses a multiple of 1 MiB.
+Memory is compared in blocks of 4 KiB, whatever the host's page size, so that a saved machine is the same on
+every host. Neighbouring blocks that are not zero form an extent; no extent crosses a multiple of 1 MiB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pvtime.machine.memory import GuestMemory
 __all__ = ["BLOCK", "CHUNK", "Extent", "extents", "nonzero", "touched"]
 
 BLOCK: Final = 4096
+"""Bytes that are zero or not."""
 CHUNK: Final = 1 << 20
+"""Bytes; no extent crosses a multiple of it."""
 
 Extent = tuple[int, int]
 """Offset into the region and length, in bytes; multiples of :data:`BLOCK`."""
@@ -27,7 +29,7 @@ _ZERO: Final = bytes(BLOCK)
 
 
 class PagemapEntry(Register):
-    """The kernel's Documentation/admin-guide/mm/pagemap.rst; 64 bits for each page of the process."""
+    """Entry of /proc/PID/pagemap, 64 bits a page: the kernel's Documentation/admin-guide/mm/pagemap.rst."""
 
     present = Field(63)
     swapped = Field(62)
@@ -38,24 +40,29 @@ _TOUCHED: Final = int(PagemapEntry.of(present=1, swapped=1))
 
 
 def extents(memory: GuestMemory) -> list[Extent]:
-    """Return what of a region is not zero, in order. The guest does not run meanwhile."""
+    """Return the extents of a region, in order. The guest must not run meanwhile."""
     with memory.view(memory.base, memory.size) as view:
-        return [found for at, length in touched(memory) for found in nonzero(view[at : at + length], at)]
+        return [
+            extent
+            for offset, length in touched(memory)
+            for extent in nonzero(view[offset : offset + length], offset)
+        ]
 
 
-def nonzero(data: memoryview, at: int) -> Iterator[Extent]:
-    """Yield what of ``data``, which is at offset ``at`` of a region and in one chunk of it, is not zero.
+def nonzero(data: memoryview, offset: int) -> Iterator[Extent]:
+    """Yield the extents of ``data``, which is at ``offset`` of a region and within one chunk.
 
     Measured (CPython 3.11): 0.35 us a block. Comparing the view itself goes byte by byte: 3.5 us.
     """
     blocks = range(0, len(data), BLOCK)
-    return _runs((bytes(data[start : start + BLOCK]) != _ZERO for start in blocks), BLOCK, at)
+    return _runs((bytes(data[start : start + BLOCK]) != _ZERO for start in blocks), BLOCK, offset)
 
 
 def touched(memory: GuestMemory) -> Iterator[Extent]:
-    """Yield what the process has pages for: to read the rest would make page tables for it.
+    """Yield the parts of a region for which the process has pages; the rest of it is zero.
 
-    Private anonymous memory, which this is, is nowhere else. All of it, where the kernel does not tell.
+    Reading the rest would only create page tables for it. Without /proc/self/pagemap, all of the region is
+    yielded. Guest memory is private and anonymous: a page is present, swapped out, or was never written.
     """
     page = mmap.PAGESIZE
     try:
@@ -64,20 +71,20 @@ def touched(memory: GuestMemory) -> Iterator[Extent]:
             entries = memoryview(pagemap.read(memory.size // page * _ENTRY)).cast("Q")
     except OSError:
         entries = memoryview(b"")
-    told = len(entries) == memory.size // page
-    for at in range(0, memory.size, CHUNK):
-        end = min(at + CHUNK, memory.size)
-        if told:
-            chunk = entries[at // page : end // page]
-            yield from _runs((bool(entry & _TOUCHED) for entry in chunk), page, at)
+    is_known = len(entries) == memory.size // page
+    for offset in range(0, memory.size, CHUNK):
+        end = min(offset + CHUNK, memory.size)
+        if is_known:
+            chunk = entries[offset // page : end // page]
+            yield from _runs((bool(entry & _TOUCHED) for entry in chunk), page, offset)
         else:
-            yield at, end - at
+            yield offset, end - offset
 
 
-def _runs(flags: Iterable[bool], unit: int, at: int) -> Iterator[Extent]:
-    """Yield where ``flags``, each for ``unit`` bytes from offset ``at`` on, are set."""
+def _runs(flags: Iterable[bool], unit: int, offset: int) -> Iterator[Extent]:
+    """Yield the runs of set ``flags``, each of which is for ``unit`` bytes, the first at ``offset``."""
     for flag, group in groupby(flags):
         length = unit * sum(1 for _ in group)
         if flag:
-            yield at, length
-        at += length
+            yield offset, length
+        offset += length

@@ -14,9 +14,10 @@ from pvtime.engine.base import Engine, Outcome
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.machine import Machine
 from pvtime.snapshot.address import PEER_TIMEOUT_S, Address
-from pvtime.snapshot.codec import encode
+from pvtime.snapshot.codec import prepare
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.directory import write
+from pvtime.snapshot.manifest import Manifest
 from pvtime.snapshot.send import PAUSED_TIMEOUT_S, MigrationResult, send
 from pvtime.snapshot.state import SavedState
 from pvtime.snapshot.stream import MigrationStream
@@ -77,12 +78,11 @@ class Exporter:
         :raises EngineError: the machine has ended.
         """
         with self._exclusive():
-            description = self._description()
-            encode(description.without_images())  # imports the encoder before the pause
+            prepare(Manifest, self._engine.state_type)  # before the pause
             began = time.monotonic_ns()
             with self._paused():
                 state = SavedState.of(self._machine, self._engine)
-                size = write(path, description, state, self._machine.memories)
+                size = write(path, self._description(), state, self._machine.memories)
                 if not keep_running:
                     self._leave(Outcome.SAVED)
             return SaveResult(size, time.monotonic_ns() - began)

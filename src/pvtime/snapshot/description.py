@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from pvtime.abi.layout import U64_MAX
 from pvtime.errors import SavedStateError
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.machine import MachineConfig
@@ -19,7 +20,6 @@ from pvtime.machine.machine import MachineConfig
 __all__ = ["Description"]
 
 _WORD: Final = re.compile("[!-~]{1,64}")
-_MAX_U64: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Description:
             "CPU model": config.cpu is None or _WORD.fullmatch(config.cpu),
             "kernel release": self.release is None or _WORD.fullmatch(self.release),
             "command line": _is_command_line(config.append),
-            "memory": 0 <= config.memory <= _MAX_U64,
-            "text offset": 0 <= config.kernel.text_offset <= _MAX_U64,
-            "image size": 0 <= config.kernel.image_size <= _MAX_U64,
+            "memory": 0 <= config.memory <= U64_MAX,
+            "text offset": 0 <= config.kernel.text_offset <= U64_MAX,
+            "image size": 0 <= config.kernel.image_size <= U64_MAX,
             "kernel": not config.kernel.data and not config.initrd,
             "stolen time region": config.stolen_time == replace(STOLEN_TIME, base=config.stolen_time.base),
         }

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from pvtime.engine.base import Engine
 from pvtime.errors import MigrationError, PvtimeError
 from pvtime.machine.machine import Machine
-from pvtime.snapshot.codec import decode, from_json
+from pvtime.snapshot.codec import decode, from_json, prepare
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.state import SavedState
 from pvtime.snapshot.stream import FORMAT, PAGES_HEADER_SIZE, FrameKind, Hello, MigrationStream
@@ -43,6 +43,7 @@ def receive(stream: MigrationStream, build: BuildMachine) -> ReceivedMachine:
             machine, engine = build(description)
             undo.callback(machine.close)
             undo.callback(engine.stop)
+            prepare(SavedState, engine.state_type)  # before the guest is paused there
             _receive_memory_and_state(stream, machine).restore(machine, engine)
             stream.send(FrameKind.READY)
             stream.receive(FrameKind.GO)

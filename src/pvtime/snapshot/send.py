@@ -13,7 +13,7 @@ from pvtime.engine.base import Engine
 from pvtime.errors import MigrationError
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.machine import Machine
-from pvtime.snapshot.codec import encode, to_json
+from pvtime.snapshot.codec import encode, prepare, to_json
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.state import SavedState
 from pvtime.snapshot.stream import FORMAT, PAGES_HEADER_SIZE, FrameKind, Hello, MigrationStream
@@ -101,6 +101,7 @@ class SourceMigration:
         self._stream.send(FrameKind.HELLO, to_json(encode(hello)).encode())
         self._stream.send(FrameKind.KERNEL, self._description.config.kernel.data)
         self._stream.send(FrameKind.INITRD, self._description.config.initrd)
+        prepare(SavedState, self._engine.state_type)  # before the pause
         self._tracker = self._engine.start_dirty_log()
         size = LAST_ROUND_BYTES
         while size >= LAST_ROUND_BYTES and self._rounds < MAX_ROUNDS:

@@ -174,8 +174,8 @@ def test_extents_without_the_kernels_help(monkeypatch: pytest.MonkeyPatch) -> No
 def test_untouched_memory_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
 
-    def look(data: memoryview, at: int) -> Iterator[Extent]:
-        looked.append((at, len(data)))
+    def look(data: memoryview, offset: int) -> Iterator[Extent]:
+        looked.append((offset, len(data)))
         return iter(())
 
     monkeypatch.setattr(pages, "nonzero", look)

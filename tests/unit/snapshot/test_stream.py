@@ -124,6 +124,17 @@ def test_a_greeting_that_is_none_is_refused_by_name(text: bytes) -> None:
         end.close()
 
 
+def test_a_peer_with_an_older_protocol_is_refused_and_told_why(
+    pair: tuple[MigrationStream, MigrationStream],
+) -> None:
+    source, target = pair
+    source.send(FrameKind.HELLO, b'{"format": "pvtime migration 1", "engine": "unicorn", "config": {}}')
+    with pytest.raises(MigrationError, match="'pvtime migration 1', this pvtime's is 'pvtime migration 2'"):
+        receive(target, _never)  # type: ignore[arg-type]
+    with pytest.raises(PeerError, match="use the same version of pvtime for both"):
+        source.receive(FrameKind.READY)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "unix:", "tcp:", "tcp:host", "tcp::1", "tcp:host:0", "tcp:host:65536", "udp:host:1", "tcp:h:x"],
