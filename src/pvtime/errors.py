@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every error that pvtime raises on purpose.
+"""The errors that pvtime raises on purpose.
 
 The message is one line for a person: it names the thing and says what to do. The command line prints it
 on standard error and exits with :attr:`PvtimeError.exit_code`.
@@ -26,13 +26,13 @@ __all__ = [
 
 
 class PvtimeError(Exception):
-    """The root of the tree; nothing raises it itself."""
+    """Base class; never raised itself."""
 
     exit_code = 1
 
 
 class UsageError(PvtimeError):
-    """What the user asked for cannot be: a bad option, or options that do not go together."""
+    """An impossible request of the user: a bad option, or options that exclude each other."""
 
     exit_code = 2
 
@@ -54,15 +54,15 @@ class SavedStateError(UsageError):
 
 
 class MigrationError(PvtimeError):
-    """A machine could not be moved: the peer has gone, refuses, or sent what it may not."""
+    """A machine could not be moved: the peer has gone, refuses, or broke the protocol."""
 
 
 class EngineError(PvtimeError):
-    """The engine cannot run the guest, or stopped doing so."""
+    """The engine cannot run the guest, or failed while running it."""
 
 
 class PvTimeDeviceError(EngineError):
-    """An attribute of the PV-time device cannot be had or set."""
+    """An attribute of the PV-time device cannot be read or set."""
 
 
 @contextmanager

@@ -153,7 +153,7 @@ class SysRegAccess(Register):
 
     @property
     def register(self) -> SysReg:
-        """Which register the instruction names."""
+        """The system register in the instruction."""
         return SysReg(self.op0, self.op1, self.crn, self.crm, self.op2)
 
 

@@ -20,7 +20,7 @@ class InterruptKind(IntEnum):
 
 
 class Trigger(IntEnum):
-    """What makes an interrupt pending: interrupt-controller/irq.h."""
+    """Trigger type of an interrupt: interrupt-controller/irq.h."""
 
     EDGE_RISING = 1
     EDGE_FALLING = 2

@@ -33,7 +33,7 @@ PPI_BASE: Final = 16
 SPI_BASE: Final = 32
 """Shared peripheral interrupts are INTID 32 on."""
 NON_SECURE_PENDING: Final = 1022
-"""What GICC_IAR says where only a group 1 interrupt is pending, and GICC_AIAR is to be read (3.2.5)."""
+"""GICC_IAR while only a group 1 interrupt is pending: GICC_AIAR must be read (3.2.5)."""
 SPURIOUS: Final = 1023
 """No interrupt to acknowledge."""
 
@@ -95,7 +95,7 @@ class GicdTyper(Register):
 
 
 class SgiFilter(IntEnum):
-    """GICD_SGIR.filter: whom an SGI goes to."""
+    """GICD_SGIR.filter: the targets of an SGI."""
 
     LIST = 0
     OTHERS = 1
@@ -126,7 +126,7 @@ class GiccIar(Register):
     """GICC_IAR, GICC_EOIR, GICC_HPPIR, GICC_DIR."""
 
     cpu = Field(12, 10)
-    """Who sent the SGI."""
+    """The CPU that sent the SGI."""
     intid = Field(9, 0)
 
 

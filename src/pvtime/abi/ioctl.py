@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How an ioctl's number is made (the kernel's include/uapi/asm-generic/ioctl.h, for arm64 and x86)."""
+"""Construction of ioctl numbers (the kernel's include/uapi/asm-generic/ioctl.h, for arm64 and x86)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class IoctlNumber(Register):
     size = Field(29, 16)
     """Bytes of the argument."""
     type = Field(15, 8)
-    """Whose it is; 0xAE is KVM's (include/uapi/linux/kvm.h)."""
+    """The owner's letter; 0xAE is KVM's (include/uapi/linux/kvm.h)."""
     number = Field(7, 0)
 
 

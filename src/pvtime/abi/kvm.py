@@ -31,11 +31,11 @@ from pvtime.abi.kvm_types import (
 __all__ = ["API_VERSION", "KvmCap", "KvmIoctl"]
 
 API_VERSION: Final = 12
-"""What KVM_GET_API_VERSION has answered since Linux 2.6.22, and always will."""
+"""Result of KVM_GET_API_VERSION, fixed since Linux 2.6.22."""
 
 
 class KvmCap(IntEnum):
-    """What KVM_CHECK_EXTENSION can be asked for."""
+    """Arguments of KVM_CHECK_EXTENSION."""
 
     NR_MEMSLOTS = 10
     COALESCED_MMIO = 15

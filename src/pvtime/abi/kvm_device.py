@@ -13,7 +13,7 @@ __all__ = ["DeviceType", "PvTimeAttr", "VcpuGroup", "VgicAddr", "VgicCtrl", "Vgi
 
 
 class DeviceType(IntEnum):
-    """What KVM_CREATE_DEVICE makes."""
+    """Device types of KVM_CREATE_DEVICE."""
 
     VGIC_V2 = 5
     VGIC_V3 = 7

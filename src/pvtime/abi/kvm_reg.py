@@ -36,7 +36,7 @@ class RegId(Register):
     size = Field(55, 52)
     """Its bytes, as a power of two."""
     coprocessor = Field(31, 16)
-    """Which group it is in."""
+    """The register group."""
     index = Field(15, 0)
 
     @property

@@ -107,7 +107,7 @@ class IrqLevel(ctypes.Structure):
 
 
 class IrqType(IntEnum):
-    """What kind of interrupt an :class:`IrqNumber` names."""
+    """Type of interrupt in an :class:`IrqNumber`."""
 
     CPU = 0
     SPI = 1
@@ -137,7 +137,7 @@ class EnableCap(ctypes.Structure):
 
 
 class MpState(IntEnum):
-    """What KVM_GET_MP_STATE answers on arm64."""
+    """Results of KVM_GET_MP_STATE on arm64."""
 
     RUNNABLE = 0
     STOPPED = 5

@@ -23,7 +23,7 @@ PRIVATE: Final = 32
 """SGIs and PPIs, which are every CPU's own."""
 
 SGI_FRAME: Final = 0x1_0000
-"""Where a redistributor has the registers of its own interrupts, laid out as the distributor's."""
+"""Offset in a redistributor of its own interrupts' registers, which are laid out like the distributor's."""
 
 
 class RegisterAttr(Register):
@@ -52,7 +52,7 @@ class IccCtlr(Register):
 
     @property
     def active_priorities(self) -> int:
-        """How many registers ICC_AP0R and ICC_AP1R have (IHI 0069, 12.2.1)."""
+        """Number of registers of ICC_AP0R and of ICC_AP1R (IHI 0069, 12.2.1)."""
         return {4: 1, 5: 2}.get(self.priority_bits, 4)
 
 
@@ -101,7 +101,10 @@ def cpu_registers(control: IccCtlr) -> Iterator[VgicRegister]:
 
 
 def _interrupts(prefix: str, group: VgicGroup, base: int, intids: range) -> Iterator[VgicRegister]:
-    """Yield what every interrupt has. What it is comes before its level, and that before what it does."""
+    """Yield the per-interrupt registers in restore order.
+
+    Configuration comes before the line levels, and these before pending and active state.
+    """
 
     def array(register: Gicd, bits: int) -> Iterator[VgicRegister]:
         for index in range(intids.start * bits // 32, intids.stop * bits // 32):

@@ -43,7 +43,7 @@ class PsciReturn(IntEnum):
 
 
 class Affinity(IntEnum):
-    """What AFFINITY_INFO answers."""
+    """Results of AFFINITY_INFO."""
 
     ON = 0
     OFF = 1
@@ -51,6 +51,6 @@ class Affinity(IntEnum):
 
 
 class Tos(IntEnum):
-    """What MIGRATE_INFO_TYPE answers about a trusted OS."""
+    """Results of MIGRATE_INFO_TYPE: the kind of trusted OS."""
 
     MP_OR_NONE = 2

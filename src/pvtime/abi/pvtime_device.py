@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device of the first posted design, KVM_DEV_TYPE_ARM_PV_TIME (v1 of the patches, August 2019).
 
-It was never merged. What is not in the posting, the layout of the state, is ours.
+It was never merged. The posting does not define the layout of the state: this one is pvtime's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PvTimePaddr(IntEnum):
 
 
 class StateHeader(ctypes.LittleEndianStructure):
-    """What comes before the structures in STATE."""
+    """Header of STATE, before the structures."""
 
     _pack_ = 1
     _fields_ = (

@@ -31,7 +31,7 @@ class RegisterCall(IntEnum):
 
 
 class Registration(Register):
-    """What MSR_KVM_STEAL_TIME holds on x86: a 64-byte-aligned address, and a bit that enables."""
+    """The value of x86's MSR_KVM_STEAL_TIME: a 64-byte-aligned address, and an enable bit."""
 
     lines = Field(63, 6)
     """The address in units of 64 bytes."""
@@ -47,7 +47,7 @@ class RegisterResult(IntEnum):
     INVALID_PARAMETER = -3
     """Misaligned, not in RAM, not writable, or another vCPU's."""
     IN_USE = -4
-    """This vCPU's is enabled: whoever wants it elsewhere disables it first."""
+    """This vCPU's is enabled: it must be disabled before it is set elsewhere."""
 
 
 class KvmStealTime(ctypes.LittleEndianStructure):

@@ -13,7 +13,7 @@ SUCCESS = 0
 NOT_SUPPORTED = -1
 
 VERSION_1_1 = 0x1_0001
-"""What KVM answers to SMCCC_VERSION (arch/arm64/kvm/hypercalls.c): major in 30:16, minor in 15:0."""
+"""KVM's result of SMCCC_VERSION (arch/arm64/kvm/hypercalls.c): major in 30:16, minor in 15:0."""
 
 
 class FunctionId(Register):

@@ -23,7 +23,7 @@ class MmioDevice(Protocol):
 
     @property
     def region(self) -> Region:
-        """Where the registers are."""
+        """Region of the registers."""
 
     def read(self, offset: int, size: int) -> int:
         """Return ``size`` (1, 2, 4 or 8) bytes at ``offset`` into the region, little-endian."""

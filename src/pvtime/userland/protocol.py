@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-r"""What the stock userland's agent and the host say to each other on the second serial port.
+r"""The protocol between the stock userland's agent and the host, on the second serial port.
 
 Both sides write lines of ASCII that end with a newline. Guest to host::
 
@@ -19,10 +19,11 @@ A report comes after ``ready``, then every second, and on request; N is any numb
     size ROWS COLS   the console's size
     stop             stop the busy loops, let what is pending be accounted, send a final report, power off
     poweroff         power off
-    kexec            as stop, but instead of powering off start the kernel that is in /kexec, if there is one
+    kexec            as stop, but instead of powering off start the kernel in /kexec, if any
 
-The guest is hostile: :class:`AgentDecoder` takes any bytes, keeps a bounded number of them, and drops what is
-not in the table above. A report counts only as a whole; one that lost a line, or a digit, is dropped.
+The guest is hostile: :class:`AgentDecoder` accepts any bytes, keeps a bounded number of them, and drops lines
+that are not in the table above. A report counts only as a whole; without one of its lines or digits it is
+dropped.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: \d{1,20}){0,2})")
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """What a CPU did since it booted, in nanoseconds, as /proc/stat has it: in steps of 10 ms."""
+    """A CPU's line of /proc/stat: time since it booted, in nanoseconds, in steps of 10 ms."""
 
     user_ns: int
     nice_ns: int
@@ -95,14 +96,14 @@ class StatReport:
     final: bool = False
 
     def steal_ns(self, cpu: int) -> int | None:
-        """Nanoseconds stolen from ``cpu`` as the guest has it; None if its report has no such CPU."""
+        """Return the guest's count of time stolen from ``cpu``, in ns; None if the report has no such CPU."""
         times = self.cpus.get(cpu)
         return None if times is None else times.steal_ns
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The guest did ``command``, or could not."""
+    """The guest's answer to ``command``: done, or failed."""
 
     command: str
     ok: bool
@@ -112,7 +113,7 @@ Message = Ready | StatReport | Reply
 
 
 def encode(verb: str, *numbers: int) -> bytes:
-    """Return the line that tells the guest to do ``verb``.
+    """Return the line of a command to the guest.
 
     :raises ValueError: there is no such command, or it takes other numbers.
     """
@@ -123,17 +124,17 @@ def encode(verb: str, *numbers: int) -> bytes:
 
 @dataclass
 class AgentDecoder:
-    """Turns the bytes that the guest sent into messages, however they are cut."""
+    """Turns bytes from the guest into messages, however they are divided."""
 
     dropped: int = 0
-    """Lines that were no message, or part of no whole report."""
+    """Number of lines that were no message, or part of an incomplete report."""
 
     _line: bytearray = field(default_factory=bytearray)
     _report: StatReport | None = None
     _cpus: dict[int, CpuTimes] = field(default_factory=dict)
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take what came and return the messages that it completes. Never raises."""
+        """Take received bytes and return the messages that they complete. Never raises."""
         *ended, rest = data.split(b"\n")
         messages = []
         for piece in ended:
@@ -146,7 +147,7 @@ class AgentDecoder:
         return messages
 
     def _keep(self, piece: bytes) -> None:
-        """Add to the line; one byte more than a line may have marks it as too long."""
+        """Add to the line; a byte beyond the maximum marks it as too long."""
         self._line += piece[: MAX_LINE + 1 - len(self._line)]
 
     def _parse(self, line: bytearray) -> Message | None:
@@ -186,7 +187,7 @@ class AgentDecoder:
         return replace(report, cpus=cpus)
 
     def _abandon(self) -> None:
-        """Forget the report that is under way."""
+        """Drop the incomplete report."""
         if self._report is not None:
             self.dropped += 1 + len(self._cpus)
             self._report, self._cpus = None, {}

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pvtime.abi.gicv2 import PPI_BASE, SPI_BASE
 from pvtime.machine.gicv2.cpu_interface import CpuInterface
 from pvtime.machine.gicv2.distributor import Distributor
-from pvtime.machine.gicv2.saved import GicV2State, restore, take
-from pvtime.machine.gicv2.state import GicState, Interrupts
+from pvtime.machine.gicv2.state import GicState, GicV2State, Interrupts, restore, save
 from pvtime.machine.layout import MAX_VCPUS
 
 __all__ = ["GicV2", "GicV2State"]
@@ -53,7 +52,7 @@ class GicV2:
 
     def state(self) -> GicV2State:
         """Return the state to save, without the input wires, which their drivers restore."""
-        return take(self._state)
+        return save(self._state)
 
     def restore(self, state: GicV2State) -> None:
         """Resume from ``state``, and report each CPU's IRQ input that changes.
