@@ -48,7 +48,7 @@ class EngineKind:
 
 def _kvm_obstacle() -> str | None:
     if platform.machine() != ARM64:  # said without an import of what takes 20 ms
-        return f"it needs an arm64 host and this one is {platform.machine()} (pvtime lab has one in a box)"
+        return f"it needs an arm64 host and this one is {platform.machine()} (pvtime lab emulates one)"
     from pvtime.engine.kvm.engine import obstacle
 
     return obstacle()
@@ -89,4 +89,4 @@ def choose(name: str) -> tuple[EngineKind, str]:
             raise UsageError(f"engine {name} cannot be used here: {obstacle}")
         passed_over.append(f"not {kind.name}: {obstacle}")
     known = ", ".join([AUTO, *(kind.name for kind in ENGINES)])
-    raise UsageError(f"engine {name!r} is unknown: take one of {known}")
+    raise UsageError(f"engine {name!r} is unknown: choose one of {known}")

@@ -67,7 +67,7 @@ def place(ram: Region, kernel: KernelImage, initrd_size: int) -> BootLayout:
             parts += f" and an initrd of {_mib(initrd_size)}"
         raise UsageError(
             f"{parts} do not fit into {_mib(ram.size)} of memory: "
-            f"give --memory {_mib(_up(end - ram.base, 64 * MIB))} or more"
+            f"give the guest {_mib(_up(end - ram.base, 64 * MIB))} or more"
         )
     if end - (start & ~((1 << 30) - 1)) > INITRD_WINDOW:
         raise UsageError(
@@ -89,7 +89,8 @@ def load(
     """
     if len(tree) > MAX_DEVICE_TREE:
         raise UsageError(
-            f"the device tree has {len(tree)} bytes, kernels take 2M: give fewer vCPUs or a shorter --append"
+            f"the device tree has {len(tree)} bytes, but kernels take 2M: "
+            "give fewer vCPUs or a shorter command line"
         )
     memory.write(layout.kernel.base, kernel.data)
     memory.write(layout.device_tree.base, tree)

@@ -93,8 +93,9 @@ def _chosen(config: TreeConfig) -> fdt.Node:
     # A command line may have any bytes; surrogateescape is how Python hands over those that are not UTF-8.
     bootargs = config.bootargs.encode("utf-8", "surrogateescape")
     if len(bootargs) > MAX_BOOTARGS:
-        size = f"{len(bootargs)} bytes, a kernel takes {MAX_BOOTARGS}"
-        raise UsageError(f"the kernel command line has {size}: give a shorter --append")
+        raise UsageError(
+            f"the kernel command line has {len(bootargs)} bytes, but kernels take {MAX_BOOTARGS}: shorten it"
+        )
     properties: dict[str, object] = {
         "bootargs": bootargs + b"\0",
         "stdout-path": _path(CONSOLE),

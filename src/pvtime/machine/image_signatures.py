@@ -32,7 +32,7 @@ SIGNATURES: Final = (
     (0, b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first (zstd -d)"),
     (0, b"\x02\x21\x4c\x18", "compressed with lz4: unpack it first (lz4 -d)"),
     (0, b"!<arch>\n", "a package: give the Image out of it (dpkg-deb -x)"),
-    (0, b"070701", "an initramfs: give it with --initrd"),
+    (0, b"070701", "an initramfs: give it as the initrd"),
 )
 """Offset, magic, message."""
 

@@ -60,9 +60,9 @@ def test_everything_is_written_and_the_guest_starts_at_the_kernel() -> None:
 
 def test_what_does_not_fit_is_refused_with_the_memory_it_takes() -> None:
     ram = Region("RAM", RAM_BASE, 64 * MIB)
-    with pytest.raises(UsageError, match=r"kernel of 28M and an initrd of 60M .* 64M .* --memory 128M"):
+    with pytest.raises(UsageError, match=r"kernel of 28M and an initrd of 60M .* 64M .* give the guest 128M"):
         place(ram, kernel(28 * MIB), 60 * MIB - 1)
-    with pytest.raises(UsageError, match=r"kernel of 65M do.* --memory 128M"):
+    with pytest.raises(UsageError, match=r"kernel of 65M do.* give the guest 128M"):
         place(ram, kernel(65 * MIB), 0)
     place(Region("RAM", RAM_BASE, 128 * MIB), kernel(28 * MIB), 60 * MIB)
 

@@ -56,15 +56,15 @@ class KvmEngine(Engine):
     ) -> None:
         super().__init__()
         if options:
-            raise UsageError(f"--engine-option {min(options)}: the kvm engine has no options")
+            raise UsageError(f"engine option {min(options)!r}: the kvm engine has no options")
         if machine.config.cpu not in (None, HOST_CPU):
             raise UsageError(
-                f"--cpu {machine.config.cpu}: the kvm engine's CPU is the host's: leave the option out"
+                f"CPU model {machine.config.cpu!r}: the kvm engine has the host's CPU alone; name no model"
             )
         if not machine.placement.on_kvm:
             raise UsageError(
-                f"--placement {machine.placement.name.value}: KVM on arm64 has the placement userspace "
-                "alone; --engine unicorn has all three"
+                f"placement {machine.placement.name.value!r}: KVM on arm64 has the placement userspace "
+                "alone; the unicorn engine has all three"
             )
         self._machine = machine
         steal.check_vcpus(machine.config.vcpus)

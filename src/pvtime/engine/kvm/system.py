@@ -38,7 +38,7 @@ class System:
         if platform.machine() != "aarch64":
             raise EngineError(
                 f"the kvm engine needs an arm64 host and this one is {platform.machine()}: "
-                "use --engine unicorn, or run pvtime in pvtime lab"
+                "use the unicorn engine, or run pvtime in pvtime lab"
             )
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

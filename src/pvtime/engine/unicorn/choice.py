@@ -27,15 +27,15 @@ def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
     """
     if unknown := options.keys() - _VALUES.keys():
         known = " and ".join(f"{name}={'|'.join(values)}" for name, values in _VALUES.items())
-        raise UsageError(f"--engine-option {min(unknown)}: the unicorn engine has {known}")
+        raise UsageError(f"engine option {min(unknown)!r}: the unicorn engine has {known}")
     for name, value in options.items():
         if value not in _VALUES[name]:
-            raise UsageError(f"--engine-option {name}={value}: give one of {', '.join(_VALUES[name])}")
+            raise UsageError(f"engine option {name}={value}: give one of {', '.join(_VALUES[name])}")
     chosen = {name: options.get(name, values[0]) for name, values in _VALUES.items()}
     if config.model in ABORTING_MODELS and chosen["allow-abort"] == "off":
         raise UsageError(
-            f"--cpu {config.model}: any program in the guest can make this model's library abort pvtime; "
-            "give --engine-option allow-abort=on if you trust the guest"
+            f"CPU model {config.model!r}: any program in the guest can make this model's library abort pvtime; "
+            "give the engine option allow-abort=on if you trust the guest"
         )
     if chosen["internals"] != "off" and passes():
         return FastCore(config)

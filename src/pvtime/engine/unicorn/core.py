@@ -71,7 +71,7 @@ class Core(ABC):
 
     def __init__(self, config: CoreConfig) -> None:
         if config.model not in CPU_MODELS:
-            raise UsageError(f"--cpu {config.model}: the unicorn engine has {', '.join(CPU_MODELS)}")
+            raise UsageError(f"CPU model {config.model!r}: the unicorn engine has {', '.join(CPU_MODELS)}")
         self.model = config.model
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
         self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)

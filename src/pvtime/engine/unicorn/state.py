@@ -65,7 +65,7 @@ class Keeper:
         """
         if self._core.model == _NOT_SAVED:
             raise EngineError(
-                f"a machine with --cpu {_NOT_SAVED} cannot be saved: nothing gives its SVE registers"
+                f"a machine with CPU model {_NOT_SAVED} cannot be saved: its SVE registers cannot be read"
             )
         now = counter()
         # Vcpus first: they bring the structures up to date.

@@ -146,16 +146,16 @@ def test_every_cpu_model_can_be_made(model: str, way: str, memory: GuestMemory) 
 @pytest.mark.parametrize(
     ("options", "model", "complaint"),
     [
-        ({"turbo": "on"}, "max", r"--engine-option turbo: .* internals=auto\|on\|off"),
+        ({"turbo": "on"}, "max", r"engine option 'turbo': .* internals=auto\|on\|off"),
         ({"internals": "maybe"}, "max", "internals=maybe: give one of auto, on, off"),
         ({"allow-abort": "1"}, "max", "allow-abort=1: give one of off, on"),
         (
             {},
             "max",
-            "--cpu max: any program .* can make .* abort pvtime; give --engine-option allow-abort=on",
+            "CPU model 'max': any program .* can make .* abort pvtime; give the engine option allow-abort=on",
         ),
-        ({"allow-abort": "off", "internals": "off"}, "max", "--cpu max: any program"),
-        ({}, "cortex-m3", "--cpu cortex-m3: the unicorn engine has cortex-a53, "),
+        ({"allow-abort": "off", "internals": "off"}, "max", "CPU model 'max': any program"),
+        ({}, "cortex-m3", "CPU model 'cortex-m3': the unicorn engine has cortex-a53, "),
     ],
 )
 def test_what_there_is_not_is_refused_by_name(

@@ -308,7 +308,7 @@ def test_the_model_max_is_refused_by_name(internals: str) -> None:
     with boot(Payload().await_result(0).power_off(), internals, cpu="max") as guest:
         guest.engine.start()
         guest.engine.pause()
-        with pytest.raises(EngineError, match="--cpu max cannot be saved"):
+        with pytest.raises(EngineError, match="CPU model max cannot be saved"):
             guest.engine.state()
 
 
