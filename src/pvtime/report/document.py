@@ -1,41 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The JSON report (docs/report.md): written whole or not at all, parsed strictly."""
+"""The JSON report (docs/report.md): write it whole or not at all, parse it strictly."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import UsageError
-from pvtime.report.model import SCHEMA, RunReport, VcpuRow
+from pvtime.report.model import SCHEMA, RunReport
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 __all__ = ["from_json", "refuse_unwritable", "to_json", "write"]
 
-TYPES: Mapping[str, tuple[type, ...]] = {
-    "schema": (int,),
-    "engine": (str,),
-    "placement": (str,),
-    "kernel": (str, type(None)),
-    "boot_seconds": (int, float, type(None)),
-    "elapsed_seconds": (int, float),
-    "outcome": (str,),
-    "vcpus": (list,),
-    "index": (int,),
-    "ran_ns": (int,),
-    "truth_ns": (int,),
-    "structure_ns": (int, type(None)),
-    "guest_steal_ns": (int, type(None)),
-    "enabled": (bool,),
-    "loads": (int,),
-    "injected_ns": (int,),
-    "fault": (str, type(None)),
-}
-"""What each field may be. A bool is an int to Python, so it is told apart by hand."""
+T = TypeVar("T")
 
 
 def to_json(report: RunReport) -> str:
@@ -50,47 +35,81 @@ def to_json(report: RunReport) -> str:
 def from_json(text: str) -> RunReport:
     """Parse a report.
 
-    :raises UsageError: it is no JSON, lacks a field, has one of another type or value, or is of a schema
-        that this release does not know. Fields that are unknown are ignored: later releases may add some.
+    :raises UsageError: ``text`` is not JSON, lacks a field, has one of a wrong type or value, or has a schema
+        that this release does not know. Unknown fields are ignored: later releases may add some.
     """
     import json
+
+    from cattrs import transform_error
 
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the report is not JSON: {error}") from error
-    values = _checked(document, RunReport, "the report")
-    if values["schema"] != SCHEMA:
-        raise UsageError(f"the report has schema {values['schema']}; this release reads schema {SCHEMA}")
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if type(schema) is int and schema != SCHEMA:
+        raise UsageError(f"the report has schema {schema}; this release reads schema {SCHEMA}")
+    converter = _converter()
     try:
-        values["outcome"] = Outcome(values["outcome"])
-    except ValueError as error:
-        raise UsageError(f"the report's outcome {values['outcome']!r} is unknown") from error
-    rows = (_checked(row, VcpuRow, f"vcpus[{at}]") for at, row in enumerate(values["vcpus"]))
-    values["vcpus"] = tuple(VcpuRow(**row) for row in rows)
-    return RunReport(**values)
+        return converter.structure(document, RunReport)
+    except Exception as error:  # cattrs groups what is wrong with each field
+        first = transform_error(error, format_exception=lambda cause, _type: str(cause))[0]
+        reason, _, path = first.rpartition(" @ $")
+        raise UsageError(f"the report{path and ': '}{path.lstrip('.')} {reason}") from None
 
 
-def _checked(document: object, model: type[RunReport] | type[VcpuRow], where: str) -> dict[str, Any]:
-    """Return the fields of ``model`` in ``document``; refuse what is missing or of another type."""
-    if not isinstance(document, dict):
-        raise UsageError(f"{where} is not a JSON object")
-    values = {}
-    for field in fields(model):
-        if field.name not in document:
-            raise UsageError(f"{where} has no field {field.name!r}")
-        value = document[field.name]
-        wanted = TYPES[field.name]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-            raise UsageError(f"{where}: {field.name!r} cannot be {value!r}")
-        values[field.name] = value
-    return values
+@cache
+def _converter() -> Converter:
+    """Return a converter that takes a field's declared type exactly, and no default for a missing field.
+
+    cattrs is imported here: a run, which only writes reports, need not pay for it.
+    """
+    from cattrs import Converter
+    from cattrs.cols import homogenous_tuple_structure_factory
+    from cattrs.gen import make_dict_structure_fn
+
+    converter = Converter()
+
+    def exactly(kinds: tuple[type, ...], name: str, structure: Callable[[Any], T]) -> Callable[..., T]:
+        def hook(value: object, _type: object) -> T:
+            if type(value) not in kinds:
+                raise ValueError(f"is {'null' if value is None else repr(value)}, not {name}")
+            return structure(value)
+
+        return hook
+
+    def complete(cls: type[T]) -> Callable[..., T]:
+        structure = make_dict_structure_fn(cls, converter)
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+
+        def build(document: dict[str, Any]) -> T:
+            if missing := [name for name in names if name not in document]:
+                raise ValueError(f"has no field {missing[0]!r}")
+            return structure(document, cls)
+
+        return exactly((dict,), "an object", build)
+
+    def is_tuple(cls: Any) -> bool:
+        return get_origin(cls) is tuple
+
+    def rows(cls: Any) -> Callable[..., Any]:
+        structure = homogenous_tuple_structure_factory(cls, converter)
+        return exactly((list,), "a list", lambda document: structure(document, cls))
+
+    converter.register_structure_hook(int, exactly((int,), "an integer", int))
+    converter.register_structure_hook(float, exactly((int, float), "a number", float))
+    converter.register_structure_hook(str, exactly((str,), "a text", str))
+    converter.register_structure_hook(bool, exactly((bool,), "true or false", bool))
+    converter.register_structure_hook(Outcome, exactly((str,), "a text", Outcome))
+    converter.register_structure_hook_factory(is_dataclass, complete)
+    converter.register_structure_hook_factory(is_tuple, rows)
+    return converter
 
 
 def refuse_unwritable(path: Path) -> None:
     """Check, before a guest boots, that a report can be written to ``path``; change nothing there.
 
-    :raises UsageError: it cannot; the message says why.
+    :raises UsageError: no report can be written; the message has the reason.
     """
     try:
         reason = _why_unwritable(Path(os.path.realpath(path)))
@@ -101,14 +120,14 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def _why_unwritable(path: Path) -> str | None:
-    """Return what stands against a report at ``path``; None where nothing does.
+    """Return the reason for which no report can be written to ``path``; None if there is none.
 
     :raises OSError: the file system refuses even to look, or to take a new file.
     """
     if path.is_dir():
         return "it is a directory"
     if not path.parent.is_dir():
-        return f"{path.parent} is no directory; create it first"
+        return f"{path.parent} is not a directory: create it first"
     if path.exists() and not os.access(path, os.W_OK):
         return "permission denied"
     if _is_plain(path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The figures of a run: what docs/report.md documents."""
+"""The figures of a run, as docs/report.md documents them."""
 
 from __future__ import annotations
 
@@ -10,55 +10,34 @@ from pvtime.engine.base import Outcome, VcpuSample
 __all__ = ["SCHEMA", "Moment", "RunReport", "VcpuRow"]
 
 SCHEMA = 2
-"""Version of the JSON report; it grows when a field changes its meaning or goes."""
+"""Version of the JSON report; raised when a field changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
-class VcpuRow:
-    """One vCPU at one moment: host, structure and guest side by side. Times in ns."""
+class VcpuRow(VcpuSample):
+    """One vCPU at one moment: the engine's figures, and the guest's beside them."""
 
-    index: int
-    ran_ns: int
-    truth_ns: int
-    structure_ns: int | None
-    """None: nobody can read it in memory."""
-    guest_steal_ns: int | None
-    """The guest's /proc/stat, in steps of its tick; None where no agent reports it."""
-    enabled: bool
-    loads: int
-    injected_ns: int = 0
-    """How much of truth was stolen on purpose."""
-    fault: str | None = None
-    """Why the structure cannot be written."""
+    guest_steal_ns: int | None = None
+    """Steal in the guest's /proc/stat, in steps of its tick; None if no agent reports it."""
 
     @classmethod
     def join(cls, sample: VcpuSample, guest_steal_ns: int | None) -> VcpuRow:
-        """Put the engine's figures and the guest's beside each other; both are of the same moment."""
-        return cls(
-            index=sample.index,
-            ran_ns=sample.ran_ns,
-            truth_ns=sample.truth_ns,
-            structure_ns=sample.structure_ns,
-            guest_steal_ns=guest_steal_ns,
-            enabled=sample.enabled,
-            loads=sample.loads,
-            injected_ns=sample.injected_ns,
-            fault=sample.fault,
-        )
+        """Join the engine's figures and the guest's, which are of the same moment."""
+        return cls(**vars(sample), guest_steal_ns=guest_steal_ns)
 
     @property
     def natural_ns(self) -> int:
-        """What the host took of itself."""
+        """Stolen time that was not injected."""
         return self.truth_ns - self.injected_ns
 
     @property
     def error_ns(self) -> int | None:
-        """What the structure says too much; 0 by the first invariant of the design."""
+        """Excess of the structure over the truth; 0 by the first invariant of the design."""
         return None if self.structure_ns is None else self.structure_ns - self.truth_ns
 
     @property
     def guest_error_ns(self) -> int | None:
-        """What the guest's /proc/stat says too much; within its tick, when all is well."""
+        """Excess of the guest's /proc/stat over the truth; within the guest's tick if all is well."""
         return None if self.guest_steal_ns is None else self.guest_steal_ns - self.truth_ns
 
 
@@ -69,33 +48,33 @@ class Moment:
     elapsed_seconds: float
     vcpus: tuple[VcpuRow, ...]
     stealing: bool = False
-    """Something may be stolen on purpose."""
+    """There is a schedule of time to steal on purpose."""
     before_ns: tuple[int, ...] = ()
-    """Each vCPU's truth at the start, where the machine ran elsewhere before."""
+    """Each vCPU's truth at the start of a machine that was saved or migrated; else empty."""
 
     def stolen_here_ns(self, row: VcpuRow) -> int:
-        """Return what of a row's truth was stolen since the start; all of it where the guest counts anew."""
+        """Return the stolen time since the start; the whole truth if the guest has reset its count since."""
         before = self.before_ns[row.index] if self.before_ns else 0
         return row.truth_ns - before if row.truth_ns >= before else row.truth_ns
 
     @property
     def from_guest(self) -> bool:
-        """Whether the guest's own figures are part of it."""
+        """Whether it has figures of the guest's own."""
         return any(row.guest_steal_ns is not None for row in self.vcpus)
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run, after its end."""
+    """Figures of a run that has ended."""
 
     engine: str
     placement: str
     kernel: str | None
-    """Release as the guest printed it; None where it printed none."""
+    """Release as the guest printed it; None if it printed none."""
     boot_seconds: float | None
-    """Start to userland; None where no agent told."""
+    """From the start to userland; None if no agent reported."""
     elapsed_seconds: float
-    """Start to the end."""
+    """From the start to the end."""
     outcome: Outcome
     vcpus: tuple[VcpuRow, ...]
     schema: int = SCHEMA

@@ -7,9 +7,10 @@ table (``--quiet --report -``) need not pay it.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from pvtime.report import units
 
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN_WIDTH", "fault_notes", "moment_table", "open_console", "print_report"]
 
 PLAIN_WIDTH = 200
-"""Columns, where the output is no terminal that says its own: lines there are long, not broken."""
+"""Columns where the output is not a terminal: lines are long there, not broken."""
 MIN_WIDTH = 80
-"""Columns; on a narrower terminal lines wrap, which is better than figures cut short."""
+"""Columns; on a narrower terminal lines wrap, which is better than figures that are cut short."""
 
 COLUMNS = (
     "vCPU",
     "ran",
     "stolen:\ntruth",
-    "of it\ninjected",
+    "of which\ninjected",
     "stolen:\nstructure",
     "stolen:\nguest",
     "structure\n- truth",
@@ -38,15 +39,17 @@ COLUMNS = (
     "stolen\nof wall",
     "loads",
 )
-INJECTED, OF_WALL = COLUMNS.index("of it\ninjected"), COLUMNS.index("stolen\nof wall")
+INJECTED, OF_WALL = COLUMNS.index("of which\ninjected"), COLUMNS.index("stolen\nof wall")
 
 
 def open_console(file: TextIO) -> Console:
-    """Return a console on ``file``: colours only on a terminal, and none with NO_COLOR set."""
+    """Return a console on ``file``: it has colours and bold text on a terminal, unless NO_COLOR is set."""
     from rich.console import Console
 
     width = max(shutil.get_terminal_size().columns, MIN_WIDTH) if file.isatty() else PLAIN_WIDTH
-    return Console(file=file, highlight=False, markup=False, width=width)
+    # Of itself rich leaves bold and dim where NO_COLOR is set.
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=file, highlight=False, markup=False, width=width, color_system=colours)
 
 
 def moment_table(moment: Moment, title: str) -> Table:
@@ -72,9 +75,9 @@ def moment_table(moment: Moment, title: str) -> Table:
 
 
 def _chosen(cells: Sequence[str], moment: Moment) -> list[str]:
-    """Show what was injected only where something can be, and for it no share: 80 columns are not more."""
+    """Replace the share of wall time by the injected time where there is a schedule: 80 columns hold one."""
     left_out = OF_WALL if moment.stealing else INJECTED
-    return [cell for at, cell in enumerate(cells) if at != left_out]
+    return [cell for column, cell in enumerate(cells) if column != left_out]
 
 
 def fault_notes(moment: Moment) -> list[str]:
@@ -89,10 +92,10 @@ def _cells(row: VcpuRow, moment: Moment) -> list[str]:
         [
             units.time(row.truth_ns),
             units.time(row.injected_ns),
-            _absent(units.time, row.structure_ns),
-            _absent(units.time, guest),
-            _absent(units.difference, row.error_ns),
-            _absent(units.difference, guest_error),
+            _or_dash(units.time, row.structure_ns),
+            _or_dash(units.time, guest),
+            _or_dash(units.difference, row.error_ns),
+            _or_dash(units.difference, guest_error),
             units.percent(moment.stolen_here_ns(row), moment.elapsed_seconds),
         ]
         if row.enabled
@@ -101,12 +104,13 @@ def _cells(row: VcpuRow, moment: Moment) -> list[str]:
     return [str(row.index), units.time(row.ran_ns), *stolen, str(row.loads)]
 
 
-def _absent(form: Callable[[int], str], figure: int | None) -> str:
+def _or_dash(form: Callable[[int], str], figure: int | None) -> str:
+    """Return a figure as text; a dash if it is absent."""
     return "-" if figure is None else form(figure)
 
 
 def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
-    """Print the last table of a run, and under it what the run was."""
+    """Print the last table of a run, and a summary of the run under it."""
     console = open_console(file)
     console.print()
     console.print(moment_table(last, "stolen time per vCPU"))

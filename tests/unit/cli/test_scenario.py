@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TextIO
 
 import pytest
 
+from framework.ptys import written
 from pvtime.cli.command import main
 from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.scenario import catalog
@@ -55,6 +58,21 @@ def test_corrupted_bytes_are_shown_address_by_address(capsys: pytest.CaptureFixt
     for _, *was_and_now in dump:
         assert was_and_now[:9] == ["5a"] * 8 + ["->"]
         assert was_and_now[9:] != ["5a"] * 8
+
+
+@pytest.mark.parametrize("arguments", [["scenario", "overlap", *ONE], ["doctor"]])
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_gets_colours_unless_no_color_is_set(
+    arguments: list[str], no_color: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", no_color)
+
+    def run(file: TextIO) -> None:
+        monkeypatch.setattr(sys, "stdout", file)
+        main(arguments)
+
+    assert ("\x1b" in written(run)) is not bool(no_color)
 
 
 def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from typing import TextIO
 
@@ -20,9 +21,9 @@ from pvtime.report.table import print_report
 from pvtime.report.views import LinesView, LiveView, is_terminal
 
 ROWS = (
-    VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, 4_990_000_000, True, 312),
-    VcpuRow(1, 5_000_000_000, 4_998_878_240, 4_998_878_247, None, True, 9),
-    VcpuRow(2, 1_000, 0, 0, None, False, 1),
+    VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, True, 312, guest_steal_ns=4_990_000_000),
+    VcpuRow(1, 5_000_000_000, 4_998_878_240, 4_998_878_247, True, 9),
+    VcpuRow(2, 1_000, 0, 0, False, 1),
 )
 MOMENT = Moment(10.0, ROWS)
 REPORT = RunReport("unicorn", "userspace", "6.1.0", 1.5, 11.0, Outcome.POWER_OFF, ROWS)
@@ -42,6 +43,12 @@ def test_the_last_table_has_every_figure_of_a_vcpu_in_one_line() -> None:
 
 def test_an_error_of_some_ns_is_not_rounded_away() -> None:
     assert "+7 ns" in last_table()
+
+
+def test_a_structure_that_nobody_can_read_is_a_dash_and_not_a_figure() -> None:
+    table = last_table(Moment(10.0, (replace(ROWS[0], structure_ns=None),)))
+    line = next(line for line in table.splitlines() if line.split()[:1] == ["0"])
+    assert " ".join(line.split()) == "0 5.000 s 4.999 s - 4.990 s - -8.9 ms 50.0 % 312"
 
 
 def test_a_vcpu_whose_guest_asked_for_nothing_is_off() -> None:
@@ -129,11 +136,21 @@ def test_live_view_draws_over_itself_and_leaves_the_guests_lines(monkeypatch: py
     assert "\x1b[2K" in text, "the table is not taken away at the end"
 
 
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+"""Colours, bold, dim and the like."""
+
+
+def test_a_terminal_gets_bold_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert SGR.search(written(draw_live)) is not None
+
+
 def test_no_color_is_obeyed_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     text = written(draw_live)
-    assert not any(f"\x1b[{code}m" in text for code in range(30, 50))
+    assert SGR.search(text) is None
 
 
 def test_a_dumb_terminal_gets_no_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
