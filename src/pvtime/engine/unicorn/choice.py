@@ -34,7 +34,7 @@ def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
     chosen = {name: options.get(name, values[0]) for name, values in _VALUES.items()}
     if config.model in ABORTING_MODELS and chosen["allow-abort"] == "off":
         raise UsageError(
-            f"CPU model {config.model!r}: any program in the guest can make the library abort pvtime with it; "
+            f"CPU model {config.model!r}: any program in the guest can make pvtime abort; "
             "give the engine option allow-abort=on if you trust the guest"
         )
     if chosen["internals"] != "off" and passes():
