@@ -16,10 +16,10 @@ from pvtime.abi.kvm_types import (
     CoalescedZone,
     CreateDevice,
     DeviceAttr,
-    DirtyLog,
     EnableCap,
     GuestDebug,
     IrqLevel,
+    KvmDirtyLog,
     MemoryRegion,
     MpStates,
     OneReg,
@@ -66,7 +66,7 @@ class KvmIoctl(IntEnum):
     GET_VCPU_MMAP_SIZE = io(0x04)
     # A VM
     CREATE_VCPU = io(0x41)
-    GET_DIRTY_LOG = iow(0x42, DirtyLog)
+    GET_DIRTY_LOG = iow(0x42, KvmDirtyLog)
     SET_USER_MEMORY_REGION = iow(0x46, MemoryRegion)
     IRQ_LINE = iow(0x61, IrqLevel)
     REGISTER_COALESCED_MMIO = iow(0x67, CoalescedZone)

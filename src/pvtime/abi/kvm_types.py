@@ -17,13 +17,13 @@ __all__ = [
     "CreateDevice",
     "DebugControl",
     "DeviceAttr",
-    "DirtyLog",
     "EnableCap",
     "GuestDebug",
     "IpaSize",
     "IrqLevel",
     "IrqNumber",
     "IrqType",
+    "KvmDirtyLog",
     "MemoryFlag",
     "MemoryRegion",
     "MpState",
@@ -82,7 +82,7 @@ class RegList(ctypes.Structure):
     _fields_ = (("n", c_uint64),)
 
 
-class DirtyLog(ctypes.Structure):
+class KvmDirtyLog(ctypes.Structure):
     """struct kvm_dirty_log: a slot, and where its bitmap is put, one bit for each of the host's pages."""
 
     _fields_ = (("slot", c_uint32), ("padding", c_uint32), ("dirty_bitmap", c_uint64))

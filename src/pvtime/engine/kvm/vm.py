@@ -13,11 +13,11 @@ from pvtime.abi.kvm_device import DeviceType
 from pvtime.abi.kvm_types import (
     CoalescedZone,
     CreateDevice,
-    DirtyLog,
     EnableCap,
     IrqLevel,
     IrqNumber,
     IrqType,
+    KvmDirtyLog,
     MemoryFlag,
     MemoryRegion,
     VcpuInit,
@@ -102,7 +102,7 @@ class Vm:
         """
         words = -(-self._slots[slot].region.size // PAGESIZE // 64)
         bitmap = (ctypes.c_uint64 * words)()
-        argument = DirtyLog(slot=slot, dirty_bitmap=ctypes.addressof(bitmap))
+        argument = KvmDirtyLog(slot=slot, dirty_bitmap=ctypes.addressof(bitmap))
         call(self.fd, KvmIoctl.GET_DIRTY_LOG, argument, str(self._slots[slot].region))
         return bytes(bitmap)
 
