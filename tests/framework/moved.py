@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from framework.payload import Guest
 from pvtime.engine.base import Engine
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.machine.machine import Machine, MachineConfig, MachineState
@@ -14,7 +16,7 @@ from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import extents
 from pvtime.snapshot.codec import JsonObject, decode, encode, from_json, to_json
 
-__all__ = ["Image", "put", "take"]
+__all__ = ["Image", "put", "restored", "take"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,14 @@ def put(
     machine.restore(decode(MachineState, from_json(image.devices, "the devices"), "the devices"))
     engine.restore(decode(engine.state_type, image.document(), "the engine's state"))
     return machine, engine
+
+
+@contextmanager
+def restored(image: Image, internals: str) -> Iterator[Guest[UnicornEngine]]:
+    """Set up an image; it does not run yet."""
+    machine, engine = put(image, {"internals": internals}, lambda _: None, lambda _: None)
+    try:
+        yield Guest(machine, engine)
+    finally:
+        engine.stop()
+        machine.close()

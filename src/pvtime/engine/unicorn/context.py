@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import unicorn
@@ -22,10 +23,12 @@ class Contexts:
     """Makes, saves and loads the registers of vCPUs.
 
     :param uc: a CPU whose registers are those after reset.
+    :param leave_aarch32: brings it into AArch64 state.
     """
 
-    def __init__(self, uc: unicorn.Uc) -> None:
+    def __init__(self, uc: unicorn.Uc, leave_aarch32: Callable[[], None]) -> None:
         self._uc = uc
+        self._leave_aarch32 = leave_aarch32
         self._pristine = uc.context_save()
 
     def new(self, mpidr: int, entry: int, context: int) -> Context:
@@ -61,6 +64,7 @@ class Contexts:
         :raises EngineError: it is in a state that cannot be saved.
         """
         self.load(context)
+        self._leave_aarch32()
         return read_cpu(self._uc)
 
     def save(self, context: Context) -> None:

@@ -87,7 +87,7 @@ class Core(ABC):
         self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)
         self.code_cache = CodeCache(self._uc, self.kick, self._fail)
-        self.contexts = Contexts(self._uc)
+        self.contexts = Contexts(self._uc, self._leave_aarch32)
 
     def _fail(self, error: BaseException) -> None:
         """Keep what a callback raised; it cannot pass through the library's frames."""
@@ -153,15 +153,30 @@ class Core(ABC):
         """Write some of X0 to X30."""
 
     @abstractmethod
-    def _skip_instruction(self) -> None:
-        """Move the program counter on."""
+    def _skip_instruction(self, esr: Esr) -> None:
+        """Move the program counter past the trapped instruction."""
+
+    @abstractmethod
+    def _aarch32_pc(self) -> int | None:
+        """The program counter of an AArch32 program at EL0; None in AArch64 state.
+
+        In AArch32 state the library leaves PC and PSTATE, but for its interrupt masks, as they last were.
+        """
+
+    @abstractmethod
+    def _leave_aarch32(self) -> None:
+        """Bring the CPU, between two runs, from AArch32 into AArch64 state: one that can be saved.
+
+        :raises EngineError: impossible here or now.
+        """
 
     def _abort_fetch(self) -> None:
         """The guest jumped to where no memory is: a synchronous external abort, as on hardware."""
-        user = Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).level == 0
+        pc = self._aarch32_pc()
+        user = pc is not None or Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).level == 0
         ec = ExceptionClass.INSTRUCTION_ABORT_LOWER if user else ExceptionClass.INSTRUCTION_ABORT
         esr = Esr.of(ec=ec, il=1, fault_status=0x10)
-        self._enter(Number.PREFETCH_ABORT, esr, self.pc())
+        self._enter(Number.PREFETCH_ABORT, esr, self.pc() if pc is None else pc)
 
     def _on_exception(self, _uc: int, number: int, _data: int) -> None:
         try:
@@ -181,7 +196,7 @@ class Core(ABC):
         esr, address, target = self._exception()
         if target > 1:
             if self._trapped(esr):
-                self._skip_instruction()
+                self._skip_instruction(esr)
                 return
             number, esr = Number.UNDEFINED, Esr.of(ec=ExceptionClass.UNKNOWN, il=1)
         self._enter(number, esr, address)

@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
-from pvtime.abi.arm64 import Esr
+from unicorn import arm64_const as a64
+
+from pvtime.abi.arm64 import Esr, ExceptionLevel, Pstate
 from pvtime.engine.unicorn.core import INSTRUCTION, Core, CoreConfig
 from pvtime.engine.unicorn.internals import find
+from pvtime.engine.unicorn.library import Number
 from pvtime.errors import EngineError
 
 __all__ = ["FastCore"]
+
+_R15: Final = 15
+"""PC in AArch32 state."""
 
 
 class FastCore(Core):
@@ -64,8 +70,23 @@ class FastCore(Core):
         for number, value in values.items():
             self._inside.registers[number] = value
 
-    def _skip_instruction(self) -> None:
-        self._inside.pc.value += INSTRUCTION
+    def _skip_instruction(self, esr: Esr) -> None:
+        if self._inside.execution.aarch64:
+            self._inside.pc.value += INSTRUCTION
+        else:
+            self._inside.registers_32[_R15] += INSTRUCTION if esr.il else INSTRUCTION // 2  # T32
+
+    def _aarch32_pc(self) -> int | None:
+        return None if self._inside.execution.aarch64 else self._inside.registers_32[_R15]
+
+    def _leave_aarch32(self) -> None:
+        """Enter EL1 by an interrupt that is gone when the guest asks the GIC for it (number 1023)."""
+        if self._inside.execution.aarch64:
+            return
+        if Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).irq_masked:
+            raise EngineError("a vCPU runs an AArch32 program with interrupts masked: try again")
+        self._inside.exception.target_el = ExceptionLevel.EL1
+        self._inside.raise_exception(Number.IRQ)
 
     def _dispatch(self, number: int) -> None:
         # Nearly all are for the guest itself, and described already.

@@ -23,7 +23,7 @@ from typing import Final
 
 from pvtime.engine.unicorn.library import LIBRARY
 
-__all__ = ["ExceptionState", "Internals", "find"]
+__all__ = ["ExceptionState", "ExecutionState", "Internals", "find"]
 
 _DO_INTERRUPT = "arm_cpu_do_interrupt_aarch64"
 
@@ -36,6 +36,16 @@ class ExceptionState(ctypes.Structure):
         ("fsr", ctypes.c_uint32),
         ("address", ctypes.c_uint64),
         ("target_el", ctypes.c_uint32),
+    )
+
+
+class ExecutionState(ctypes.Structure):
+    """CPUARMState.pc to aarch64; PC and PSTATE are stale while :attr:`aarch64` is 0."""
+
+    _fields_ = (
+        ("pc", ctypes.c_uint64),
+        ("pstate", ctypes.c_uint32),
+        ("aarch64", ctypes.c_uint32),
     )
 
 
@@ -102,6 +112,7 @@ _LAYOUTS: Final = {
 }
 """By platform.machine(); the sizes of the C library's jmp_buf make the difference."""
 
+_ENV_REGISTERS_32 = 0
 _ENV_REGISTERS = 0x40
 _ENV_PC = 0x140
 _ENV_EXCEPTION = 0xBD0
@@ -168,7 +179,12 @@ class Internals:
         flag = _pointer(cpu + layout.cpu_exit_flag_pointer)
         self._leave = ctypes.c_uint16.from_address(flag + 2)
         self.registers = (ctypes.c_uint64 * 32).from_address(env + _ENV_REGISTERS)
+        self.registers_32 = (ctypes.c_uint32 * 16).from_address(env + _ENV_REGISTERS_32)
+        """R0 to R14 and PC, valid in AArch32 state."""
         self.pc = ctypes.c_uint64.from_address(env + _ENV_PC)
+        self.execution = ExecutionState.from_address(env + _ENV_PC)
+        if self.execution.aarch64 != 1:
+            raise ValueError("the CPU does not start in AArch64 state")
         self.exception = ExceptionState.from_address(env + _ENV_EXCEPTION)
         self._exception_index = ctypes.c_int32.from_address(env + _ENV_EXCEPTION_INDEX)
         self._tlb = [

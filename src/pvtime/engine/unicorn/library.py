@@ -56,6 +56,7 @@ class Number(IntEnum):
     UNDEFINED = 1
     PREFETCH_ABORT = 3
     DATA_ABORT = 4
+    IRQ = 5
     HVC = 11
     SMC = 13
 

@@ -12,10 +12,11 @@ from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, Pstate, SysReg, Vector
 from pvtime.engine.unicorn.core import INSTRUCTION, Core, CoreConfig
-from pvtime.engine.unicorn.internals import ExceptionState
+from pvtime.engine.unicorn.internals import ExceptionState, ExecutionState
 from pvtime.engine.unicorn.library import BLOCK_CALLBACK, LIBRARY, Number, add_hook
 from pvtime.engine.unicorn.stopper import Stopper
-from pvtime.engine.unicorn.syndrome import exception_offset
+from pvtime.engine.unicorn.syndrome import context_layout
+from pvtime.errors import EngineError
 
 __all__ = ["PublicCore"]
 
@@ -48,7 +49,10 @@ class PublicCore(Core):
     or store and the end of its instruction, which is then executed twice. A ``count`` of instructions to run
     hooks each of them: a boot took 5.0 s that way, 2.6 s with a :class:`Stopper`.
 
-    An AArch32 program would need its banked registers moved at each exception: its process gets no further.
+    An AArch32 program would need its registers moved at each exception, which nothing public does: its first
+    one ends the run.
+
+    :raises EngineError: an unknown build of the library.
     """
 
     internals = False
@@ -65,7 +69,9 @@ class PublicCore(Core):
         self._has_pan = self.model == "max"
         self._scratch = self._uc.context_save()
         start = ctypes.cast(self._scratch.context, ctypes.c_void_p).value or 0
-        self._pending = ExceptionState.from_address(start + exception_offset())
+        layout = context_layout()
+        self._pending = ExceptionState.from_address(start + layout.exception)
+        self._execution = ExecutionState.from_address(start + layout.execution)
 
     def pc(self) -> int:
         """See :meth:`Core.pc`."""
@@ -112,6 +118,7 @@ class PublicCore(Core):
             LIBRARY.uc_hook_del(self._handle, self._watch)
             self._watch = None
         if self._irq:
+            self._refuse_aarch32()
             self._vector(Vector.IRQ, {})
 
     def _masked(self) -> bool:
@@ -124,14 +131,26 @@ class PublicCore(Core):
             self._stop(self._handle)
 
     def _exception(self) -> tuple[Esr, int, int]:
-        self._uc.context_update(self._scratch)
+        self._refuse_aarch32()
         state = self._pending
         return Esr(state.syndrome), state.address, state.target_el
 
     def _interrupted(self) -> bool:
         return self._irq
 
-    def _skip_instruction(self) -> None:
+    def _refuse_aarch32(self) -> None:
+        self._uc.context_update(self._scratch)
+        if not self._execution.aarch64:
+            raise EngineError("the guest runs an AArch32 program: that needs internals=on")
+
+    def _aarch32_pc(self) -> int | None:
+        self._refuse_aarch32()
+        return None
+
+    def _leave_aarch32(self) -> None:
+        self._refuse_aarch32()
+
+    def _skip_instruction(self, esr: Esr) -> None:
         self._uc.reg_write(a64.UC_ARM64_REG_PC, self.pc() + INSTRUCTION)
 
     def _enter(self, number: int, esr: Esr, address: int) -> None:
@@ -158,8 +177,6 @@ class PublicCore(Core):
 
 
 def _vector_base(pstate: Pstate) -> int:
-    if pstate.aarch32:
-        return Vector.LOWER_32
     if pstate.level == 0:
         return Vector.LOWER_64
     return Vector.CURRENT_SPX if pstate.own_stack else Vector.CURRENT_SP0

@@ -19,7 +19,7 @@ import unicorn
 from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import ExceptionLevel, Pstate, SysReg
-from pvtime.errors import EngineError, SavedStateError
+from pvtime.errors import SavedStateError
 
 __all__ = ["SYSTEM_REGISTERS", "CpuState", "read_cpu", "write_cpu"]
 
@@ -125,13 +125,8 @@ _MODES: Final = {(ExceptionLevel.EL0, 0), (ExceptionLevel.EL1, 0), (ExceptionLev
 
 
 def read_cpu(uc: unicorn.Uc) -> CpuState:
-    """Return the state of the vCPU that is on the CPU, between two runs.
-
-    :raises EngineError: it is in AArch32 state, whose banked registers the public interface does not give.
-    """
+    """Return the state of the vCPU that is on the CPU, in AArch64 state, between two runs."""
     pstate = Pstate(uc.reg_read(a64.UC_ARM64_REG_PSTATE))
-    if pstate.aarch32:
-        raise EngineError("a vCPU that runs an AArch32 program cannot be saved: try again")
     current = uc.reg_read(a64.UC_ARM64_REG_SP)
     return CpuState(
         x=list(uc.reg_read_batch(_GENERAL)),

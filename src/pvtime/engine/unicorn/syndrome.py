@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where a saved context holds the syndrome: found by a fault whose syndrome is known.
+"""Offsets of the syndrome and of the execution state in a saved context, found by a fault that is known.
 
-No public call returns the syndrome and the address of an exception that is about to be taken, but they are
-in the bytes of a saved context, whose layout is the library's own.
+No public call returns the syndrome and the address of an exception that is about to be taken, nor whether the
+CPU is in AArch32 state, but they are in the bytes of a saved context, whose layout is the library's own.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, TypeVar
 
 import unicorn
 from unicorn import arm64_const as a64
 
-from pvtime.abi.arm64 import Esr, ExceptionClass
-from pvtime.engine.unicorn.internals import ExceptionState
+from pvtime.abi.arm64 import Esr, ExceptionClass, ExceptionLevel, Pstate
+from pvtime.engine.unicorn.internals import ExceptionState, ExecutionState
 from pvtime.errors import EngineError
 
-__all__ = ["exception_offset"]
+__all__ = ["ContextLayout", "context_layout"]
+
+S = TypeVar("S", bound=ctypes.Structure)
 
 _CODE: Final = 0x1_0000
 _LDXR_X0_X1: Final = 0xC85F_7C20
@@ -27,9 +31,19 @@ _MARKER: Final = _CODE + 0xA5B
 """Not a multiple of eight, so that reading a word there faults."""
 
 
+@dataclass(frozen=True)
+class ContextLayout:
+    """Offsets in the bytes of a saved context."""
+
+    exception: int
+    """:class:`ExceptionState`."""
+    execution: int
+    """:class:`ExecutionState`."""
+
+
 @cache
-def exception_offset() -> int:
-    """Return where an :class:`ExceptionState` is in the bytes of a saved context.
+def context_layout() -> ContextLayout:
+    """Find what a fault leaves in a saved context.
 
     :raises EngineError: it is in none or in several places: an unknown build of the library.
     """
@@ -37,29 +51,32 @@ def exception_offset() -> int:
     uc.mem_map(_CODE, 0x1000)
     uc.mem_write(_CODE, _LDXR_X0_X1.to_bytes(4, "little"))
     uc.reg_write(a64.UC_ARM64_REG_X1, _MARKER)
-    found: list[int] = []
+    contexts: list[bytes] = []
 
     def on_fault(uc: unicorn.Uc, _number: int, _data: object) -> None:
-        found.extend(_search(bytes(uc.context_save())))
+        contexts.append(bytes(uc.context_save()))
         uc.emu_stop()
 
     uc.hook_add(unicorn.UC_HOOK_INTR, on_fault)
     uc.emu_start(_CODE, 0)
-    if len(found) != 1:
+    exceptions = _search(contexts[0], ExceptionState, _is_the_fault)
+    executions = _search(contexts[0], ExecutionState, _is_the_program)
+    if (len(exceptions), len(executions)) != (1, 1):
         raise EngineError(
-            f"this build of the Unicorn library has a fault's syndrome in {len(found)} places: install 2.1.4"
+            f"this build of the Unicorn library has a fault in {len(exceptions)} places, its address "
+            f"in {len(executions)}: install 2.1.4"
         )
-    return found[0]
+    return ContextLayout(exceptions[0], executions[0])
 
 
-def _search(context: bytes) -> list[int]:
-    size = ctypes.sizeof(ExceptionState)
-    states = (
-        (offset, ExceptionState.from_buffer_copy(context, offset))
-        for offset in range(0, len(context) - size, 8)
-    )
-    return [
-        offset
-        for offset, state in states
-        if (Esr(state.syndrome).ec, state.address, state.target_el) == (ExceptionClass.DATA_ABORT, _MARKER, 1)
-    ]
+def _is_the_fault(state: ExceptionState) -> bool:
+    return (Esr(state.syndrome).ec, state.address, state.target_el) == (ExceptionClass.DATA_ABORT, _MARKER, 1)
+
+
+def _is_the_program(state: ExecutionState) -> bool:
+    return (state.pc, state.aarch64) == (_CODE, 1) and Pstate(state.pstate).level == ExceptionLevel.EL1
+
+
+def _search(context: bytes, kind: type[S], wanted: Callable[[S], bool]) -> list[int]:
+    offsets = range(0, len(context) - ctypes.sizeof(kind), 8)
+    return [offset for offset in offsets if wanted(kind.from_buffer_copy(context, offset))]

@@ -128,13 +128,13 @@ def test_a_self_test_that_sees_something_else_does_not_pass(monkeypatch: pytest.
 
 
 def test_a_context_with_the_syndrome_in_no_known_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syndrome, "_search", lambda context: [])
-    syndrome.exception_offset.cache_clear()
+    monkeypatch.setattr(syndrome, "_search", lambda *context: [])
+    syndrome.context_layout.cache_clear()
     try:
-        with pytest.raises(EngineError, match=r"in 0 places: install 2\.1\.4"):
-            syndrome.exception_offset()
+        with pytest.raises(EngineError, match=r"a fault in 0 places, its address in 0: install 2\.1\.4"):
+            syndrome.context_layout()
     finally:
-        syndrome.exception_offset.cache_clear()
+        syndrome.context_layout.cache_clear()
 
 
 @pytest.mark.parametrize("model", CPU_MODELS)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
-from framework.moved import Image, put, take
+from framework.moved import Image, restored, take
 from framework.payload import Guest, Payload, boot, both_cores
 from framework.wait import DEADLINE
 from pvtime.abi.arm64 import SysReg
@@ -50,17 +50,6 @@ def moved(guest: Guest[UnicornEngine], internals: str) -> Iterator[Guest[Unicorn
     with restored(image, internals) as new:
         new.engine.start()
         yield new
-
-
-@contextmanager
-def restored(image: Image, internals: str) -> Iterator[Guest[UnicornEngine]]:
-    """Set up an image; it does not run yet."""
-    machine, engine = put(image, {"internals": internals}, lambda _: None, lambda _: None)
-    try:
-        yield Guest(machine, engine)
-    finally:
-        engine.stop()
-        machine.close()
 
 
 @contextmanager
