@@ -119,7 +119,7 @@ class Keeper:
     def _check(self, state: EngineState) -> None:
         if state.model == _NOT_SAVED:
             raise SavedStateError(
-                f"a machine with --cpu {_NOT_SAVED} cannot be saved: this state is not pvtime's"
+                f"a machine with CPU model {_NOT_SAVED} cannot be saved: this state is not pvtime's"
             )
         if state.model != self._core.model:
             raise SavedStateError(
