@@ -57,17 +57,17 @@ def libraries(cache: Path) -> Iterator[str]:
             if not alternative:  # of alternatives, apt takes the first
                 needs[package].append(line.partition("Depends: ")[2])
             alternative = line.lstrip().startswith("|")
-    found, waiting = set(), [TARGET]
+    packages, waiting = set(), [TARGET]
     while waiting:
         package = waiting.pop()
-        if package not in found:
-            found.add(package)
+        if package not in packages:
+            packages.add(package)
             waiting += [need for need in needs[package] if need.startswith("lib")]
-    yield from sorted(found)
+    yield from sorted(packages)
 
 
 def measure(packages: tuple[str, ...], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return every figure, by what was measured and on what.
+    """Return every figure, by measurement and by VMM or number of vCPUs.
 
     :raises SystemExit: a boot failed in the lab.
     """

@@ -23,12 +23,12 @@ from pvtime.userland.build import build_initramfs
 
 MEMORY = 512
 """MiB."""
-LIMIT = 120
-"""Seconds after which a boot has failed."""
-WINDOW = 1.0
-"""Seconds in which exits are counted."""
-COUNTS = RAM_BASE + (1 << 20)
-"""Where each vCPU counts its reads."""
+TIMEOUT_S = 120
+"""Time after which a boot has failed, in s."""
+WINDOW_S = 1.0
+"""Time in which exits are counted, in s."""
+READ_COUNTS = RAM_BASE + (1 << 20)
+"""Address of the vCPUs' counts of their reads."""
 
 VCPUS = (1, 2)
 QEMU = [
@@ -39,7 +39,7 @@ QEMU = [
 
 
 def commands(kernel: Path, initrd: Path, vcpus: int, quiet: bool) -> dict[str, list[str]]:
-    """Return what boots the same guest, by VMM."""
+    """Return the commands that boot the same guest, by VMM."""
     append = "pvtime.poweroff quiet" if quiet else "pvtime.poweroff"
     ours = ["pvtime", "run", "--engine", "kvm", "--memory", f"{MEMORY}M", "--vcpus", str(vcpus)]
     files = ["--kernel", str(kernel), "--initrd", str(initrd), "--append", append]
@@ -56,33 +56,38 @@ def boot(command: Sequence[str]) -> float:
     with Path("/tmp/console").open("wb") as console:
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, check=False, timeout=LIMIT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                check=False,
+                timeout=TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
-            raise SystemExit(f"no power-off within {LIMIT} s: {' '.join(command)}") from None
+            raise SystemExit(f"no power-off within {TIMEOUT_S} s: {' '.join(command)}") from None
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {Path('/tmp/console').read_text(errors='replace')}")
     return time.monotonic() - start
 
 
 def reader(vcpus: int) -> Program:
-    """Return a guest whose vCPUs read the line status of a serial port for ever, and count."""
+    """Return a guest whose vCPUs read the line status of a serial port and count, for ever."""
     program = Program(RAM_BASE)
     for target in range(1, vcpus):
         program.mov(0, Psci.CPU_ON_64).mov(1, target).adr(2, "count").mov(3, 0).hvc()
     program.label("count").mrs(9, MPIDR_EL1).word(0x9240_1D29)  # and x9, x9, #0xff
-    program.mov(10, COUNTS).add_register(10, 10, 9, shift=6).mov(11, AGENT.base + Reg.LSR).mov(12, 0)
+    program.mov(10, READ_COUNTS).add_register(10, 10, 9, shift=6).mov(11, AGENT.base + Reg.LSR).mov(12, 0)
     return program.label("again").load(13, 11, size=1).add(12, 12, 1).store(12, 10).b("again")
 
 
 def exits(vcpus: int) -> float:
-    """Return how many reads of a device register a second all vCPUs make together."""
+    """Return the reads of a device register that all vCPUs make together, per second."""
     kernel = KernelImage(reader(vcpus).assemble(), 0, 2 << 20, None)
     machine = Machine(MachineConfig(vcpus, 64 << 20, kernel), lambda _: None, lambda _: None)
     engine = KvmEngine(machine)
 
     def counts() -> list[int]:
-        return [machine.memory.load_u64(COUNTS + 64 * vcpu) for vcpu in range(vcpus)]
+        return [machine.memory.load_u64(READ_COUNTS + 64 * vcpu) for vcpu in range(vcpus)]
 
     try:
         engine.start()
@@ -90,7 +95,7 @@ def exits(vcpus: int) -> float:
             if engine.wait(0.01) is not None:
                 raise SystemExit("the guest that reads ended by itself")
         before, start = sum(counts()), time.monotonic()
-        time.sleep(WINDOW)
+        time.sleep(WINDOW_S)
         return (sum(counts()) - before) / (time.monotonic() - start)
     finally:
         engine.stop()
@@ -98,7 +103,7 @@ def exits(vcpus: int) -> float:
 
 
 def main(rounds: int) -> None:
-    """Measure all, in turn: a host that gets slower slows all."""
+    """Measure everything in turn, so that a host that gets slower slows all alike."""
     images = stock_images(cache_directory())
     initrd = Path("/tmp/initrd")
     initrd.write_bytes(build_initramfs(images.busybox))
