@@ -11,9 +11,9 @@ from framework.a64 import Program
 from pvtime.abi.kvm_reg import PC
 from pvtime.abi.kvm_run import ExitReason
 from pvtime.abi.kvm_types import VcpuFeature
-from pvtime.engine.kvm.system import System
-from pvtime.engine.kvm.vcpu import Vcpu
-from pvtime.engine.kvm.vm import Vm
+from pvtime.engine.kvm.system import Kvm
+from pvtime.engine.kvm.vcpu_fd import VcpuFd
+from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.memory import GuestMemory
 
@@ -28,10 +28,10 @@ RESULTS = RAM_BASE + SIZE // 2
 class BareVm:
     """What :func:`bare_vm` makes."""
 
-    vm: Vm
+    vm: VmFd
     memory: GuestMemory
     structures: GuestMemory
-    vcpus: list[Vcpu]
+    vcpus: list[VcpuFd]
 
     def run(self, program: Program) -> None:
         """Run a program on vCPU 0, on this thread, until it powers off."""
@@ -40,7 +40,7 @@ class BareVm:
         vcpu.stopped = False  # the end of an earlier program has stopped it
         vcpu.set_reg(PC, RAM_BASE)
         vcpu.enter()
-        assert vcpu.run_page.exit_reason == ExitReason.SYSTEM_EVENT, vcpu.describe_exit()
+        assert vcpu.kvm_run.exit_reason == ExitReason.SYSTEM_EVENT, vcpu.describe_exit()
 
     def result(self, slot: int) -> int:
         """Return what the program has stored there."""
@@ -51,12 +51,12 @@ class BareVm:
 def bare_vm(vcpus: int = 2) -> Iterator[BareVm]:
     """Make a VM whose vCPUs have no stolen time yet."""
     with contextlib.ExitStack() as stack:
-        system = stack.enter_context(System())
+        kvm = stack.enter_context(Kvm())
         memory = GuestMemory(RAM_BASE, SIZE, "RAM")
         structures = GuestMemory(STOLEN_TIME.base, STOLEN_TIME.size, STOLEN_TIME.name)
         for each in (memory, structures):
             stack.callback(each.close)
-        vm = system.create_vm()
+        vm = kvm.create_vm()
         stack.callback(vm.close)
         for each in (memory, structures):
             vm.set_memory(each.region, each.address)

@@ -18,7 +18,7 @@ from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.abi.smccc import Smccc
 from pvtime.engine.kvm.ioctl import KvmError
-from pvtime.engine.kvm.pvtime import UNSET, StolenTimeIpas, has_stolen_time
+from pvtime.engine.kvm.vm_fd import STOLEN_TIME_UNSET
 from pvtime.errors import EngineError
 from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import GuestMemory
@@ -56,16 +56,16 @@ def ipa_of(bare: BareVm, index: int = 0) -> int:
 
 
 def test_it_is_all_ones_until_it_is_set(bare: BareVm) -> None:
-    assert has_stolen_time(bare.vcpus[0])
-    assert ipa_of(bare) == UNSET
-    StolenTimeIpas().set(bare.vcpus[0], STOLEN_TIME.base)
-    assert [ipa_of(bare, index) for index in range(2)] == [STOLEN_TIME.base, UNSET]
+    assert bare.vcpus[0].has_stolen_time
+    assert ipa_of(bare) == STOLEN_TIME_UNSET
+    bare.vm.set_stolen_time(bare.vcpus[0], STOLEN_TIME.base)
+    assert [ipa_of(bare, index) for index in range(2)] == [STOLEN_TIME.base, STOLEN_TIME_UNSET]
 
 
 @pytest.mark.parametrize("offset", [1, 8, 16, 32, 63])
 def test_a_misaligned_address_is_einval(offset: int, bare: BareVm) -> None:
     assert refused(bare, STOLEN_TIME.base + offset) == errno.EINVAL
-    assert ipa_of(bare) == UNSET
+    assert ipa_of(bare) == STOLEN_TIME_UNSET
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,7 @@ def test_an_address_in_a_read_only_slot_is_einval(bare: BareVm) -> None:
 
 
 def test_a_second_address_is_eexist_and_the_first_one_stays(bare: BareVm) -> None:
-    ipas = StolenTimeIpas()
-    ipas.set(bare.vcpus[0], STOLEN_TIME.base)
+    bare.vm.set_stolen_time(bare.vcpus[0], STOLEN_TIME.base)
     for ipa in (STOLEN_TIME.base, STOLEN_TIME.base + 64):
         assert refused(bare, ipa) == errno.EEXIST
     assert ipa_of(bare) == STOLEN_TIME.base
@@ -103,11 +102,10 @@ def test_an_unknown_attribute_is_enxio(bare: BareVm) -> None:
 
 
 def test_kvm_takes_one_address_for_two_vcpus_and_we_do_not(bare: BareVm) -> None:
-    ipas = StolenTimeIpas()
-    ipas.set(bare.vcpus[0], STOLEN_TIME.base)
-    with pytest.raises(EngineError, match=r"vCPU 1 .* at 0x90a0000: vCPU 0 has it there"):
-        ipas.set(bare.vcpus[1], STOLEN_TIME.base)
-    assert ipa_of(bare, 1) == UNSET
+    bare.vm.set_stolen_time(bare.vcpus[0], STOLEN_TIME.base)
+    with pytest.raises(EngineError, match=r"vCPU 1 .* at 0x90a0000: that of vCPU 0 is there"):
+        bare.vm.set_stolen_time(bare.vcpus[1], STOLEN_TIME.base)
+    assert ipa_of(bare, 1) == STOLEN_TIME_UNSET
     bare.vcpus[1].set_u64(VcpuGroup.PVTIME_CTRL, PvTimeAttr.IPA, STOLEN_TIME.base)
     assert ipa_of(bare, 1) == STOLEN_TIME.base, "KVM checks it by now: the check here may go"
 
@@ -161,7 +159,7 @@ def test_a_vcpu_without_a_structure_hears_that_there_is_pv_time_but_none_for_it(
 
 def test_an_address_that_is_set_after_the_vcpu_has_run_counts(bare: BareVm) -> None:
     bare.run(asking())
-    StolenTimeIpas().set(bare.vcpus[0], STOLEN_TIME.base + 64)
+    bare.vm.set_stolen_time(bare.vcpus[0], STOLEN_TIME.base + 64)
     bare.run(asking())
     assert [bare.result(slot) for slot in range(len(QUESTIONS))] == [0, 0, 0, STOLEN_TIME.base + 64]
 

@@ -75,7 +75,7 @@ def test_exactly_the_pages_that_the_payload_writes(engine: Choice) -> None:
         assert [ipa for ipa in changed if ipa < RAM_BASE] == [STOLEN_TIME.base], "the kernel's own writes"
         assert pages(log, guest) == [], "nothing runs"
         guest.engine.resume()
-        with pytest.raises(EngineError, match="tracked by somebody else"):
+        with pytest.raises(EngineError, match="logged already"):
             guest.engine.start_dirty_log()
         log.close()
         log.close()

@@ -19,18 +19,17 @@ from pvtime.abi.kvm_run import ExitReason, SystemEventType
 from pvtime.abi.kvm_types import VcpuFeature
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
-from pvtime.engine.kvm.bus import Bus
-from pvtime.engine.kvm.exits import Exits
+from pvtime.engine.kvm.exits import ExitHandler, KvmRunView
 from pvtime.engine.kvm.ioctl import KvmError
-from pvtime.engine.kvm.page import RunPage
+from pvtime.engine.kvm.mmio import MmioBus
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.machine.layout import CONSOLE
 
 WHERE = 0x4008_1234
 
 
-class Owner:
-    """An engine that hears of nothing."""
+class NoEvents:
+    """An engine to which nothing happens."""
 
     def end(self, outcome: Outcome) -> None:
         raise AssertionError(outcome)
@@ -53,11 +52,11 @@ def bare() -> Iterator[BareVm]:
 def serve(bare: BareVm) -> None:
     """Have vCPU 1's exit served, as its page says it is."""
     vcpu = bare.vcpus[1]
-    page = RunPage(vcpu.map)
+    view = KvmRunView(vcpu.map)
     try:
-        Exits(vcpu, page, Bus([]), Owner()).serve()
+        ExitHandler(vcpu, view, MmioBus([]), NoEvents()).handle()
     finally:
-        page.close()
+        view.close()
 
 
 @pytest.mark.parametrize(
@@ -66,13 +65,13 @@ def serve(bare: BareVm) -> None:
 def test_an_exit_that_nothing_handles_names_itself_the_vcpu_and_its_pc(
     reason: int, name: str, bare: BareVm
 ) -> None:
-    bare.vcpus[1].run_page.exit_reason = reason
+    bare.vcpus[1].kvm_run.exit_reason = reason
     with pytest.raises(EngineError, match=rf"vCPU 1 left the guest with KVM exit .*{name} at PC {WHERE:#x}"):
         serve(bare)
 
 
 def test_an_internal_error_says_what_kvm_says_of_it(bare: BareVm) -> None:
-    page = bare.vcpus[1].run_page
+    page = bare.vcpus[1].kvm_run
     page.exit_reason = ExitReason.INTERNAL_ERROR
     page.internal.suberror, page.internal.ndata, page.internal.data[0] = 3, 1, 0xABC
     with pytest.raises(EngineError, match=rf"vCPU 1 .*INTERNAL_ERROR \(suberror 3: 0xabc\) at PC {WHERE:#x}"):
@@ -80,7 +79,7 @@ def test_an_internal_error_says_what_kvm_says_of_it(bare: BareVm) -> None:
 
 
 def test_a_failed_entry_says_the_reason_and_the_cpu(bare: BareVm) -> None:
-    page = bare.vcpus[1].run_page
+    page = bare.vcpus[1].kvm_run
     page.exit_reason = ExitReason.FAIL_ENTRY
     page.fail_entry.hardware_entry_failure_reason, page.fail_entry.cpu = 0x77, 1
     with pytest.raises(EngineError, match=rf"FAIL_ENTRY \(reason 0x77 on CPU 1\) at PC {WHERE:#x}"):
@@ -88,7 +87,7 @@ def test_a_failed_entry_says_the_reason_and_the_cpu(bare: BareVm) -> None:
 
 
 def test_a_crash_that_the_guest_reports_is_a_failure(bare: BareVm) -> None:
-    page = bare.vcpus[1].run_page
+    page = bare.vcpus[1].kvm_run
     page.exit_reason = ExitReason.SYSTEM_EVENT
     page.system_event.type = SystemEventType.CRASH
     with pytest.raises(EngineError, match=r"vCPU 1 .*SYSTEM_EVENT at PC .*system event 3"):
@@ -97,7 +96,7 @@ def test_a_crash_that_the_guest_reports_is_a_failure(bare: BareVm) -> None:
 
 def test_a_vcpu_that_another_thread_wants_to_run_is_refused(bare: BareVm) -> None:
     vcpu = bare.vcpus[0]
-    vcpu.run_page.immediate_exit = 1
+    vcpu.kvm_run.immediate_exit = 1
     with pytest.raises(InterruptedError):
         vcpu.enter()
     refusals: list[EngineError] = []

@@ -12,9 +12,8 @@ from pvtime.abi.kvm import KvmCap
 from pvtime.abi.kvm_device import DeviceType
 from pvtime.abi.kvm_types import VcpuFeature
 from pvtime.doctor.finding import HealthFinding, bad, good, neutral
-from pvtime.engine.kvm.pvtime import has_stolen_time
-from pvtime.engine.kvm.system import DEVICE, System
-from pvtime.engine.kvm.vm import Vm
+from pvtime.engine.kvm.system import DEVICE, Kvm
+from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError
 
 __all__ = ["examine_host"]
@@ -62,22 +61,22 @@ def _kvm(device: str) -> Iterator[HealthFinding]:
         yield neutral("/dev/kvm", f"{device} {state}.")
         return
     try:
-        with System(device) as system:
+        with Kvm(device) as kvm:
             yield good("/dev/kvm", f"{device} exists and this user may use it.")
-            yield from _capabilities(system)
+            yield from _capabilities(kvm)
     except EngineError as error:
         yield bad("/dev/kvm", f"KVM cannot be used: {error}.")
 
 
-def _capabilities(system: System) -> Iterator[HealthFinding]:
-    if system.check(KvmCap.STEAL_TIME):
+def _capabilities(kvm: Kvm) -> Iterator[HealthFinding]:
+    if kvm.check(KvmCap.STEAL_TIME):
         yield good("KVM_CAP_STEAL_TIME", "KVM reports that it can give guests their stolen time.")
     else:
         sentence = "KVM reports no stolen time: this is Linux before 5.10, or has no scheduler statistics."
         yield bad("KVM_CAP_STEAL_TIME", sentence)
-    limit = system.check(KvmCap.ARM_VM_IPA_SIZE) or 40
+    limit = kvm.check(KvmCap.ARM_VM_IPA_SIZE) or 40
     yield neutral("IPA size", f"Guest physical addresses may have up to {limit} bits.")
-    vm = system.create_vm()
+    vm = kvm.create_vm()
     try:
         yield _attribute(vm)
         yield _gics(vm)
@@ -85,11 +84,11 @@ def _capabilities(system: System) -> Iterator[HealthFinding]:
         vm.close()
 
 
-def _attribute(vm: Vm) -> HealthFinding:
+def _attribute(vm: VmFd) -> HealthFinding:
     vcpu = vm.create_vcpu(0)
     try:
         vcpu.init(vm.preferred_target(), VcpuFeature.PSCI_0_2)
-        if has_stolen_time(vcpu):
+        if vcpu.has_stolen_time:
             return good("PV-time attribute", "A vCPU accepts the address of a stolen-time structure.")
         return bad(
             "PV-time attribute",
@@ -99,7 +98,7 @@ def _attribute(vm: Vm) -> HealthFinding:
         vcpu.close()
 
 
-def _gics(vm: Vm) -> HealthFinding:
+def _gics(vm: VmFd) -> HealthFinding:
     versions = [name for name, kind in GICS.items() if vm.can_create(kind)]
     if versions:
         return neutral("GIC", f"Guests can have a {' or a '.join(versions)}.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which memory of a guest changes, over all its lives, from the kernel's dirty logs."""
+"""The guest's changes to its memory, across resets, from the kernel's dirty logs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import CHUNK, Extent, extents
 
-__all__ = ["DirtyLog"]
+__all__ = ["KvmDirtyTracker"]
 
 
-class DirtyLog(DirtyTracker):
-    """A guest's writes, and those of the kernel for it.
+class KvmDirtyTracker(DirtyTracker):
+    """A tracker of the guest's writes, and of those of the kernel for it.
 
-    :param written: returns IPA and length of what was written since the last call, in whole pages.
+    :param written: returns IPA and length of the whole pages that were written since the last call.
     :param close: ends the logging.
     """
 
@@ -28,43 +28,45 @@ class DirtyLog(DirtyTracker):
         close: Callable[[], object],
     ) -> None:
         self._yielded = {memory: bytearray(memory.size // PAGESIZE) for memory in memories}
-        """Of each page, whether it ever was."""
+        """Whether each page has ever been yielded."""
         self._written = written
         self._close = close
-        self._anew = True
+        self._restarted = True
 
-    def start_anew(self) -> None:
-        """The guest was reset: all its memory has been cleared and loaded, which no log tells."""
-        self._anew = True
+    def restart(self) -> None:
+        """Note a reset: all memory is cleared and loaded, which is in no log."""
+        self._restarted = True
 
     def changed(self) -> Iterator[tuple[int, memoryview]]:
-        """See :meth:`DirtyTracker.changed`. Copies, as the guest may run."""
-        anew, self._anew = self._anew, False
+        """Yield copies, as the guest may run meanwhile."""
+        restarted, self._restarted = self._restarted, False
         written = self._written()  # before any of it is read: what is written later is in the next log
         for memory, yielded in self._yielded.items():
-            if anew:  # what was not zero before may be so now
-                found = yielded
-                _mark(found, extents(memory))
+            if restarted:  # pages that were not zero may be so now
+                pages = yielded
+                _mark(pages, extents(memory))
             else:
-                here = [(ipa - memory.base, size) for ipa, size in written if memory.base <= ipa < memory.end]
-                found = bytearray(len(yielded))
-                _mark(found, here)
-                _mark(yielded, here)
-            for at, length in _runs(found):
-                yield memory.base + at, memoryview(memory.read(memory.base + at, length))
+                changed = [
+                    (ipa - memory.base, size) for ipa, size in written if memory.base <= ipa < memory.end
+                ]
+                pages = bytearray(len(yielded))
+                _mark(pages, changed)
+                _mark(yielded, changed)
+            for offset, length in _runs(pages):
+                ipa = memory.base + offset
+                yield ipa, memoryview(memory.read(ipa, length))
 
     def close(self) -> None:
-        """See :meth:`DirtyTracker.close`."""
         self._close()
 
 
-def _mark(pages: bytearray, found: Iterable[Extent]) -> None:
-    for at, length in found:
-        first, end = at // PAGESIZE, -(-(at + length) // PAGESIZE)
+def _mark(pages: bytearray, marked: Iterable[Extent]) -> None:
+    for offset, length in marked:
+        first, end = offset // PAGESIZE, -(-(offset + length) // PAGESIZE)
         pages[first:end] = b"\1" * (end - first)
 
 
 def _runs(pages: bytearray) -> Iterator[Extent]:
-    """Yield where pages are marked, of neighbours no more than a chunk at once."""
+    """Yield the extents of marked pages, each a chunk at most."""
     for run in re.finditer(rb"\x01{1,%d}" % (CHUNK // PAGESIZE), pages):
         yield run.start() * PAGESIZE, len(run[0]) * PAGESIZE

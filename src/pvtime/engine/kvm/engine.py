@@ -6,18 +6,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Final
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
-from pvtime.engine.kvm.assembly import Assembly
-from pvtime.engine.kvm.dirty import DirtyLog
+from pvtime.engine.call_queue import CallQueue
+from pvtime.engine.kvm.dirty import KvmDirtyTracker
 from pvtime.engine.kvm.injector import StealInjector
-from pvtime.engine.kvm.kick import install_kick
+from pvtime.engine.kvm.kvm_vm import KvmVm
 from pvtime.engine.kvm.state import KvmState
-from pvtime.engine.kvm.system import System
+from pvtime.engine.kvm.system import Kvm
+from pvtime.engine.kvm.vcpu_thread import install_kick
+from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.inject.schedule import NOTHING, Schedule
-from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
@@ -27,25 +29,64 @@ __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
 
 HOST_CPU: Final = "host"
 
-RING_LATENCY: Final = 0.1
-"""Seconds after which collected writes are looked for where no vCPU leaves the guest. A driver that waits
-for its characters to be sent leaves it by itself."""
+FLUSH_INTERVAL_S: Final = 0.1
+"""Time between two looks for coalesced writes where no vCPU leaves the guest. A driver that waits for its
+characters to be sent leaves it by itself."""
 
 
 def obstacle() -> str | None:
     """Return why this host cannot use the kvm engine; None where it can."""
     try:
-        with System() as system:
-            system.refuse_incapable()
+        with Kvm() as kvm:
+            kvm.refuse_incapable()
     except EngineError as error:
         return str(error)
     return None
 
 
+class Phase(Enum):
+    """Phase of a run. A reset does not change it: the next VM is paused where the last one was."""
+
+    NEW = auto()
+    """The vCPUs have not started, and will run when they do."""
+    RUNNING = auto()
+    PAUSED = auto()
+    """The vCPUs are paused, or have not started and will be paused when they do."""
+    ENDED = auto()
+    """Nothing executes any more."""
+
+
+class IrqLines:
+    """Levels of the devices' interrupt lines, from the machine's start to its end. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._levels: dict[int, bool] = {}
+        self._vm: VmFd | None = None
+
+    def set(self, spi: int, level: bool) -> None:
+        """Set the level of a line."""
+        with self._lock:
+            self._levels[spi] = level
+            if self._vm is not None:
+                self._vm.set_irq(spi, level)
+
+    def connect(self, vm: VmFd | None) -> None:
+        """Connect all lines to ``vm``, and to none before."""
+        with self._lock:
+            self._vm = vm
+            if vm is not None:
+                for spi, level in self._levels.items():
+                    vm.set_irq(spi, level)
+
+
 class KvmEngine(Engine):
     """Runs a machine's vCPUs on KVM, each on a thread of its own.
 
-    :raises UsageError: an option or a CPU model; the engine has none but the host's CPU.
+    The engine's own thread owns the VM from start to end, and makes a new one at each reset. What other
+    threads ask of it runs there, in order.
+
+    :raises UsageError: an option, which the engine does not have, or a CPU model other than the host's.
     """
 
     name = "kvm"
@@ -66,233 +107,240 @@ class KvmEngine(Engine):
                 f"placement {machine.placement.name.value!r}: KVM on arm64 has the placement userspace "
                 "alone; the unicorn engine has all three"
             )
+        vcpus = machine.config.vcpus
+        steal.check_vcpus(vcpus)
         self._machine = machine
-        steal.check_vcpus(machine.config.vcpus)
-        self._injector = StealInjector(steal, machine.config.vcpus) if steal else None
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        """The machine has been restarted, or has ended."""
-        self._wires = threading.Lock()
-        self._levels = {CONSOLE_SPI: False, AGENT_SPI: False}
-        self._assembly: Assembly | None = None
-        self._paused = False
+        self._injector = StealInjector(steal, vcpus)
+        self._lines = IrqLines()
         self._limits: dict[Region, Access] = {}
-        self._log: DirtyLog | None = None
-        self._before = self._last = [
-            VcpuSample(index, 0, 0, None, enabled=False, loads=0) for index in range(machine.config.vcpus)
-        ]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._manage, name="pvtime-kvm", daemon=True)
+        """Regions that the guest may not write, across resets."""
+        self._log: KvmDirtyTracker | None = None
+        self._vm: KvmVm | None = None
+        self._phase = Phase.NEW
+        self._restart_requested = False
+        self._last = [VcpuSample(index, 0, 0, None, enabled=False, loads=0) for index in range(vcpus)]
+        self._carried_over = self._last
+        """The figures at the last reset, or those that were saved."""
+        self._thread = threading.Thread(target=self._main, name="pvtime-kvm", daemon=True)
+        self._calls = CallQueue(self._thread.is_alive)
         machine.connect(self.set_irq)
 
-    # The interface, for any thread.
+    # The interface, for any thread: each call runs on the engine's thread.
 
     def start(self) -> None:
-        """See :meth:`Engine.start`."""
         install_kick()
-        with self._lock:
-            if self._assembly is None:
-                self._prepare(None)
-            if self._injector is not None:
-                self._injector.start()
-            self._begin()
         self._thread.start()
+        self._calls.call(self._start)
 
     def restore(self, state: KvmState) -> None:
-        """See :meth:`Engine.restore`. Whatever of the state this host refuses is refused here."""
-        with self._lock:
-            if self._assembly is not None:
-                raise EngineError("a machine that has begun cannot be restored")
-            self._prepare(state)
-            self._before = [
-                VcpuSample(index, vcpu.ran_ns, 0, None, enabled=False, loads=vcpu.loads)
-                for index, vcpu in enumerate(state.vcpus)
-            ]
+        """Restore a state; one that this host refuses is refused here, before :meth:`start`."""
+        self._calls.call(lambda: self._restore(state))
 
     def stop(self) -> None:
-        """See :meth:`Engine.stop`."""
         if self._thread.ident is None:
-            with self._lock:
-                self._clear_away()
+            self._close_vm()
             return
         self.end(Outcome.STOPPED)
         self._thread.join()
 
     def sample(self) -> list[VcpuSample]:
-        """See :meth:`Engine.sample`."""
-        with self._lock:
-            if self._assembly is not None:
-                self._last = self._since_start(self._assembly.sample())
-            return self._last
+        return self._calls.call(self._sample)
 
     def pause(self) -> None:
-        """See :meth:`Engine.pause`."""
-        with self._lock:
-            self._paused = True
-            if self._assembly is not None:
-                self._assembly.pause()
-            # A guest that asked for a restart just before gets it: its new life begins paused.
-            self._changed.wait_for(lambda: not self._over.is_set() or self._ending.outcome is not None)
+        self._calls.call(self._pause)
 
     def resume(self) -> None:
-        """See :meth:`Engine.resume`."""
-        with self._lock:
-            self._paused = False
-            if self._assembly is not None:
-                self._assembly.resume()
+        self._calls.call(self._resume)
 
     def state(self) -> KvmState:
-        """See :meth:`Engine.state`."""
-        with self._lock:
-            if self._assembly is None or self._ending.outcome is not None:
-                raise EngineError("a machine that has not begun, or has ended, has no state")
-            if not self._paused:
-                raise EngineError("the machine runs: it must be paused for its state")
-            if self._limits:
-                raise EngineError(
-                    f"{min(self._limits, key=str)} is taken away: give it back to save the guest"
-                )
-            return self._assembly.state(self._since_start(self._assembly.sample()))
+        return self._calls.call(self._state)
 
     def protect(self, region: Region, access: Access) -> None:
-        """See :meth:`Engine.protect`: whole memory slots."""
-        with self._lock:
-            if self._assembly is not None:
-                self._assembly.pause()
-                try:
-                    self._assembly.protect(region, access)
-                finally:
-                    if not self._paused:
-                        self._assembly.resume()
-            self._machine.map.protect(region, access)
-            self._limits.pop(region, None)
-            if access is not Access.WRITE:
-                self._limits[region] = access
+        """Set the guest's access to a whole memory slot."""
+        self._calls.call(lambda: self._protect(region, access))
 
     def start_dirty_log(self) -> DirtyTracker:
-        """See :meth:`Engine.start_dirty_log`: by the kernel's dirty log."""
-        with self._lock:
-            if self._log is not None:
-                raise EngineError("the guest's writes are tracked by somebody else: one at a time")
-            self._log = DirtyLog(self._machine.memories, self._written, self._untrack)
-            if self._assembly is not None:
-                self._assembly.slots.log_writes(True)
-            return self._log
-
-    def _written(self) -> list[tuple[int, int]]:
-        with self._lock:
-            return self._assembly.slots.written() if self._assembly is not None else []
-
-    def _untrack(self) -> None:
-        with self._lock:
-            if self._log is not None and self._assembly is not None:
-                self._assembly.slots.log_writes(False)
-            self._log = None
+        """Track writes by the kernel's dirty log."""
+        return self._calls.call(self._start_dirty_log)
 
     def set_irq(self, spi: int, level: bool) -> None:
-        """See :meth:`Engine.set_irq`."""
-        with self._wires:
-            self._levels[spi] = level
-            if self._assembly is not None:
-                self._assembly.vm.set_irq(spi, level)
+        self._lines.set(spi, level)
 
-    # What vCPUs' threads tell.
+    # MachineEvents, from the vCPUs' threads, which must not wait for the engine's: it may wait for them.
 
     def end(self, outcome: Outcome) -> None:
-        """See :meth:`Owner.end`."""
         self._ending.end(outcome)
-        self._over.set()
+        self._calls.submit(self._end_or_restart)
 
     def restart(self) -> None:
-        """See :meth:`Owner.restart`."""
-        self._over.set()
+        self._restart_requested = True
+        self._calls.submit(self._end_or_restart)
 
     def fail(self, error: PvtimeError) -> None:
-        """See :meth:`Owner.fail`."""
         self._ending.fail(error)
-        self._over.set()
+        self._calls.submit(self._end_or_restart)
 
-    # A life of the machine, from reset to reset. Called with the lock held.
+    # The engine's thread. Before its start and after its end, the callers' own.
 
-    def _prepare(self, state: KvmState | None) -> None:
-        """Make the machine, which boots, or goes on from a state.
-
-        :raises SavedStateError: the state is none of such a machine's on such a host.
-        :raises EngineError: this host cannot run it.
-        """
-        assembly = Assembly(self._machine, self, state, self._injector)
+    def _main(self) -> None:
         try:
-            for region, access in self._limits.items():
-                assembly.protect(region, access)
-            if self._log is not None:
-                assembly.slots.log_writes(True)
-        except EngineError:
-            assembly.close()
-            raise
-        with self._wires:
-            self._assembly = assembly
-            for spi, level in self._levels.items():
-                assembly.vm.set_irq(spi, level)
-
-    def _begin(self) -> None:
-        """Have it run.
-
-        :raises EngineError: this host has no room for its threads.
-        """
-        assert self._assembly is not None  # prepared
-        try:
-            self._assembly.start(paused=self._paused)
-        except EngineError:
-            self._assembly.conclude()
-            self._clear_away()
-            if self._injector is not None:
-                self._injector.close()
-            raise
-
-    def _clear_away(self) -> None:
-        if self._assembly is not None:
-            with self._wires:
-                assembly, self._assembly = self._assembly, None
-            assembly.close()
-
-    def _since_start(self, samples: list[VcpuSample]) -> list[VcpuSample]:
-        """Add what the vCPUs' threads before the last reset ran."""
-        return [
-            replace(now, ran_ns=before.ran_ns + now.ran_ns, loads=before.loads + now.loads)
-            for before, now in zip(self._before, samples, strict=True)
-        ]
-
-    # The engine's own thread.
-
-    def _attend(self, assembly: Assembly) -> None:
-        """Wait for the end of one life of the machine, clear it away, and begin the next one."""
-        while not self._over.wait(RING_LATENCY):
-            assembly.bus.flush()
-        with self._lock:
-            self._last = self._since_start(assembly.conclude())
-            self._clear_away()
-            self._over.clear()  # first: an end that is told from here on is seen
-            if self._ending.outcome is None:
-                self._before = self._last
-                if self._log is not None:
-                    self._log.start_anew()
-                self._prepare(None)
-                self._begin()
-                self._changed.notify_all()
-
-    def _manage(self) -> None:
-        try:
-            while (assembly := self._assembly) is not None:
-                self._attend(assembly)
-        except PvtimeError as error:
-            self.fail(error)
+            while self._phase is not Phase.ENDED:
+                self._calls.wait(FLUSH_INTERVAL_S)
+                if self._vm is not None:
+                    self._vm.bus.flush()
+                self._calls.run_pending()
         except Exception as error:
             fault = EngineError(f"the kvm engine failed: {type(error).__name__}: {error}")
             fault.__cause__ = error
-            self.fail(fault)
+            self._ending.fail(error if isinstance(error, PvtimeError) else fault)
         finally:
-            with self._lock:
-                self._changed.notify_all()
-            if self._injector is not None:
-                self._injector.close()
+            self._phase = Phase.ENDED
+            self._injector.close()
             self._ending.conclude()
+
+    def _start(self) -> None:
+        try:
+            if self._vm is None:
+                self._open_vm(None)
+            self._injector.start()
+            self._start_vm()
+        except PvtimeError:
+            self._phase = Phase.ENDED
+            self._close_vm()
+            raise
+
+    def _restore(self, state: KvmState) -> None:
+        if self._vm is not None or self._phase in (Phase.RUNNING, Phase.ENDED):
+            raise EngineError("a machine that has started cannot be restored")
+        self._open_vm(state)
+        self._carried_over = [
+            VcpuSample(index, vcpu.ran_ns, 0, None, enabled=False, loads=vcpu.loads)
+            for index, vcpu in enumerate(state.vcpus)
+        ]
+
+    def _sample(self) -> list[VcpuSample]:
+        if self._vm is not None:
+            self._last = self._since_start(self._vm.sample())
+        return self._last
+
+    def _pause(self) -> None:
+        if self._phase is not Phase.ENDED:
+            self._phase = Phase.PAUSED
+            if self._vm is not None:
+                self._vm.pause()
+            self._end_or_restart()  # a reset that the guest has just requested is done: the caller sees it
+
+    def _resume(self) -> None:
+        if self._phase is Phase.PAUSED:
+            self._phase = Phase.NEW if self._thread.ident is None else Phase.RUNNING
+            if self._vm is not None:
+                self._vm.resume()
+
+    def _state(self) -> KvmState:
+        if self._vm is None or self._ending.outcome is not None:
+            raise EngineError("a machine that has not started, or has ended, has no state")
+        if self._phase is not Phase.PAUSED:
+            raise EngineError("the machine runs: pause it to get its state")
+        if self._limits:
+            raise EngineError(f"{min(self._limits, key=str)} is taken away: give it back to save the guest")
+        return self._vm.state(self._sample())
+
+    def _protect(self, region: Region, access: Access) -> None:
+        if self._vm is None:
+            self._machine.map.protect(region, access)
+        else:
+            self._vm.pause()
+            try:
+                self._vm.protect(region, access)
+            finally:
+                if self._phase is not Phase.PAUSED:
+                    self._vm.resume()
+        self._limits.pop(region, None)
+        if access is not Access.WRITE:
+            self._limits[region] = access
+
+    def _start_dirty_log(self) -> DirtyTracker:
+        if self._log is not None:
+            raise EngineError("the guest's writes are being logged already: end that log first")
+        self._log = KvmDirtyTracker(
+            self._machine.memories,
+            lambda: self._calls.call(self._written),
+            lambda: self._calls.call(self._end_dirty_log),
+        )
+        if self._vm is not None:
+            self._vm.slots.log_writes(True)
+        return self._log
+
+    def _written(self) -> list[tuple[int, int]]:
+        return [] if self._vm is None else self._vm.slots.written()
+
+    def _end_dirty_log(self) -> None:
+        if self._log is not None and self._vm is not None:
+            self._vm.slots.log_writes(False)
+        self._log = None
+
+    def _end_or_restart(self) -> None:
+        """End the run, or restart the machine, where that was requested."""
+        if self._phase is Phase.ENDED or not (self._ending.outcome or self._restart_requested):
+            return
+        self._close_vm()
+        self._restart_requested = False  # after the end of all threads that may set it
+        if self._ending.outcome is None:
+            self._carried_over = self._last
+            if self._log is not None:
+                self._log.restart()
+            try:
+                self._open_vm(None)
+                self._start_vm()
+            except PvtimeError as error:
+                self._close_vm()
+                self._ending.fail(error)
+        if self._ending.outcome is not None:
+            self._phase = Phase.ENDED
+
+    def _open_vm(self, state: KvmState | None) -> None:
+        """Make the VM, which boots, or resumes from a saved state.
+
+        :raises SavedStateError: no such machine on such a host can be in this state.
+        :raises EngineError: this host cannot run it.
+        """
+        for region in self._limits:
+            self._machine.map.protect(
+                region, Access.WRITE
+            )  # the structures are set up in memory that is there
+        vm = KvmVm(self._machine, self, self._injector, state)
+        try:
+            for region, access in self._limits.items():
+                vm.protect(region, access)
+            if self._log is not None:
+                vm.slots.log_writes(True)
+        except EngineError:
+            vm.close()
+            raise
+        self._vm = vm
+        self._lines.connect(vm.vm)
+
+    def _start_vm(self) -> None:
+        """Start the vCPUs.
+
+        :raises EngineError: this host has no room for their threads.
+        """
+        assert self._vm is not None, "it has been opened"
+        self._vm.start(paused=self._phase is Phase.PAUSED)
+        if self._phase is Phase.NEW:
+            self._phase = Phase.RUNNING
+
+    def _close_vm(self) -> None:
+        """End the vCPUs' threads, take the last figures, and give the VM back to the host."""
+        if self._vm is not None:
+            vm, self._vm = self._vm, None
+            self._last = self._since_start(vm.finish())
+            self._lines.connect(None)
+            vm.close()
+
+    def _since_start(self, samples: list[VcpuSample]) -> list[VcpuSample]:
+        """Add the figures of before the last reset."""
+        return [
+            replace(sample, ran_ns=before.ran_ns + sample.ran_ns, loads=before.loads + sample.loads)
+            for before, sample in zip(self._carried_over, samples, strict=True)
+        ]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stealing on purpose from vCPUs that have a thread each.
+"""Injection of steal into vCPUs that have a thread each.
 
-A thread of its own looks at whoever owes something: a vCPU whose thread runs, or waits for a CPU, is brought
-out of the guest, and then its thread sleeps for what is owed and adds that to the structure. KVM, which adds
-to what it finds there, keeps the addition. A vCPU whose thread sleeps in KVM_RUN idles, or is off: it is
-looked at again and again until it wakes or the debt has lapsed.
+The injector has a thread of its own. Where a quota is due to a vCPU whose thread runs, or waits for a CPU, it
+requests a hold: the vCPU's thread leaves the guest, sleeps for the quota and adds that to the structure. KVM
+adds to the count that it finds in the structure, and so keeps the addition. A vCPU whose thread sleeps in
+KVM_RUN is idle, or off: it is polled until it wakes or the quota has expired.
 """
 
 from __future__ import annotations
@@ -14,185 +14,236 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Final
 
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth
 
-__all__ = ["InjectedVcpu", "StealInjector"]
+__all__ = ["HoldState", "InjectedVcpu", "StealInjector"]
 
-POLL_S: Final = 0.002
-"""How soon after its wake-up a vCPU that owes something is noticed."""
+POLL_INTERVAL_S: Final = 0.002
+"""Time after its wake-up within which a vCPU with a due quota is noticed."""
 
 MAX_WAIT_S: Final = 0.1
-"""A reset or a pause may change what is due."""
+"""Limit of a wait for the next quota: a reset or a pause may change when it is due."""
+
+
+class HoldState(Enum):
+    """Progress of a hold. In each state one thread alone makes the next transition."""
+
+    NONE = auto()
+    """The injector's thread may request a hold."""
+    REQUESTED = auto()
+    """The vCPU's thread has to leave the guest, and begins or cancels the hold there."""
+    HELD = auto()
+    """The vCPU's thread keeps out of the guest, and ends the hold when the quota is used up."""
 
 
 class InjectedVcpu:
-    """One vCPU that may be stolen from, from the machine's start to its end, whatever resets it sees.
+    """Injection into one vCPU, from the machine's start to its end, across resets. Times in ns.
 
-    Used by the vCPU's thread, but for what the thief reads.
+    Used by the vCPU's thread, but for :meth:`request_hold`, :meth:`note_sleep` and the properties.
     """
 
     def __init__(self, index: int, schedule: Schedule) -> None:
-        self.hold = Hold(schedule.pending(index), self._inject)
-        self.asked = False
-        """It has been asked to leave the guest, and has not paid yet. Set by the thief alone."""
-        self.slept_until = 0
-        """When the thief last saw that it had been asleep for a while."""
-        self._truth: KvmTruth | None = None
-        self._held_since: int | None = None
+        self._hold = Hold(schedule.pending(index), self._inject)
+        self._state = HoldState.NONE
+        self._held_since = 0
+        self._slept_until = 0
         self._paused_since: int | None = None
-
-    def begin_life(self, truth: KvmTruth | None) -> None:
-        """The machine starts, or starts anew: the vCPU has other books, or none."""
-        self._truth = truth
-        self._held_since = None
-        self.asked = False
-        self.hold.reset()
-
-    def give_in(self, now: int) -> None:
-        """The vCPU is out of the guest, with its figures up to date, and pays."""
-        self._skip_pause(now)
-        self.hold.woke(self.slept_until)
-        self._held_since = now
-
-    def let_go(self) -> None:
-        """It is off, and has no use for a CPU."""
-        self.asked = False
-
-    def remaining(self, now: int) -> int:
-        """Tell the books what was stolen until ``now``; return what is still to be paid, in ns."""
-        self._skip_pause(now)
-        if self._held_since is None:
-            return 0
-        if self.hold.settle_until(now, self._held_since):
-            return self.hold.release_at - now
-        self._held_since = None
-        self.asked = False
-        return 0
+        self._truth: KvmTruth | None = None
 
     @property
-    def held(self) -> bool:
-        """Whether it pays now."""
-        return self._held_since is not None
+    def state(self) -> HoldState:
+        """Progress of the hold."""
+        return self._state
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is stolen for now."""
+        """Whether injection is suspended."""
         return self._paused_since is not None
 
+    @property
+    def release_at(self) -> int:
+        """The end of the hold, where the vCPU is held."""
+        return self._hold.release_at
+
+    def next_due(self) -> int | None:
+        """Return since when, or from when on, a quota is due; None: never again."""
+        return self._hold.next_due()
+
+    def remaining(self, now: int) -> int:
+        """Return for how long from ``now`` on the vCPU must still be kept out of the guest."""
+        return max(0, self._hold.release_at - now) if self._state is HoldState.HELD else 0
+
+    # The injector's thread.
+
+    def start(self, now: int) -> None:
+        """Begin the schedule's time, before the vCPU runs."""
+        self._hold.start(now)
+
+    def note_sleep(self, now: int) -> None:
+        """Note that the vCPU's thread has been asleep for a while at ``now``."""
+        self._slept_until = now
+
+    def request_hold(self) -> None:
+        """Note that the vCPU's thread is being brought out of the guest for a hold."""
+        if self._state is HoldState.NONE:
+            self._state = HoldState.REQUESTED
+
+    # The vCPU's thread, out of the guest.
+
+    def reset(self, truth: KvmTruth) -> None:
+        """End a hold at a reset, after which ``truth`` is the vCPU's. Neither thread uses this meanwhile."""
+        self._truth = truth
+        self._state = HoldState.NONE
+        self._hold.reset()
+
+    def begin_hold(self, now: int) -> None:
+        """Begin the hold that was requested. The vCPU's figures are up to date."""
+        self._hold.woke(self._slept_until)
+        self._held_since = now
+        self._state = HoldState.HELD
+
+    def cancel(self) -> None:
+        """Drop the request: the vCPU is off or paused, and has no use for a CPU."""
+        self._state = HoldState.NONE
+
+    def charge(self, now: int) -> None:
+        """Account for what was stolen until ``now``, and end the hold where the quota is used up."""
+        if self._state is HoldState.HELD and not self._hold.settle_until(now, self._held_since):
+            self._state = HoldState.NONE
+
     def pause(self, now: int) -> None:
-        """From now on nothing is stolen; what was is told. The next call but this one ends it."""
-        self.remaining(now)
+        """Suspend injection and account for what was injected so far."""
+        self.resume(now)
+        self.charge(now)
         self._paused_since = now
 
-    def _skip_pause(self, now: int) -> None:
+    def resume(self, now: int) -> None:
+        """Resume injection where :meth:`pause` has suspended it."""
         if self._paused_since is not None:
-            self.hold.resume(now - self._paused_since)
+            self._hold.resume(now - self._paused_since)
             self._paused_since = None
 
     def _inject(self, ns: int) -> None:
-        if self._truth is not None:
-            self._truth.inject(ns)
+        assert self._truth is not None, "the machine has not started"
+        self._truth.inject(ns)
 
 
-class Watch:
-    """What the kernel says of a vCPU's thread.
+class WatchedThread:
+    """A vCPU's thread, as the kernel's scheduler sees it.
 
-    :param ask: brings the vCPU out of the guest and has it pay.
+    :param hold: bring the vCPU out of the guest and have its thread begin the hold.
     :raises FileNotFoundError: the thread is gone.
     """
 
-    def __init__(self, victim: InjectedVcpu, tid: int, ask: Callable[[], object]) -> None:
-        self.victim = victim
-        self.ask = ask
+    def __init__(self, vcpu: InjectedVcpu, tid: int, hold: Callable[[], object]) -> None:
+        self.vcpu = vcpu
+        self._hold = hold
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._stat = os.open(f"/proc/self/task/{tid}/stat", flags)
-        self._schedstat = os.open(f"/proc/self/task/{tid}/schedstat", flags)
-        self._turns = -1
+        try:
+            self._schedstat = os.open(f"/proc/self/task/{tid}/schedstat", flags)
+        except FileNotFoundError:
+            os.close(self._stat)
+            raise
+        self._timeslices = -1
+
+    def poll(self, now: int) -> float:
+        """Request a hold where a quota is due and the thread is awake.
+
+        :param now: in ns.
+        :return: the time until the next poll, in s.
+        """
+        vcpu = self.vcpu
+        if vcpu.state is HoldState.REQUESTED:
+            self.asleep(now)  # the instruction at which the vCPU is measured before may be a WFI
+            return POLL_INTERVAL_S
+        if vcpu.state is HoldState.HELD:
+            return max(POLL_INTERVAL_S, (vcpu.release_at - now) / 1e9)
+        if vcpu.paused:
+            return POLL_INTERVAL_S
+        due = vcpu.next_due()
+        if due is None:
+            return MAX_WAIT_S
+        if due > now:
+            return min(MAX_WAIT_S, (due - now) / 1e9)
+        if not self.asleep(now):
+            vcpu.request_hold()
+            self._hold()
+        return POLL_INTERVAL_S
 
     def asleep(self, now: int) -> bool:
-        """Whether the thread sleeps; note where it has since it was last looked at."""
+        """Return whether the thread sleeps, or has exited; note a sleep since the last look."""
         try:
-            return self._asleep(now)
-        except ProcessLookupError:  # it has ended
+            state = os.pread(self._stat, 512, 0).rpartition(b")")[2].split()[0]
+            # The third field: timeslices run (the kernel's Documentation/scheduler/sched-stats.rst).
+            timeslices = int(os.pread(self._schedstat, 64, 0).split()[2])
+        except ProcessLookupError:
             return True
-
-    def _asleep(self, now: int) -> bool:
-        state = os.pread(self._stat, 512, 0).rpartition(b")")[2].split()[0]
-        # The third is how often it was put on a CPU (the kernel's Documentation/scheduler/sched-stats.rst).
-        turns = int(os.pread(self._schedstat, 64, 0).split()[2])
-        if state == b"S" and turns == self._turns:
-            self.victim.slept_until = now
-        self._turns = turns
+        if state == b"S" and timeslices == self._timeslices:
+            self.vcpu.note_sleep(now)
+        self._timeslices = timeslices
         return state == b"S"
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         os.close(self._stat)
         os.close(self._schedstat)
 
 
 class StealInjector:
-    """Has a machine's vCPUs pay when they owe. Times in ns."""
+    """Injection into all vCPUs of a machine.
+
+    :param schedule: where it is empty, there is no thread and no vCPU is ever held.
+    """
 
     def __init__(self, schedule: Schedule, vcpus: int) -> None:
-        self.victims = [InjectedVcpu(index, schedule) for index in range(vcpus)]
-        self._watches: list[Watch] = []
+        self.vcpus = [InjectedVcpu(index, schedule) for index in range(vcpus)]
+        self._watched: list[WatchedThread] = []
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pvtime-thief", daemon=True)
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        if schedule:
+            self._thread = threading.Thread(target=self._run, name="pvtime-injector", daemon=True)
 
     def start(self) -> None:
-        """The schedule's time begins."""
+        """Begin the schedule's time."""
         now = time.monotonic_ns()
-        for victim in self.victims:
-            victim.hold.start(now)
-        self._thread.start()
+        for vcpu in self.vcpus:
+            vcpu.start(now)
+        if self._thread is not None:
+            self._thread.start()
 
     def watch(self, threads: Sequence[tuple[int, Callable[[], object]]]) -> None:
-        """Watch these threads from now on: each vCPU's, with what asks it to pay."""
+        """Watch the vCPUs' threads from now on, and those of before no longer.
+
+        :param threads: for each vCPU, the number of its thread, and a function that brings it out of the
+            guest and has it begin the hold.
+        """
         with self._lock:
-            for watch in self._watches:
-                watch.close()
-            self._watches.clear()
-            for victim, (tid, ask) in zip(self.victims, threads, strict=False):
-                with suppress(FileNotFoundError):  # it has ended already, and the engine hears why
-                    self._watches.append(Watch(victim, tid, ask))
+            for watched in self._watched:
+                watched.close()
+            self._watched.clear()
+            if self._thread is None:
+                return
+            for vcpu, (tid, hold) in zip(self.vcpus, threads, strict=False):
+                with suppress(FileNotFoundError):  # it has exited, and the engine is told why
+                    self._watched.append(WatchedThread(vcpu, tid, hold))
 
     def close(self) -> None:
-        """End."""
-        self._over.set()
-        if self._thread.ident is not None:
+        """End injection."""
+        self._closed.set()
+        if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
         self.watch([])
 
     def _run(self) -> None:
         wait = 0.0
-        while not self._over.wait(wait):
+        while not self._closed.wait(wait):
             with self._lock:
                 now = time.monotonic_ns()
-                wait = min((self._look(watch, now) for watch in self._watches), default=POLL_S)
-
-    @staticmethod
-    def _look(watch: Watch, now: int) -> float:
-        """Have the vCPU pay if it owes and is awake; return in how many seconds to look again."""
-        victim = watch.victim
-        if victim.asked and not victim.held:
-            watch.asleep(now)  # the instruction at which it is to be measured may be a WFI
-            return POLL_S
-        if victim.asked:
-            return max(POLL_S, (victim.hold.release_at - now) / 1e9)
-        if victim.paused:
-            return POLL_S
-        due = victim.hold.next_due()
-        if due is None:
-            return MAX_WAIT_S
-        if due > now:
-            return min(MAX_WAIT_S, (due - now) / 1e9)
-        if not watch.asleep(now):
-            victim.asked = True
-            watch.ask()
-        return POLL_S
+                wait = min((watched.poll(now) for watched in self._watched), default=POLL_INTERVAL_S)

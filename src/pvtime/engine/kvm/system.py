@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""/dev/kvm: what this host's KVM is and can."""
+"""/dev/kvm: the version and the capabilities of this host's KVM, and the VMs made from it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Final, Self
 from pvtime.abi.kvm import API_VERSION, KvmCap, KvmIoctl
 from pvtime.abi.kvm_types import IpaSize
 from pvtime.engine.kvm.ioctl import KvmError, call, close
-from pvtime.engine.kvm.vm import Vm
+from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError
 
-__all__ = ["DEVICE", "NEEDED", "System"]
+__all__ = ["DEVICE", "REQUIRED", "Kvm"]
 
 DEVICE: Final = "/dev/kvm"
 
-NEEDED: Final = {
+REQUIRED: Final = {
     KvmCap.ONE_REG: "registers by identifier",
     KvmCap.DEVICE_CTRL: "an interrupt controller in the kernel",
     KvmCap.ARM_PSCI_0_2: "PSCI 0.2",
     KvmCap.VCPU_ATTRIBUTES: "vCPU attributes",
     KvmCap.IMMEDIATE_EXIT: "immediate_exit",
 }
-"""Without these the engine does not run. KVM_CAP_STEAL_TIME is asked for where stolen time is set up."""
+"""Capabilities without which the engine does not run. Stolen time is refused where an address is set."""
 
 
-class System:
+class Kvm:
     """An open /dev/kvm.
 
-    :raises EngineError: it is not there, not permitted, of another version, or not an arm64 host's.
+    :raises EngineError: the host has none, or not for arm64, or this user may not use it.
     """
 
     def __init__(self, path: str = DEVICE) -> None:
@@ -50,30 +50,30 @@ class System:
             raise EngineError(f"{path} has API version {version}; pvtime knows {API_VERSION}, which is final")
 
     def __enter__(self) -> Self:
-        """It is open already."""
+        """Return the open device."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the device."""
         self.close()
 
     def check(self, capability: KvmCap) -> int:
-        """Return what KVM_CHECK_EXTENSION answers: 0 is no."""
+        """Return the answer to KVM_CHECK_EXTENSION: 0 is no."""
         return call(self.fd, KvmIoctl.CHECK_EXTENSION, int(capability), capability.name)
 
     def refuse_incapable(self) -> None:
-        """Check that KVM has what the engine cannot do without.
+        """Check that KVM has all that the engine needs.
 
         :raises EngineError: something is missing; the message names it.
         """
-        for capability, meaning in NEEDED.items():
+        for capability, meaning in REQUIRED.items():
             if not self.check(capability):
                 raise EngineError(f"this host's KVM lacks KVM_CAP_{capability.name} ({meaning})")
 
-    def create_vm(self, ipa_bits: int = 0) -> Vm:
-        """Make a VM whose guest physical addresses have ``ipa_bits`` bits; 0: 40, or the host's limit if
+    def create_vm(self, ipa_bits: int = 0) -> VmFd:
+        """Create a VM whose guest physical addresses have ``ipa_bits`` bits; 0: 40, or the host's limit if
         that is less.
 
         :raises KvmError: KVM refuses; E2BIG and EINVAL mean more bits than the host has.
@@ -85,13 +85,13 @@ class System:
             self.fd, KvmIoctl.CREATE_VM, int(IpaSize.of(bits=ipa_bits)), f"{ipa_bits or 40}-bit addresses"
         )
         os.set_inheritable(fd, False)
-        return Vm(fd, self.vcpu_map_size(), self.check(KvmCap.COALESCED_MMIO))
+        return VmFd(fd, self.vcpu_map_size(), self.check(KvmCap.COALESCED_MMIO))
 
     def vcpu_map_size(self) -> int:
-        """Return how many bytes of a vCPU's descriptor are to be mapped."""
+        """Return the size of a vCPU's mapping, in bytes."""
         return call(self.fd, KvmIoctl.GET_VCPU_MMAP_SIZE)
 
     def close(self) -> None:
-        """Give the descriptor back; VMs made from it go on."""
+        """Close the descriptor; VMs made from it stay."""
         close(self.fd)
         self.fd = -1

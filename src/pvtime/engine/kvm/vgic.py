@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The interrupt controller in the kernel: GICv3, or GICv2 where the host has only that.
 
+A GICv3 can be saved and restored, register by register (:mod:`pvtime.abi.kvm_vgic`).
+
 Source: the kernel's Documentation/virt/kvm/devices/arm-vgic-v3.rst and arm-vgic.rst.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from pvtime.abi.kvm_device import DeviceType, VgicAddr, VgicCtrl, VgicGroup
-from pvtime.engine.kvm.device import Device
-from pvtime.engine.kvm.ioctl import KvmError
-from pvtime.engine.kvm.vm import Vm
-from pvtime.errors import EngineError
+from pvtime.abi.kvm_vgic import ICC_CTLR_EL1, IccCtlr, VgicRegister, cpu_registers, distributor_registers
+from pvtime.engine.kvm.ioctl import DeviceFd, KvmError
+from pvtime.engine.kvm.vm_fd import VmFd
+from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.devicetree import GicFlavour
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, GIC_REDISTRIBUTORS
 
-__all__ = ["IRQS", "create_vgic", "initialise_vgic"]
+__all__ = ["IRQS", "VgicState", "create_vgic", "initialise_vgic", "read_vgic", "write_vgic"]
 
 IRQS: Final = 64
 """SGIs, PPIs and 32 SPIs: the least that KVM takes (a multiple of 32, from 64)."""
@@ -30,10 +34,10 @@ ADDRESSES: Final = {
 FLAVOURS: Final = {DeviceType.VGIC_V3: GicFlavour.GICV3, DeviceType.VGIC_V2: GicFlavour.GICV2}
 
 
-def create_vgic(vm: Vm) -> tuple[Device, GicFlavour]:
-    """Make the newest interrupt controller that this host's KVM has, at its place in the memory map.
+def create_vgic(vm: VmFd) -> tuple[DeviceFd, GicFlavour]:
+    """Create the newest interrupt controller that this host's KVM has, at its address in the memory map.
 
-    :raises EngineError: it has none.
+    :raises EngineError: this host's KVM has none.
     """
     for kind, addresses in ADDRESSES.items():
         try:
@@ -49,6 +53,76 @@ def create_vgic(vm: Vm) -> tuple[Device, GicFlavour]:
     raise EngineError("this host's KVM has neither a GICv3 nor a GICv2 for guests")
 
 
-def initialise_vgic(device: Device) -> None:
-    """Complete it, once every vCPU is there."""
-    device.command(VgicGroup.CTRL, VgicCtrl.INIT)
+def initialise_vgic(vgic: DeviceFd) -> None:
+    """Complete the controller, after all vCPUs were created."""
+    vgic.command(VgicGroup.CTRL, VgicCtrl.INIT)
+
+
+Values = dict[str, int]
+"""By the registers' names."""
+
+
+@dataclass(frozen=True)
+class VgicState:
+    """A GICv3."""
+
+    distributor: Values
+    cpus: list[Values]
+    """For each vCPU, its redistributor and CPU interface."""
+
+
+def read_vgic(vgic: DeviceFd, mpidrs: Iterable[int]) -> VgicState:
+    """Return the controller's state, while no vCPU is in KVM_RUN.
+
+    :param mpidrs: the vCPUs' affinity fields.
+    """
+    return VgicState(
+        distributor=_read(vgic, 0, distributor_registers(IRQS)),
+        cpus=[_read(vgic, mpidr, cpu_registers(_control(vgic, mpidr))) for mpidr in mpidrs],
+    )
+
+
+def write_vgic(vgic: DeviceFd, mpidrs: list[int], state: VgicState) -> None:
+    """Restore a controller that was initialised and never used.
+
+    :raises SavedStateError: this host's controller is another one; the message names the register.
+    """
+    if len(state.cpus) != len(mpidrs):
+        raise SavedStateError(
+            f"the saved interrupt controller has {len(state.cpus)} CPUs, this machine has {len(mpidrs)}"
+        )
+    _write(vgic, 0, distributor_registers(IRQS), state.distributor)
+    for mpidr, values in zip(mpidrs, state.cpus, strict=True):
+        _write(vgic, mpidr, cpu_registers(_control(vgic, mpidr)), values)
+
+
+def _control(vgic: DeviceFd, mpidr: int) -> IccCtlr:
+    return IccCtlr(vgic.get_u64(ICC_CTLR_EL1.group, ICC_CTLR_EL1.attr(mpidr)))
+
+
+def _read(vgic: DeviceFd, mpidr: int, registers: Iterable[VgicRegister]) -> Values:
+    return {
+        register.name: (vgic.get_u64 if register.is_wide else vgic.get_u32)(
+            register.group, register.attr(mpidr)
+        )
+        for register in registers
+    }
+
+
+def _write(vgic: DeviceFd, mpidr: int, registers: Iterable[VgicRegister], values: Values) -> None:
+    known = list(registers)
+    if different := {register.name for register in known} ^ values.keys():
+        owner = "this host" if min(different) not in values else "the saved machine"
+        raise SavedStateError(f"the interrupt controllers differ: only that of {owner} has {min(different)}")
+    for register in known:
+        value = values[register.name]
+        if not 0 <= value < (2**64 if register.is_wide else 2**32):
+            raise SavedStateError(
+                f"the saved interrupt controller has an impossible {register.name}: {value:#x}"
+            )
+        try:
+            (vgic.set_u64 if register.is_wide else vgic.set_u32)(register.group, register.attr(mpidr), value)
+        except KvmError as error:
+            raise SavedStateError(
+                f"the saved {register.name} ({value:#x}) cannot be restored: {error}"
+            ) from error

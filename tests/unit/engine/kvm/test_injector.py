@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What of stealing on purpose on KVM needs no KVM: the books, whoever pays, and who is asleep."""
+"""The parts of injection on KVM that need no KVM: holds, their account, and sleeping threads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from framework.structures import Structures
-from pvtime.engine.kvm.injector import POLL_S, InjectedVcpu, StealInjector, Watch
-from pvtime.inject.schedule import Schedule
+from pvtime.engine.kvm.injector import (
+    POLL_INTERVAL_S,
+    HoldState,
+    InjectedVcpu,
+    StealInjector,
+    WatchedThread,
+)
+from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.steal.kvm_truth import KvmTruth
 
 
@@ -23,49 +29,97 @@ def structures() -> Iterator[Structures]:
     structures.map.close()
 
 
-def victim(structures: Structures, *steal: str) -> tuple[InjectedVcpu, KvmTruth]:
-    """Return a vCPU that may be stolen from, on a schedule that began at 0."""
-    made, truth = InjectedVcpu(0, Schedule.parse(steal)), structures.truth()
-    made.begin_life(truth)
-    made.hold.start(0)
-    return made, truth
+def injected_vcpu(structures: Structures, *steal: str) -> tuple[InjectedVcpu, KvmTruth]:
+    """Return a vCPU with a schedule that began at 0, and its truth."""
+    vcpu, truth = InjectedVcpu(0, Schedule.parse(steal)), structures.truth()
+    vcpu.reset(truth)
+    vcpu.start(0)
+    return vcpu, truth
 
 
-def test_whoever_gives_in_pays_to_the_nanosecond(structures: Structures) -> None:
-    one, truth = victim(structures, "1ms")
-    assert one.remaining(400) == 0
-    one.give_in(500)
-    assert one.held
-    assert one.remaining(500) == 1_000_000
-    assert one.remaining(400_500) == 600_000
-    assert (truth.injected_ns, one.held) == (400_000, True)
-    assert one.remaining(9_000_000) == 0
-    assert (truth.injected_ns, truth.figures, one.held) == (1_000_000, (1_000_000, 1_000_000), False)
+def charged(vcpu: InjectedVcpu, now: int) -> int:
+    """Charge until ``now``; return the rest of the hold."""
+    vcpu.charge(now)
+    return vcpu.remaining(now)
 
 
-def test_a_pause_is_not_paid_in(structures: Structures) -> None:
-    one, truth = victim(structures, "1ms", "1ms@3ms")
-    one.give_in(0)
-    one.pause(400_000)
-    assert one.paused
-    assert truth.injected_ns == 400_000
-    assert one.remaining(10_400_000) == 600_000
-    assert not one.paused
-    assert one.remaining(11_000_000) == 0
+def test_a_hold_injects_its_quota_to_the_nanosecond(structures: Structures) -> None:
+    vcpu, truth = injected_vcpu(structures, "1ms")
+    assert charged(vcpu, 400) == 0
+    vcpu.request_hold()
+    assert (charged(vcpu, 450), vcpu.state) == (0, HoldState.REQUESTED)
+    vcpu.begin_hold(500)
+    assert charged(vcpu, 500) == 1_000_000
+    assert charged(vcpu, 400_500) == 600_000
+    assert (truth.injected_ns, vcpu.state) == (400_000, HoldState.HELD)
+    assert charged(vcpu, 9_000_000) == 0
+    assert (truth.injected_ns, truth.figures) == (1_000_000, (1_000_000, 1_000_000))
+    assert vcpu.state is HoldState.NONE
+
+
+def test_a_query_of_the_rest_of_a_hold_charges_nothing(structures: Structures) -> None:
+    vcpu, truth = injected_vcpu(structures, "1ms")
+    vcpu.begin_hold(0)
+    vcpu.charge(0)
+    assert [vcpu.remaining(now) for now in (0, 400_000, 2_000_000)] == [1_000_000, 600_000, 0]
+    assert (truth.injected_ns, vcpu.state) == (0, HoldState.HELD)
+
+
+def test_a_request_that_is_cancelled_leaves_the_quota_due(structures: Structures) -> None:
+    vcpu, truth = injected_vcpu(structures, "1ms")
+    vcpu.request_hold()
+    vcpu.cancel()
+    assert (vcpu.state, vcpu.next_due()) == (HoldState.NONE, 0)
+    vcpu.begin_hold(5)
+    vcpu.request_hold()
+    assert vcpu.state is HoldState.HELD, "one hold at a time"
+    assert charged(vcpu, 2_000_000) == 0
     assert truth.injected_ns == 1_000_000
-    assert one.hold.next_due() == 13_000_000
 
 
-def test_what_lapsed_while_the_thread_slept_is_not_owed(structures: Structures) -> None:
-    one, truth = victim(structures, "1ms/10ms")
-    one.slept_until = 45_000_000
-    one.give_in(47_000_000)
-    assert one.remaining(49_000_000) == 0
+def test_nothing_is_injected_while_the_vcpu_is_paused(structures: Structures) -> None:
+    vcpu, truth = injected_vcpu(structures, "1ms", "1ms@3ms")
+    vcpu.begin_hold(0)
+    vcpu.charge(0)
+    vcpu.pause(400_000)
+    assert vcpu.paused
+    assert truth.injected_ns == 400_000
+    vcpu.resume(10_400_000)
+    assert not vcpu.paused
+    assert charged(vcpu, 10_400_000) == 600_000
+    assert charged(vcpu, 11_000_000) == 0
+    assert truth.injected_ns == 1_000_000
+    assert vcpu.next_due() == 13_000_000
+
+
+def test_a_second_pause_does_not_lose_the_first_one(structures: Structures) -> None:
+    vcpu, _ = injected_vcpu(structures, "1ms@3ms")
+    vcpu.pause(1_000_000)
+    vcpu.pause(5_000_000)
+    vcpu.resume(6_000_000)
+    assert vcpu.next_due() == 8_000_000
+
+
+def test_a_reset_ends_a_hold_and_the_schedule_continues(structures: Structures) -> None:
+    vcpu, old = injected_vcpu(structures, "1ms", "1ms@3ms")
+    vcpu.begin_hold(0)
+    vcpu.charge(400_000)
+    new = structures.truth()
+    vcpu.reset(new)
+    assert (vcpu.state, charged(vcpu, 900_000)) == (HoldState.NONE, 0)
+    assert (old.injected_ns, new.injected_ns, vcpu.next_due()) == (400_000, 0, 3_000_000)
+
+
+def test_quotas_that_expired_while_the_thread_slept_are_not_injected(structures: Structures) -> None:
+    vcpu, truth = injected_vcpu(structures, "1ms/10ms")
+    vcpu.note_sleep(45_000_000)
+    vcpu.begin_hold(47_000_000)
+    assert charged(vcpu, 49_000_000) == 0
     assert truth.injected_ns == 1_000_000
 
 
 class Thread:
-    """A thread that sleeps or spins, as it is told."""
+    """A thread that sleeps or spins."""
 
     def __init__(self) -> None:
         self._spin, self._over = threading.Event(), False
@@ -74,7 +128,7 @@ class Thread:
 
     @property
     def tid(self) -> int:
-        """The kernel's number of it."""
+        """The kernel's number of the thread."""
         return self._thread.native_id or 0
 
     def _run(self) -> None:
@@ -82,11 +136,11 @@ class Thread:
             self._spin.wait()
 
     def spin(self) -> None:
-        """Be busy from now on."""
+        """Spin from now on."""
         self._spin.set()
 
     def end(self) -> None:
-        """End, for the kernel too."""
+        """Exit, for the kernel too."""
         self._over = True
         self._spin.set()
         self._thread.join()
@@ -94,36 +148,57 @@ class Thread:
             pass
 
 
-def test_who_sleeps_is_left_alone_and_who_runs_is_asked_once() -> None:
-    thief, thread, asked = StealInjector(Schedule.parse(["1ms/10ms"]), 1), Thread(), list[int]()
-    one = thief.victims[0]
-    one.hold.start(0)
-    watch = Watch(one, thread.tid, lambda: asked.append(1))
+class Sleeper(InjectedVcpu):
+    """A vCPU that lists the times at which its thread was seen asleep."""
+
+    def __init__(self, index: int, schedule: Schedule) -> None:
+        super().__init__(index, schedule)
+        self.slept: list[int] = []
+
+    def note_sleep(self, now: int) -> None:
+        self.slept.append(now)
+
+
+def test_a_sleeping_thread_is_left_alone_and_a_running_one_is_asked_once() -> None:
+    thread, requests = Thread(), list[int]()
+    vcpu = Sleeper(0, Schedule.parse(["1ms/10ms"]))
+    vcpu.start(0)
+    watched = WatchedThread(vcpu, thread.tid, lambda: requests.append(1))
     try:
-        while not one.slept_until:  # until it sleeps, and is seen to
-            asked.clear()
-            one.asked = False
-            assert thief._look(watch, 1_000_000) == POLL_S
+        while not vcpu.slept:  # until it sleeps, and is seen to
+            requests.clear()
+            vcpu.cancel()
+            assert watched.poll(1_000_000) == POLL_INTERVAL_S
         for now in range(2_000_000, 200_000_000, 1_000_000):
-            thief._look(watch, now)
-        assert asked == []
-        assert one.slept_until == 199_000_000
+            watched.poll(now)
+        assert requests == []
+        assert vcpu.slept[-1] == 199_000_000
         thread.spin()
-        while not asked:
-            thief._look(watch, 200_000_000)
+        while not requests:
+            watched.poll(200_000_000)
         for _ in range(100):
-            thief._look(watch, 200_000_000)
-        assert asked == [1]
+            watched.poll(200_000_000)
+        assert requests == [1]
     finally:
         thread.end()
-    assert watch.asleep(0), "a thread that has ended is asked for nothing"
-    watch.close()
+    assert watched.asleep(0), "a thread that has exited gets no request"
+    watched.close()
 
 
-def test_a_thread_that_has_ended_is_not_watched() -> None:
-    thief, thread = StealInjector(Schedule.parse(["1ms"]), 1), Thread()
+def test_a_thread_that_has_exited_is_not_watched() -> None:
+    injector, thread = StealInjector(Schedule.parse(["1ms"]), 1), Thread()
     tid = thread.tid
     thread.end()
-    thief.watch([(tid, lambda: None)])
-    assert thief._watches == []
-    thief.close()
+    injector.watch([(tid, lambda: None)])
+    assert injector._watched == []
+    injector.close()
+
+
+def test_without_a_schedule_nothing_is_watched_and_no_vcpu_is_held() -> None:
+    injector = StealInjector(NOTHING, 1)
+    injector.start()
+    injector.watch([(threading.get_native_id(), lambda: None)])
+    assert injector._watched == []
+    injector.vcpus[0].charge(1)
+    assert injector.vcpus[0].remaining(1) == 0
+    injector.close()

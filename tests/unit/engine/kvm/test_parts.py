@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from pvtime.abi.kvm import KvmIoctl
 from pvtime.abi.kvm_run import CoalescedMmio, CoalescedRing, KvmRun
-from pvtime.engine.kvm.bus import Bus
-from pvtime.engine.kvm.dirty import DirtyLog
+from pvtime.engine.kvm.dirty import KvmDirtyTracker
 from pvtime.engine.kvm.engine import obstacle
+from pvtime.engine.kvm.exits import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, KvmRunView
 from pvtime.engine.kvm.ioctl import KvmError, call
-from pvtime.engine.kvm.page import ADDRESS, DATA, EXIT_REASON, IS_WRITE, LENGTH, RunPage
-from pvtime.engine.kvm.ring import Ring
+from pvtime.engine.kvm.mmio import CoalescedMmioRing, MmioBus
 from pvtime.engine.kvm.slots import runs
 from pvtime.machine.layout import CONSOLE, RAM_BASE, Region
 from pvtime.machine.memory import GuestMemory
@@ -49,7 +48,7 @@ class KernelRing:
     def __init__(self) -> None:
         self.map = mmap.mmap(-1, mmap.PAGESIZE)
         self.head = CoalescedRing.from_buffer(self.map)
-        self.ring = Ring(self.map, 0)
+        self.ring = CoalescedMmioRing(self.map, 0)
 
     def collect(self, address: int, value: int) -> None:
         at = ctypes.sizeof(CoalescedRing) + self.head.last * ctypes.sizeof(CoalescedMmio)
@@ -77,7 +76,7 @@ def test_the_ring_gives_every_write_once_and_in_order(bursts: list[int]) -> None
 
 def test_collected_writes_reach_the_device_before_the_access_that_left_the_guest() -> None:
     device, kernel = Recorder(), KernelRing()
-    bus = Bus([device], kernel.ring)
+    bus = MmioBus([device], kernel.ring)
     kernel.collect(CONSOLE.base, ord("a"))
     bus.write(CONSOLE.base + 1, 1, 5)
     kernel.collect(CONSOLE.base, ord("b"))
@@ -87,7 +86,7 @@ def test_collected_writes_reach_the_device_before_the_access_that_left_the_guest
 
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from([1, 2, 4, 8]), st.integers(0, (1 << 64) - 1))
 def test_any_access_of_a_guest_is_answered(address: int, size: int, value: int) -> None:
-    bus = Bus([Recorder()])
+    bus = MmioBus([Recorder()])
     bus.write(address, size, value)
     inside = CONSOLE.base <= address < CONSOLE.end
     assert bus.read(address, size) == (address - CONSOLE.base if inside else 0)
@@ -95,14 +94,14 @@ def test_any_access_of_a_guest_is_answered(address: int, size: int, value: int) 
 
 def test_the_page_is_read_as_the_structure_says() -> None:
     mapping = mmap.mmap(-1, 8192)
-    run, page = KvmRun.from_buffer(mapping), RunPage(mapping)
+    run, view = KvmRun.from_buffer(mapping), KvmRunView(mapping)
     run.exit_reason, run.mmio.phys_addr, run.mmio.len = 6, 0x0900_0005, 2
     run.mmio.data, run.mmio.is_write = 0xFFFF_1234, 1
-    assert (page.words[EXIT_REASON], page.bytes[IS_WRITE]) == (6, 1)
-    assert page.written() == (0x0900_0005, 2, 0x1234)
-    assert (page.quads[ADDRESS], page.words[LENGTH]) == (0x0900_0005, 2)
-    page.quads[DATA] = 0x60
-    page.set_immediate_exit(True)
+    assert (view.words[EXIT_REASON], view.bytes[IS_WRITE]) == (6, 1)
+    assert view.written() == (0x0900_0005, 2, 0x1234)
+    assert (view.quads[ADDRESS], view.words[LENGTH]) == (0x0900_0005, 2)
+    view.quads[DATA] = 0x60
+    view.set_immediate_exit(True)
     assert (run.mmio.data, run.immediate_exit) == (0x60, 1)
 
 
@@ -117,7 +116,7 @@ def test_changed_memory_is_yielded_once_in_copies_and_after_a_reset_what_became_
         log.clear()
         return found
 
-    dirty = DirtyLog([memory], written, lambda: closed.append(True))
+    dirty = KvmDirtyTracker([memory], written, lambda: closed.append(True))
 
     def changed() -> list[tuple[int, int, int]]:
         return [(ipa - RAM_BASE, len(data), data[0]) for ipa, data in dirty.changed()]
@@ -131,7 +130,7 @@ def test_changed_memory_is_yielded_once_in_copies_and_after_a_reset_what_became_
     assert changed() == [(2 * PAGE, CHUNK, 2), (2 * PAGE + CHUNK, PAGE, 0)]
     memory.clear()
     memory.write(RAM_BASE, bytes([3]) * PAGE)
-    dirty.start_anew()
+    dirty.restart()
     first, *rest = changed()
     assert first == (0, CHUNK, 3)
     assert first[1] + sum(length for _, length, _ in rest) == CHUNK + 3 * PAGE

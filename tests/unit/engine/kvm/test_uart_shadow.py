@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pvtime.abi.kvm_types import MemoryFlag
 from pvtime.abi.ns16550 import Fcr, Ier, Lcr, Lsr, Mcr, Reg
-from pvtime.engine.kvm.vm import WRITABLE, Vm
-from pvtime.engine.kvm.window import Window
+from pvtime.engine.kvm.uart_shadow import UartShadow
+from pvtime.engine.kvm.vm_fd import WRITABLE, VmFd
 from pvtime.machine.layout import CONSOLE, Region
 from pvtime.machine.uart import Ns16550
 
@@ -29,7 +29,7 @@ ACTIONS = st.lists(
 )
 
 
-class Slots(Vm):
+class OneSlot(VmFd):
     """A VM's memory slots, and the guest's view of one."""
 
     def __init__(self) -> None:
@@ -55,31 +55,31 @@ class Guest:
 
     def __init__(self) -> None:
         self.sent = bytearray()
-        self.slots = Slots()
+        self.slots = OneSlot()
         self.port = Ns16550(CONSOLE, lambda _: None, self.sent.extend)
-        self.window = Window(self.slots, self.port)
+        self.shadow = UartShadow(self.slots, self.port)
         self.exits = 0
 
     def read(self, register: int) -> int:
         if self.slots.address is not None:
             return ctypes.c_uint8.from_address(self.slots.address + register).value
         self.exits += 1
-        return self.window.read(register, 1)
+        return self.shadow.read(register, 1)
 
     def write(self, register: int, value: int) -> None:
         self.exits += 1
-        self.window.write(register, 1, value)
+        self.shadow.write(register, 1, value)
 
 
 @pytest.fixture
 def guest() -> Iterator[Guest]:
     guest = Guest()
     yield guest
-    guest.window.close()
+    guest.shadow.close()
 
 
 @given(ACTIONS)
-def test_every_register_reads_as_without_a_window(actions: list[tuple[int, int, int]]) -> None:
+def test_every_register_reads_as_without_a_shadow(actions: list[tuple[int, int, int]]) -> None:
     guest, plain = Guest(), bytearray()
     port = Ns16550(CONSOLE, lambda _: None, plain.extend)
     for kind, register, value in actions:
@@ -91,13 +91,13 @@ def test_every_register_reads_as_without_a_window(actions: list[tuple[int, int, 
         else:
             assert guest.port.receive(b"ab") == port.receive(b"ab")
     assert guest.sent == plain
-    guest.window.close()
+    guest.shadow.close()
 
 
 def test_a_console_that_polls_leaves_the_guest_once(guest: Guest) -> None:
     for character in b"Booting Linux on physical CPU 0x0000000000\n":
         assert guest.read(Reg.LSR) & Lsr.THRE
-        guest.window.write(Reg.DATA, 1, character)  # collected: no exit
+        guest.shadow.write(Reg.DATA, 1, character)  # collected: no exit
     assert guest.exits == 1
     assert guest.sent.startswith(b"Booting")
 

@@ -5,10 +5,10 @@ Linux' console reads the line status once per character until user space opens t
 to the FIFO (serial8250_console_write, drivers/tty/serial/8250/8250_port.c). So on a boot that is not quiet,
 nearly every exit was such a read. Until then a read of any register has no side effect, see
 :meth:`~pvtime.machine.uart.Ns16550.at_rest`, and a page with their values can stand in their place: a
-read-only memory slot, where reads are the CPU's own and writes still exit, or are collected.
+read-only memory slot, where reads are the CPU's own and writes still exit, or are coalesced.
 
 Measured with Debian's kernel 6.1, one vCPU, boot to power-off, exits to user space: 13695 without and 473
-with the window; 45 when quiet, either way.
+with the shadow; 45 when quiet, either way.
 
 The page is never changed while the guest sees it: the slot is taken away first and comes back, with the new
 values, at the next read of the line status. A guest reads device registers uncached, so that on a CPU without
@@ -27,21 +27,21 @@ from typing import Final
 
 from pvtime.abi.kvm_types import MemoryFlag
 from pvtime.abi.ns16550 import Reg
-from pvtime.engine.kvm.vm import Vm
+from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.uart import Ns16550
 
-__all__ = ["Window"]
+__all__ = ["UartShadow"]
 
 _DATA: Final = int(Reg.DATA)
 _IER: Final = int(Reg.IER)
 _LSR: Final = int(Reg.LSR)
 
 
-class Window:
+class UartShadow:
     """A serial port, with its registers as memory in ``vm`` whenever that makes no difference."""
 
-    def __init__(self, vm: Vm, port: Ns16550) -> None:
+    def __init__(self, vm: VmFd, port: Ns16550) -> None:
         self.region = port.region
         self._vm = vm
         self._port = port
@@ -49,10 +49,10 @@ class Window:
         self._page = GuestMemory(port.region.base, mmap.PAGESIZE, f"{port.region.name}, registers at rest")
         self._slot: int | None = None
         self._opened = port.interrupts
-        """A driver has taken the port into use: from here on its characters go by the FIFO."""
+        """A driver has taken the port into use: from here on its characters go through the FIFO."""
 
     def read(self, offset: int, size: int) -> int:
-        """Return a register; one read of the line status is enough to show them all."""
+        """Return a register; a read of the line status shows them all to the guest."""
         value = self._port.read(offset, size)
         if offset == _LSR and not self._opened:
             with self._lock:
@@ -82,5 +82,5 @@ class Window:
             self._slot = None
 
     def close(self) -> None:
-        """Give the page back, after the VM."""
+        """Free the page, after the VM."""
         self._page.close()

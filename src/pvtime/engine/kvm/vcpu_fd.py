@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A vCPU: registers, attributes, its shared page, and entering the guest."""
+"""The descriptor of a vCPU: registers, attributes, struct kvm_run, and entry to the guest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final
 
 from pvtime.abi.arm64 import Pstate
 from pvtime.abi.kvm import KvmIoctl
+from pvtime.abi.kvm_device import PvTimeAttr, VcpuGroup
 from pvtime.abi.kvm_reg import PC, PSTATE, SCTLR_EL1, RegId, describe
 from pvtime.abi.kvm_run import ExitReason, KvmRun
 from pvtime.abi.kvm_types import (
@@ -24,32 +25,35 @@ from pvtime.abi.kvm_types import (
     VcpuFeature,
     VcpuInit,
 )
-from pvtime.engine.kvm.device import Attributes
-from pvtime.engine.kvm.ioctl import KvmError, call, close
+from pvtime.engine.kvm.ioctl import DeviceAttributes, KvmError, call, close
 from pvtime.errors import EngineError
 
-__all__ = ["Vcpu"]
+__all__ = ["VcpuFd"]
 
 AT_EL1_MASKED: Final = Pstate.of(daif=0xF, level=1, own_stack=1)
 MMU_OFF: Final = 0
 """SCTLR_EL1."""
 
 
-class Vcpu(Attributes):
+class VcpuFd(DeviceAttributes):
     """A vCPU's descriptor and mapping.
 
     It belongs to one thread, the first that :meth:`claim` s it, for its whole life: KVM takes stolen time
-    from the run_delay of whatever thread enters the guest, so that another thread's history would become
+    from the run_delay of the thread that enters the guest, so that another thread's history would become
     stolen time (and time that was stolen would be lost).
+
+    :param coalesced_page: see :class:`~pvtime.engine.kvm.vm_fd.VmFd`.
     """
 
-    def __init__(self, fd: int, index: int, map_size: int, ring_page: int = 0) -> None:
+    def __init__(self, fd: int, index: int, map_size: int, coalesced_page: int = 0) -> None:
         super().__init__(fd, f"vCPU {index}")
         self.index = index
         self.map = mmap.mmap(fd, map_size)
-        self.run_page = KvmRun.from_buffer(self.map)
-        self.ring_offset = ring_page * mmap.PAGESIZE
+        self.kvm_run = KvmRun.from_buffer(self.map)
+        self.coalesced_offset = coalesced_page * mmap.PAGESIZE
+        """Offset of the ring of coalesced writes in :attr:`map`."""
         self._owner: int | None = None
+        """The number of the thread that has claimed the vCPU."""
 
     def init(self, target: VcpuInit, *features: VcpuFeature) -> None:
         """Reset the vCPU to a CPU with these features: before it first runs, or again with the same ones.
@@ -75,7 +79,7 @@ class Vcpu(Attributes):
         self.set_bytes(register, value.to_bytes(8, "little"))
 
     def register_ids(self) -> list[int]:
-        """Return the identifiers of all registers that there are."""
+        """Return the identifiers of all registers."""
         head = RegList()
         try:
             call(self.fd, KvmIoctl.GET_REG_LIST, head, self.name)
@@ -91,23 +95,23 @@ class Vcpu(Attributes):
 
         :raises KvmError: ENOENT: there is no such register.
         """
-        place = ctypes.create_string_buffer(RegId(register).bytes)
-        argument = OneReg(id=register, addr=ctypes.addressof(place))
+        buffer = ctypes.create_string_buffer(RegId(register).bytes)
+        argument = OneReg(id=register, addr=ctypes.addressof(buffer))
         call(self.fd, KvmIoctl.GET_ONE_REG, argument, f"{self.name}, {describe(register)}")
-        return place.raw
+        return buffer.raw
 
     def set_bytes(self, register: int, value: bytes) -> None:
         """Set a register of any size.
 
         :raises KvmError: ENOENT: there is no such register; EINVAL: not such a value.
         """
-        place = ctypes.create_string_buffer(value, RegId(register).bytes)
-        argument = OneReg(id=register, addr=ctypes.addressof(place))
+        buffer = ctypes.create_string_buffer(value, RegId(register).bytes)
+        argument = OneReg(id=register, addr=ctypes.addressof(buffer))
         call(self.fd, KvmIoctl.SET_ONE_REG, argument, f"{self.name}, {describe(register)}")
 
     @property
     def events(self) -> VcpuEvents:
-        """Exceptions that the guest is to take next.
+        """Exceptions that are pending for the guest.
 
         :raises KvmError: EINVAL: on setting, the CPU has no syndrome for them.
         """
@@ -121,26 +125,34 @@ class Vcpu(Attributes):
 
     @property
     def stopped(self) -> bool:
-        """Whether the guest has it switched off (PSCI)."""
+        """Whether the guest has switched it off (PSCI)."""
         state = MpStates()
         call(self.fd, KvmIoctl.GET_MP_STATE, state, self.name)
         return bool(state.mp_state == MpState.STOPPED)
 
     @stopped.setter
     def stopped(self, stopped: bool) -> None:
-        """Switch it off or on where it is."""
+        """Switch the vCPU off, or on at its PC."""
         state = MpState.STOPPED if stopped else MpState.RUNNABLE
         call(self.fd, KvmIoctl.SET_MP_STATE, MpStates(mp_state=state), self.name)
 
+    @property
+    def has_stolen_time(self) -> bool:
+        """Whether KVM can account stolen time to the vCPU: it knows how, and the host has schedstat.
+
+        Source: the kernel's Documentation/virt/kvm/devices/vcpu.rst, section 3.
+        """
+        return self.has(VcpuGroup.PVTIME_CTRL, PvTimeAttr.IPA)
+
     def park(self, ipa: int) -> None:
-        """Have it stand at ``ipa``, MMU off and interrupts masked: nothing of the guest's own code runs."""
+        """Move its PC to ``ipa``, MMU off and interrupts masked, away from the guest's own code."""
         self.set_reg(SCTLR_EL1, MMU_OFF)
         self.set_reg(PSTATE, int(AT_EL1_MASKED))
         self.set_reg(PC, ipa)
         self.stopped = False
 
     def inject_external_abort(self) -> None:
-        """Have the guest take an external abort for the access that it left for (KVM_EXIT_ARM_NISV)."""
+        """Have the guest take an external abort for the access of this exit (KVM_EXIT_ARM_NISV)."""
         self.events = VcpuEvents(ext_dabt_pending=1)
 
     def single_step(self, on: bool) -> None:
@@ -163,7 +175,7 @@ class Vcpu(Attributes):
             )
 
     def enter(self) -> None:
-        """Run the guest until something is to be done; ``run_page.exit_reason`` says what.
+        """Run the guest until an exit, which :attr:`kvm_run` describes.
 
         :raises EngineError: another thread owns the vCPU.
         :raises InterruptedError: a signal came, or ``immediate_exit`` is set.
@@ -178,25 +190,25 @@ class Vcpu(Attributes):
             raise
 
     def describe_exit(self) -> str:
-        """Return a sentence for an exit that nothing handles: its name, the vCPU, where the guest is."""
-        page = self.run_page
+        """Return a sentence for an exit without a handler: its name, the vCPU, the guest's PC."""
+        run = self.kvm_run
         try:
-            name = ExitReason(page.exit_reason).name
+            name = ExitReason(run.exit_reason).name
         except ValueError:
-            name = f"number {page.exit_reason}"
+            name = f"number {run.exit_reason}"
         detail = ""
-        if page.exit_reason == ExitReason.INTERNAL_ERROR:
-            words = ", ".join(f"{word:#x}" for word in page.internal.data[: min(page.internal.ndata, 16)])
-            detail = f" (suberror {page.internal.suberror}: {words})"
-        elif page.exit_reason == ExitReason.FAIL_ENTRY:
+        if run.exit_reason == ExitReason.INTERNAL_ERROR:
+            words = ", ".join(f"{word:#x}" for word in run.internal.data[: min(run.internal.ndata, 16)])
+            detail = f" (suberror {run.internal.suberror}: {words})"
+        elif run.exit_reason == ExitReason.FAIL_ENTRY:
             detail = (
-                f" (reason {page.fail_entry.hardware_entry_failure_reason:#x} on CPU {page.fail_entry.cpu})"
+                f" (reason {run.fail_entry.hardware_entry_failure_reason:#x} on CPU {run.fail_entry.cpu})"
             )
         return f"{self.name} left the guest with KVM exit {name}{detail} at PC {self.get_reg(PC):#x}"
 
     def close(self) -> None:
-        """Give mapping and descriptor back; no thread may be running it."""
-        del self.run_page
+        """Close mapping and descriptor; no thread may be in :meth:`enter`."""
+        del self.kvm_run
         self.map.close()
         close(self.fd)
         self.fd = -1

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine on KVM from one reset to the next: VM, vCPUs and their threads, interrupt controller."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+from pvtime.abi.kvm import KvmCap
+from pvtime.abi.kvm_reg import PC, x
+from pvtime.abi.kvm_types import VcpuFeature
+from pvtime.engine.base import VcpuSample
+from pvtime.engine.kvm.exits import MachineEvents
+from pvtime.engine.kvm.injector import StealInjector
+from pvtime.engine.kvm.ioctl import DeviceFd
+from pvtime.engine.kvm.mmio import CoalescedMmioRing, MmioBus
+from pvtime.engine.kvm.sampler import PARKING
+from pvtime.engine.kvm.slots import MemorySlots
+from pvtime.engine.kvm.state import (
+    KvmState,
+    KvmVcpuState,
+    cntfrq,
+    read_counters,
+    read_cpu,
+    write_counters,
+    write_cpu,
+)
+from pvtime.engine.kvm.system import Kvm
+from pvtime.engine.kvm.uart_shadow import UartShadow
+from pvtime.engine.kvm.vcpu_fd import VcpuFd
+from pvtime.engine.kvm.vcpu_thread import VcpuThread
+from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic, read_vgic, write_vgic
+from pvtime.errors import EngineError
+from pvtime.machine.device import MmioDevice
+from pvtime.machine.devicetree import KVM_TIMER_PPIS, GicFlavour
+from pvtime.machine.layout import (
+    AGENT,
+    CONSOLE,
+    GIC_CPU_INTERFACE,
+    GIC_DISTRIBUTOR,
+    GIC_REDISTRIBUTORS,
+    Region,
+    refuse_overlap,
+)
+from pvtime.machine.machine import Machine
+from pvtime.machine.memory_map import Access
+from pvtime.steal.kvm_truth import KvmTruth
+from pvtime.steal.placement import UserspacePlacement
+
+__all__ = ["KvmVm"]
+
+TIMERS: Final = KVM_TIMER_PPIS[:3]
+"""A guest at EL1 has the physical and the virtual timer."""
+
+
+class KvmVm:
+    """A VM that is ready to start.
+
+    :param state: a saved state to resume from, with the guest's memory restored; None: boot.
+    :raises UsageError: memory overlaps a device, or the device tree is too large.
+    :raises SavedStateError: no such machine on such a host can be in the saved state.
+    :raises EngineError: this host's KVM refuses something; nothing is left open.
+    """
+
+    def __init__(
+        self, machine: Machine, events: MachineEvents, injector: StealInjector, state: KvmState | None = None
+    ) -> None:
+        self._machine = machine
+        self._injector = injector
+        self._counters: dict[str, bytes] = {}
+        memories = machine.map.memories
+        refuse_overlap(
+            [
+                *(GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS, CONSOLE, AGENT),
+                *(memory.region for memory in memories),
+            ]
+        )
+        with contextlib.ExitStack() as stack:
+            kvm = stack.enter_context(Kvm())
+            kvm.refuse_incapable()
+            self.vm = kvm.create_vm()
+            stack.callback(self.vm.close)
+            if kvm.check(KvmCap.ARM_NISV_TO_USER) and kvm.check(KvmCap.ARM_INJECT_EXT_DABT):
+                self.vm.enable(KvmCap.ARM_NISV_TO_USER)
+            self.slots = MemorySlots(self.vm, memories)
+            self._vcpus = self._create_vcpus(stack)
+            self._vgic, self._flavour = self._create_vgic(stack)
+            if state is None:
+                self._boot()
+            self._truths = self._set_stolen_time()
+            if state is not None:
+                self._restore(state)
+            devices = [self._shadowed_console(kvm, stack), machine.agent]
+            self.bus = MmioBus(devices, self._coalesce_writes(stack))
+            parking = self._write_parking()
+            self._threads = [
+                VcpuThread(vcpu, self.bus, truth, events, parking, injector.vcpus[vcpu.index])
+                for vcpu, truth in zip(self._vcpus, self._truths, strict=True)
+            ]
+            for thread in self._threads:
+                stack.callback(thread.close)
+            self._stack = stack.pop_all()
+
+    def _create_vcpus(self, stack: contextlib.ExitStack) -> list[VcpuFd]:
+        vcpus = []
+        for index in range(self._machine.config.vcpus):
+            vcpus.append(self.vm.create_vcpu(index))
+            stack.callback(vcpus[-1].close)
+        return vcpus
+
+    def _create_vgic(self, stack: contextlib.ExitStack) -> tuple[DeviceFd, GicFlavour]:
+        """Create the interrupt controller, initialise the vCPUs and then the controller."""
+        vgic, flavour = create_vgic(self.vm)
+        stack.callback(vgic.close)
+        for vcpu in self._vcpus:
+            off = [VcpuFeature.POWER_OFF] if vcpu.index else []
+            vcpu.init(self.vm.preferred_target(), VcpuFeature.PSCI_0_2, *off)
+        initialise_vgic(vgic)
+        return vgic, flavour
+
+    def _boot(self) -> None:
+        """Load the guest, and set the first vCPU's PC to its entry."""
+        entry = self._machine.load(self._flavour, TIMERS)
+        self._vcpus[0].set_reg(PC, entry.pc)
+        self._vcpus[0].set_reg(x(0), entry.x0)
+
+    def _set_stolen_time(self) -> list[KvmTruth]:
+        placement = self._machine.placement
+        assert isinstance(placement, UserspacePlacement), "the engine refuses the others"
+        truths = []
+        for vcpu in self._vcpus:
+            has_structure = vcpu.index not in self._machine.config.no_pvtime
+            truth = KvmTruth(placement.own_structure(vcpu.index) if has_structure else None)
+            if truth.ipa is not None:
+                self.vm.set_stolen_time(vcpu, truth.ipa)
+            truths.append(truth)
+        return truths
+
+    def _write_parking(self) -> int:
+        """Write the instructions that a vCPU is stepped through after the guest's end; return their IPA."""
+        region = self._machine.stolen_time
+        region.write(region.end - len(PARKING), PARKING)
+        return region.end - len(PARKING)
+
+    def _coalesce_writes(self, stack: contextlib.ExitStack) -> CoalescedMmioRing | None:
+        """Have the characters that the guest sends coalesced, where KVM can."""
+        if not self.vm.coalesced_page:
+            return None
+        for port in (self._machine.console, self._machine.agent):
+            self.vm.coalesce_writes(Region(f"{port.region.name}, data register", port.region.base, 1))
+        ring = CoalescedMmioRing(self._vcpus[0].map, self._vcpus[0].coalesced_offset)
+        stack.callback(ring.close)
+        return ring
+
+    def _shadowed_console(self, kvm: Kvm, stack: contextlib.ExitStack) -> MmioDevice:
+        """Have the console's registers read without exits, where KVM can."""
+        if not kvm.check(KvmCap.READONLY_MEM):
+            return self._machine.console
+        shadow = UartShadow(self.vm, self._machine.console)
+        stack.callback(shadow.close)
+        return shadow
+
+    def state(self, samples: list[VcpuSample]) -> KvmState:
+        """Return the state, while all vCPUs are paused.
+
+        :param samples: each vCPU's figures since the machine's start.
+        :raises EngineError: the interrupt controller is a GICv2, whose state pvtime does not know.
+        """
+        self._refuse_gicv2()
+        return KvmState(
+            counter_frequency=cntfrq(),
+            counters=read_counters(self._vcpus[0]),
+            vgic=read_vgic(self._vgic, self._machine.mpidrs),
+            vcpus=[
+                KvmVcpuState(read_cpu(vcpu), thread.stolen, sample.ran_ns, sample.loads)
+                for vcpu, thread, sample in zip(self._vcpus, self._threads, samples, strict=True)
+            ],
+        )
+
+    def _restore(self, state: KvmState) -> None:
+        self._refuse_gicv2()
+        state.check(len(self._vcpus), cntfrq())
+        for vcpu, truth, saved in zip(self._vcpus, self._truths, state.vcpus, strict=True):
+            write_cpu(vcpu, saved.cpu)
+            truth.restore(saved.stolen)
+        write_vgic(self._vgic, self._machine.mpidrs, state.vgic)
+        self._counters = state.counters
+        write_counters(self._vcpus[0], self._counters)
+
+    def _refuse_gicv2(self) -> None:
+        if self._flavour is not GicFlavour.GICV3:
+            raise EngineError(
+                "this host has a GICv2; the kvm engine saves and restores machines with a GICv3 alone"
+            )
+
+    def start(self, *, paused: bool) -> None:
+        """Start every vCPU's thread.
+
+        :raises EngineError: the host has no room for a thread.
+        """
+        write_counters(self._vcpus[0], self._counters)  # once more: from here on the guest's time passes
+        for thread in self._threads:
+            thread.start(paused=paused)
+        self._injector.watch([(thread.tid, thread.hold) for thread in self._threads])
+
+    def sample(self) -> list[VcpuSample]:
+        """Measure every vCPU."""
+        return [thread.sample() for thread in self._threads]
+
+    def pause(self) -> None:
+        """Bring every vCPU out of the guest with its figures up to date, and keep it out."""
+        for wait in [thread.pause() for thread in self._threads]:
+            wait()
+        self.bus.flush()
+
+    def resume(self) -> None:
+        """Let the vCPUs into the guest again."""
+        for wait in [thread.resume() for thread in self._threads]:
+            wait()
+
+    def protect(self, region: Region, access: Access) -> None:
+        """Set the guest's access to a region, while all vCPUs are paused or have not started.
+
+        :raises EngineError: the region is not a memory slot.
+        """
+        self.slots.protect(region, access)
+        self._machine.map.protect(region, access)
+        for thread in self._threads:
+            thread.refresh()
+
+    def finish(self) -> list[VcpuSample]:
+        """End every vCPU's thread; return the last figures."""
+        self._injector.watch([])
+        for thread in self._threads:
+            thread.leave()
+        for thread in self._threads:
+            thread.join()
+        self.bus.flush()
+        return [thread.sample() for thread in self._threads]
+
+    def close(self) -> None:
+        """Give all of it back to the host; no thread of a vCPU may run."""
+        self._stack.close()

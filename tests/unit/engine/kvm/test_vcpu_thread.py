@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A vCPU's thread outside of the guest: calls, pauses, its exit. The descriptor is none of KVM's."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from framework.wait import wait_until
+from pvtime.abi.kvm_run import KvmRun
+from pvtime.engine.base import Outcome
+from pvtime.engine.kvm.injector import InjectedVcpu
+from pvtime.engine.kvm.ioctl import KvmError
+from pvtime.engine.kvm.mmio import MmioBus
+from pvtime.engine.kvm.vcpu_fd import VcpuFd
+from pvtime.engine.kvm.vcpu_thread import VcpuThread, install_kick
+from pvtime.errors import PvtimeError
+from pvtime.inject.schedule import Schedule
+from pvtime.steal.kvm_truth import KvmTruth
+
+asked, answer = threading.Event(), threading.Event()
+"""The thread has asked whether its vCPU is off; it gets the answer."""
+
+
+class NoKvm(VcpuFd):
+    """A vCPU on /dev/null, where KVM_RUN is ENOTTY."""
+
+    def __init__(self) -> None:
+        self.index, self.name = 3, "vCPU 3"
+        self.fd = os.open(os.devnull, os.O_RDWR)
+        self.map = mmap.mmap(-1, mmap.PAGESIZE)
+        self.kvm_run = KvmRun.from_buffer(self.map)
+        self._owner = None
+
+    def get_reg(self, register: int) -> int:
+        return 0x4711
+
+    def enter(self) -> None:
+        raise InterruptedError
+
+    @property
+    def stopped(self) -> bool:
+        asked.set()
+        answer.wait()
+        return False
+
+    @stopped.setter
+    def stopped(self, stopped: bool) -> None:
+        raise AssertionError
+
+
+class Failures(list[PvtimeError]):
+    """The failures that the thread reports; nothing else can happen without a guest."""
+
+    def end(self, outcome: Outcome) -> None:
+        raise AssertionError(outcome)
+
+    def restart(self) -> None:
+        raise AssertionError
+
+    fail = list.append
+
+
+@contextmanager
+def vcpu_thread(injected: InjectedVcpu, failures: Failures) -> Iterator[tuple[VcpuThread, KvmTruth]]:
+    """Make a thread, and have it exited at the end."""
+    install_kick()
+    asked.clear()
+    answer.set()
+    vcpu, truth = NoKvm(), KvmTruth(None)
+    thread = VcpuThread(vcpu, MmioBus([]), truth, failures, 0, injected)
+    before = threading.active_count()
+    yield thread, truth
+    thread.leave()
+    thread.join()
+    assert threading.active_count() == before
+    thread.close()
+    vcpu.close()
+
+
+@pytest.fixture
+def failures() -> Failures:
+    """Return a list to which failures are added."""
+    return Failures()
+
+
+def test_nobody_waits_for_a_thread_that_has_not_started(failures: Failures) -> None:
+    with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
+        thread.pause()()
+        thread.resume()()
+        assert thread.sample().index == 3
+
+
+def test_a_paused_thread_runs_calls_and_stays_out_of_the_guest(failures: Failures) -> None:
+    with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
+        thread.start(paused=True)
+        for _ in range(20):
+            assert thread.sample() == thread.sample()
+            thread.pause()()
+    assert failures == []
+
+
+def test_a_thread_that_fails_says_where_and_nobody_waits_for_it(failures: Failures) -> None:
+    with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
+        thread.start(paused=True)
+        wait = thread.resume()
+        wait()
+        for _ in range(20):
+            thread.pause()()
+            thread.sample()
+    (failure,) = failures
+    assert isinstance(failure, KvmError)
+    assert str(failure).startswith("KVM_RUN (vCPU 3 at PC 0x4711): ENOTTY")
+
+
+def test_a_held_thread_stays_out_of_the_guest_until_the_quota_is_used_up(failures: Failures) -> None:
+    injected = InjectedVcpu(0, Schedule.parse(["30ms"]))
+    injected.start(0)
+    with vcpu_thread(injected, failures) as (thread, truth):
+        thread.start(paused=True)
+        answer.clear()
+        measuring = threading.Thread(target=thread.refresh)
+        measuring.start()
+        wait_until(asked.is_set)
+        # The calls are pending while the thread measures, so it runs both before it enters the guest.
+        thread.resume()
+        injected.request_hold()
+        thread.hold()
+        answer.set()
+        measuring.join()
+        wait_until(lambda: failures, message="it did not enter the guest")
+        assert truth.injected_ns == 30_000_000
+
+
+def test_a_paused_vcpu_has_its_hold_request_cancelled(failures: Failures) -> None:
+    injected = InjectedVcpu(0, Schedule.parse(["30ms"]))
+    injected.start(0)
+    with vcpu_thread(injected, failures) as (thread, truth):
+        thread.start(paused=True)
+        injected.request_hold()
+        thread.hold()
+        thread.sample()
+        assert injected.next_due() is not None
+    assert (failures, truth.injected_ns) == ([], 0)
