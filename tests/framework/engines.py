@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,14 +110,13 @@ class TurnHost(Host):
 
     def run_delay(self, index: int) -> int:
         """See :meth:`Host.run_delay`."""
-        clock = self._engine.vcpus[index].clock
-        return self._engine._mail.call(lambda: clock.read(time.monotonic_ns()))
+        return self._engine.run_delays()[index]
 
     def asleep(self, index: int) -> bool:
         """See :meth:`Host.asleep`."""
-        from pvtime.engine.unicorn.vcpu import State
+        from pvtime.engine.unicorn.vcpu import RunState
 
-        return self._engine.vcpus[index].state in (State.IDLE, State.OFF)
+        return self._engine.run_states()[index] in (RunState.IDLE, RunState.OFF)
 
 
 def host_of(engine: Engine) -> Host:

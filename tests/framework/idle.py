@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from framework.wait import wait_until
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.vcpu import State
+from pvtime.engine.unicorn.vcpu import RunState
 
 __all__ = ["Watched", "watch_idle"]
 
@@ -56,20 +56,20 @@ class Watched:
 
 def watch_idle(engine: UnicornEngine, index: int, enough_ns: int) -> Watched:
     """Watch a vCPU until it has idled so long."""
-    vcpu = engine.vcpus[index]
+    vcpu = engine.vm.vcpus[index]
 
     def look() -> _Moment:
         now = time.monotonic_ns()
         sample = vcpu.sample(now)
-        idle, deadline = vcpu.state is State.IDLE, vcpu.timer.deadline
+        idle, deadline = vcpu.state is RunState.IDLE, vcpu.timer.deadline
         return _Moment(now, idle, sample.loads, deadline, sample.ran_ns, sample.truth_ns)
 
-    first = last = engine._mail.call(look)
+    first = last = engine.call(look)
     idle_ns = 0
 
     def has_idled() -> bool:
         nonlocal last, idle_ns
-        now = engine._mail.call(look)
+        now = engine.call(look)
         idle_ns += last.idled_until(now)
         last = now
         return idle_ns >= enough_ns

@@ -58,8 +58,8 @@ def moving_linux(
     engine = UnicornEngine(machine, {"internals": internals})
     if ahead:
         now = counter()
-        engine.parts.counter.go_on(now + ahead, now)
-        engine.parts.core.contexts.move_counter(engine.parts.counter.offset)
+        engine.vm.counter.go_on(now + ahead, now)
+        engine.vm.core.contexts.move_counter(engine.vm.counter.offset)
     guest = ears.guest = LinuxGuest(machine, engine)
     engine.start()
     try:

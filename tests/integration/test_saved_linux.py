@@ -20,7 +20,7 @@ from framework.moved import take
 from framework.moving_linux import end_elsewhere, move, moving_linux
 from pvtime.engine.base import Outcome, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.vcpu import State
+from pvtime.engine.unicorn.vcpu import RunState
 from pvtime.images.store import StockImages
 
 OTHER: Final = {"on": "off", "off": "on"}
@@ -169,12 +169,12 @@ def test_nothing_of_a_kernels_registers_is_lost(
 def look(engine: UnicornEngine) -> int:
     """Pause, and check every vCPU that has registers; return how many."""
     engine.pause()
-    there = [vcpu for vcpu in engine.vcpus if vcpu.state is not State.OFF and vcpu.context is not None]
+    there = [vcpu for vcpu in engine.vm.vcpus if vcpu.state is not RunState.OFF and vcpu.context is not None]
 
     def check() -> None:
         for vcpu in there:
-            refuse_loss(engine.parts.core, vcpu.index, vcpu.context)
+            refuse_loss(engine.vm.core, vcpu.index, vcpu.context)
 
-    engine._mail.call(check)
+    engine.call(check)
     engine.resume()
     return len(there)

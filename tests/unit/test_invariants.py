@@ -22,7 +22,7 @@ from pvtime.abi.pvtime import STRUCTURE_ALIGN, PvTime, StolenTime
 from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.vcpu import State
+from pvtime.engine.unicorn.vcpu import RunState
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
@@ -289,14 +289,14 @@ class Everything(RuleBasedStateMachine):
     def _await_idle(self, index: int) -> None:
         """It has answered that it rests; where it is held on purpose it has yet to get there."""
         assert isinstance(self.engine, UnicornEngine)
-        vcpu = self.engine.vcpus[index]
-        wait_until(lambda: vcpu.state is State.IDLE, self.engine, message="it does not idle")
+        vcpu = self.engine.vm.vcpus[index]
+        wait_until(lambda: vcpu.state is RunState.IDLE, self.engine, message="it does not idle")
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()
     def every_vcpu_has_a_structure_of_its_own(self) -> None:
         assert isinstance(self.engine, UnicornEngine)
-        places = [vcpu.account.ipa for vcpu in self.engine.vcpus if vcpu.account.ipa is not None]
+        places = [vcpu.account.ipa for vcpu in self.engine.vm.vcpus if vcpu.account.ipa is not None]
         assert len(set(places)) == len(places)
         assert not any(place % STRUCTURE_ALIGN for place in places)
         ram = self.machine.memory.region

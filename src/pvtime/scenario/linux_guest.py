@@ -62,8 +62,7 @@ class LinuxGuest:
     def __init__(self, config: MachineConfig, options: Mapping[str, str]) -> None:
         self.machine = Machine(config, self._on_console, self._on_agent)
         self.engine = UnicornEngine(self.machine, options)
-        for vcpu in self.engine.vcpus:
-            vcpu.on_hypercall = self._on_hypercall
+        self.engine.observe_hypercalls(self._on_hypercall)
         self.kernels: list[Kernel] = []
         """Those that have sent their last report."""
         self._decoder = AgentDecoder()
@@ -77,9 +76,9 @@ class LinuxGuest:
     def _on_console(self, data: bytes) -> None:
         self._console += data
 
-    def _on_hypercall(self, function: int, before: VcpuSample, after: VcpuSample) -> None:
+    def _on_hypercall(self, vcpu: int, function: int, before: VcpuSample, after: VcpuSample) -> None:
         if function == PvTime.ST:
-            self._calls.append(Call(before.index, before, after))
+            self._calls.append(Call(vcpu, before, after))
 
     def _on_agent(self, data: bytes) -> None:
         for message in self._decoder.feed(data):
@@ -90,8 +89,7 @@ class LinuxGuest:
             self._messages.put(message)
 
     def _end(self, report: StatReport) -> None:
-        now = time.monotonic_ns()
-        end = tuple(vcpu.sample(now) for vcpu in self.engine.vcpus)
+        end = tuple(self.engine.sample())
         steal = tuple(report.steal_ns(sample.index) for sample in end)
         found = FOUND in self._console
         self.kernels.append(Kernel(self._release, found, tuple(self._calls), end, steal))

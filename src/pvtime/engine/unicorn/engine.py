@@ -1,31 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The embedded engine: one thread that runs the vCPUs of a machine in turn, and what others ask of it."""
+"""The embedded engine: one thread that runs the vCPUs of a machine in turn."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
-from pvtime.engine.unicorn.hypervisor import Hypervisor
-from pvtime.engine.unicorn.mail import Mail
-from pvtime.engine.unicorn.parts import assemble
-from pvtime.engine.unicorn.shared_cpu import SharedCpu
-from pvtime.engine.unicorn.state import EngineState, Keeper
-from pvtime.engine.unicorn.turns import Turns
-from pvtime.engine.unicorn.wakeups import Wakeups
-from pvtime.errors import EngineError, PvtimeError
+from pvtime.engine.unicorn.guest_traps import HypercallObserver
+from pvtime.engine.unicorn.run_loop import RunLoop
+from pvtime.engine.unicorn.saved import UnicornState
+from pvtime.engine.unicorn.unicorn_vm import UnicornVm
+from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.errors import EngineError
 from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.dirty import Comparison, DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
-from pvtime.steal.run_delay import Schedstat
 
 __all__ = ["UnicornEngine"]
+
+T = TypeVar("T")
 
 
 class UnicornEngine(Engine):
@@ -39,117 +37,80 @@ class UnicornEngine(Engine):
     """
 
     name = "unicorn"
-    state_type = EngineState
+    state_type = UnicornState
 
     def __init__(
         self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
     ) -> None:
         super().__init__()
         self._machine = machine
-        self._thread = threading.Thread(target=self._run, name="pvtime-engine", daemon=True)
-        # By way of a lambda, for who hears of interrupts is made of the parts.
-        self.parts = assemble(
-            machine, options or {}, steal, lambda *change: self._wakeups.irq_changed(*change)
-        )
-        self.vcpus = self.parts.vcpus
-        self._mail = Mail(self._thread, self.parts.ticker.hurry)
-        self._cpu = SharedCpu(self.parts)
-        self._wakeups = Wakeups(self.parts, self._cpu)
-        self._turns = Turns(self.parts, self._cpu, self._wakeups, self._mail, self._ending)
-        self.parts.core.supervisor = Hypervisor(self.parts, self._cpu, self._wakeups, self._turns)
-        self._keeper = Keeper(self.parts)
+        self._loop = RunLoop(machine, options or {}, steal, self._ending)
+        self._thread = threading.Thread(target=self._loop.run, name="pvtime-engine", daemon=True)
         machine.connect(self.set_irq)
+
+    def start(self) -> None:
+        self._loop.calls.open()
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.ident is None:
+            return
+        self._loop.calls.submit(partial(self._loop.end, Outcome.STOPPED))
+        self._thread.join()
+
+    def sample(self) -> list[VcpuSample]:
+        return self.call(self._loop.sample)
+
+    def pause(self) -> None:
+        self.call(self._loop.pause)
+
+    def resume(self) -> None:
+        self.call(self._loop.resume)
+
+    def state(self) -> UnicornState:
+        return self.call(self._loop.save)
+
+    def restore(self, state: UnicornState) -> None:
+        if self._thread.ident is not None:
+            raise EngineError("the engine has started: a machine can only be restored before")
+        self._loop.restore(state)
+
+    def start_dirty_log(self) -> DirtyTracker:
+        return Comparison(self._machine.memories)
+
+    def protect(self, region: Region, access: Access) -> None:
+        self.call(partial(self._loop.protect, region, access))
+
+    def set_irq(self, spi: int, level: bool) -> None:
+        if self._loop.calls.on_thread:
+            self.vm.gic.set_spi(spi, level)
+        else:
+            self._loop.calls.submit(partial(self.vm.gic.set_spi, spi, level))
+
+    # What only this engine has.
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on the engine's thread, between two slices, and return its result."""
+        return self._loop.calls.call(work)
+
+    @property
+    def vm(self) -> UnicornVm:
+        """The parts that execute the machine; the engine's thread uses them."""
+        return self._loop.vm
 
     @property
     def internals(self) -> bool:
         """Whether the library's internals are in use."""
-        return self.parts.core.internals
+        return self.vm.core.internals
 
-    # The interface, for any thread.
+    def run_states(self) -> list[RunState]:
+        """Return every vCPU's state, without a look at the engine's thread."""
+        return [vcpu.state for vcpu in self.vm.vcpus]
 
-    def start(self) -> None:
-        """See :meth:`Engine.start`."""
-        self._thread.start()
+    def run_delays(self) -> list[int]:
+        """Return every vCPU's run_delay, in ns."""
+        return self.call(self._loop.run_delays)
 
-    def stop(self) -> None:
-        """See :meth:`Engine.stop`."""
-        if self._thread.ident is None:
-            return
-        self._mail.post(lambda: self._turns.end(Outcome.STOPPED))
-        self._thread.join()
-
-    def sample(self) -> list[VcpuSample]:
-        """See :meth:`Engine.sample`."""
-        return self._mail.call(self._sample)
-
-    def pause(self) -> None:
-        """See :meth:`Engine.pause`."""
-        self._mail.call(self._wakeups.pause)
-
-    def resume(self) -> None:
-        """See :meth:`Engine.resume`."""
-        self._mail.call(self._wakeups.resume)
-
-    def state(self) -> EngineState:
-        """See :meth:`Engine.state`."""
-        return self._mail.call(self._state)
-
-    def restore(self, state: EngineState) -> None:
-        """See :meth:`Engine.restore`."""
-        if self._thread.ident is not None:
-            raise EngineError("the engine has started: what is saved can only be restored before")
-        self._mail.read()  # the levels of wires
-        self._keeper.restore(state)
-        self._turns.restored()
-
-    def start_dirty_log(self) -> DirtyTracker:
-        """See :meth:`Engine.start_dirty_log`."""
-        return Comparison(self._machine.memories)
-
-    def protect(self, region: Region, access: Access) -> None:
-        """See :meth:`Engine.protect`."""
-        self._mail.call(partial(self._limit, region, access))
-
-    def set_irq(self, spi: int, level: bool) -> None:
-        """See :meth:`Engine.set_irq`."""
-        if threading.get_ident() == self._thread.ident:
-            self.parts.gic.set_spi(spi, level)
-        else:
-            self._mail.post(lambda: self.parts.gic.set_spi(spi, level))
-
-    # The engine's own thread.
-
-    def _sample(self) -> list[VcpuSample]:
-        now = time.monotonic_ns()
-        return [vcpu.sample(now) for vcpu in self.vcpus]
-
-    def _state(self) -> EngineState:
-        if not self._wakeups.paused or self._ending.outcome is not None:
-            raise EngineError("the machine is not paused: it cannot be saved")
-        if limited := self._machine.map.restricted:
-            raise EngineError(f"{limited[0]} is taken away: give it back to save the guest")
-        return self._keeper.state()
-
-    def _limit(self, region: Region, access: Access) -> None:
-        memory = self._machine.map.find(region.base, region.size, Access.NONE)
-        self.parts.core.address_space.protect(region, memory, access)
-        self._machine.map.protect(region, access)
-
-    def _run(self) -> None:
-        try:
-            self.parts.ticker.start()
-            with closing(Schedstat(threading.get_native_id())) as clock:
-                self._turns.begin()
-                while self._ending.outcome is None:
-                    self._turns.turn(clock)
-        except PvtimeError as error:
-            self._ending.fail(error)
-        except Exception as error:
-            where = "" if self._cpu.current is None else f" while vCPU {self._cpu.current.index} ran"
-            failure = EngineError(f"the engine failed{where}: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._ending.fail(failure)
-        finally:
-            self._mail.read()
-            self._ending.conclude()
-            self.parts.ticker.close()
+    def observe_hypercalls(self, observer: HypercallObserver) -> None:
+        """Call ``observer`` with each hypervisor call of the guest from now on."""
+        self._loop.traps.observer = observer

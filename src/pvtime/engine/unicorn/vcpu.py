@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
@@ -15,55 +14,52 @@ from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account, GuestUse
 from pvtime.steal.run_delay import RunDelay
 
-__all__ = ["State", "Vcpu"]
+__all__ = ["RunState", "UnicornVcpu"]
 
 
-class State(Enum):
-    """What a vCPU is doing."""
+class RunState(Enum):
+    """The state of a vCPU, as the scheduler sees it."""
 
     OFF = "off"
     IDLE = "idle"
-    """It executed WFI and no interrupt is pending for it."""
+    """It executed WFI, and no interrupt is pending for it."""
     RUNNABLE = "runnable"
     """It runs, or waits for the engine: then it is stolen from."""
 
 
 @dataclass(eq=False)
-class Vcpu:
+class UnicornVcpu:
     """State, figures and parts of one vCPU. Times in ns."""
 
     index: int
     account: Account
     timer: VcpuTimer
-    clock: RunDelay = field(default_factory=RunDelay)
-    state: State = State.OFF
+    run_delay: RunDelay = field(default_factory=RunDelay)
+    state: RunState = RunState.OFF
     context: Context = None
-    """Its registers; meaningful while it is not on the CPU. None: it is to begin at :attr:`start`."""
-    start: tuple[int, int] = (0, 0)
-    """Where, and with what in X0."""
+    """The registers of a vCPU that is not on the CPU; None: it begins at :attr:`entry`."""
+    entry: tuple[int, int] = (0, 0)
+    """PC and X0 of a vCPU that was switched on and has not run yet."""
     irq: bool = False
     """The level of its IRQ input."""
     ran_ns: int = 0
-    virtual_ns: int = 0
-    """What the scheduler compares: time run, adjusted at each wake-up."""
+    vruntime_ns: int = 0
+    """The figure that the scheduler compares: time run, adjusted at each wake-up."""
     ran_until: int = 0
-    """When it last left the CPU: no wait begins before that."""
+    """The time at which it last left the CPU: no wait begins before that."""
     loads: int = 0
     pending_steal: InitVar[PendingSteal | None] = None
     hold: Hold = field(init=False)
-    """What is stolen from it on purpose."""
     held: bool = False
-    """It is not to be picked now, on purpose."""
-    on_hypercall: Callable[[int, VcpuSample, VcpuSample], object] | None = None
-    """Told, on the engine's thread, of each hypervisor call: its function, the figures before and after."""
+    """The scheduler passes it over, on purpose."""
 
     def __post_init__(self, pending_steal: PendingSteal | None) -> None:
         self.hold = Hold(pending_steal or PendingSteal([]), self.account.inject)
 
     def sample(self, now: int) -> VcpuSample:
         """Return the figures at ``now``, with the structure brought up to date as a load would."""
-        run_delay = self.clock.read(now)
-        self.hold.settle_until(now, self.clock.waiting_since)
+        run_delay = self.run_delay.read(now)
+        self.hold.settle_until(now, self.run_delay.waiting_since)
         self.account.update_stolen_time(run_delay)
         return VcpuSample(
             index=self.index,

@@ -95,7 +95,7 @@ def test_a_processor_is_made_ready_between_two_runs_and_not_in_the_call(
     payload = Payload().cpu_on(1, "second").await_result(0).power_off()
     payload.label("second").mov(1, 1).keep(1, 0).label("rest").wfi().b("rest")
     with boot(payload, internals, vcpus=2) as guest:
-        core, running, made = guest.engine.parts.core, [False], []
+        core, running, made = guest.engine.vm.core, [False], []
         run, new_context = core.run, core.contexts.new
 
         def watched_run() -> Exit:

@@ -13,8 +13,8 @@ from framework.payload import RESULTS, Payload, boot, both_cores, run
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
+from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.scheduler import SLICE_NS
-from pvtime.engine.unicorn.ticker import Ticker
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR
 from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI
 
@@ -151,7 +151,7 @@ def test_who_idles_when_its_timer_is_long_due_has_not_waited_while_it_ran(
     The guest ran on, executed WFI, and was woken at once by a timer that had been due long before. What it
     had run since was counted as stolen too.
     """
-    monkeypatch.setattr(Ticker, "arm", lambda *_: None)  # as late as can be
+    monkeypatch.setattr(PreemptionTimer, "arm", lambda *_: None)  # as late as can be
     ticks = 100_000_000 // NS_PER_TICK
     payload = Interrupted().use_gic().call(PvTime.ST).set_timer(ticks).mrs(11, CNTP_CVAL_EL0)
     payload.mov(1, ticks).add_register(11, 11, 1)  # it runs for as long again

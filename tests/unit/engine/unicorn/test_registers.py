@@ -15,7 +15,7 @@ from framework.payload import Guest, Payload, boot, both_cores
 from pvtime.abi.arm64 import SysReg
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.registers import SYSTEM_REGISTERS, CpuState
-from pvtime.engine.unicorn.vcpu import State
+from pvtime.engine.unicorn.vcpu import RunState
 
 MODELS: Final = ["cortex-a53", "cortex-a57", "cortex-a72"]
 
@@ -89,7 +89,7 @@ def test_the_names_are_all_that_a_program_can_set(model: str, internals: str) ->
             guest.engine.start()
             run_to_result(guest)
             guest.engine.pause()
-            state = refuse_loss(guest.engine.parts.core, 0, guest.engine.vcpus[0].context)
+            state = refuse_loss(guest.engine.vm.core, 0, guest.engine.vm.vcpus[0].context)
             assert len({*state.v}) > 16, "the program did nothing"
 
 
@@ -100,7 +100,7 @@ def test_anything_in_the_registers_neither_is_lost_nor_ends_the_engine(internals
         guest.engine.start()
         run_to_result(guest)
         guest.engine.pause()
-        core, vcpu = guest.engine.parts.core, guest.engine.vcpus[0]
+        core, vcpu = guest.engine.vm.core, guest.engine.vm.vcpus[0]
         usual = core.contexts.read(vcpu.context)
         for _ in range(200):
             state = anything(chance, usual)
@@ -114,7 +114,7 @@ def test_anything_in_the_registers_neither_is_lost_nor_ends_the_engine(internals
                 state.sp_el0,
                 state.sp_el1,
             )
-            vcpu.state = State.RUNNABLE
+            vcpu.state = RunState.RUNNABLE
             loads = vcpu.loads
             guest.engine.resume()
             while vcpu.loads == loads:
@@ -144,7 +144,7 @@ def test_a_register_that_is_missing_in_the_table_is_noticed(
         guest.engine.start()
         run_to_result(guest)
         guest.engine.pause()
-        core, context = guest.engine.parts.core, guest.engine.vcpus[0].context
+        core, context = guest.engine.vm.core, guest.engine.vm.vcpus[0].context
         monkeypatch.delitem(SYSTEM_REGISTERS, "MAIR_EL1")
         refuse_loss(core, 0, context)
         core.contexts.load(context)

@@ -23,8 +23,8 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.state import EngineState
-from pvtime.engine.unicorn.vcpu import State
+from pvtime.engine.unicorn.saved import UnicornState
+from pvtime.engine.unicorn.vcpu import RunState
 from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
@@ -154,8 +154,8 @@ def test_stolen_time_goes_on_where_it_was_in_every_placement(
         guest.engine.pause()
         after = guest.engine.sample()
         agree(after)
-        for old, new, vcpu in zip(before, after, guest.engine.vcpus, strict=True):
-            assert new.truth_ns == old.truth_ns + vcpu.clock.read(0), "restored is saved plus new"
+        for old, new, vcpu in zip(before, after, guest.engine.vm.vcpus, strict=True):
+            assert new.truth_ns == old.truth_ns + vcpu.run_delay.read(0), "restored is saved plus new"
             assert new.enabled
         guest.engine.resume()
         guest.tell(0)
@@ -187,7 +187,7 @@ def test_a_timer_that_a_sleeper_waits_for_has_as_many_ticks_left(internals: str)
     payload.mov(1, 1).msr(CNTP_CTL_EL0, 1).keep(1, 1).unmask_irq().label("sleep").wfi().b("sleep")
     with boot(taken(payload), internals) as guest:
         guest.engine.start()
-        guest.until(lambda: guest.engine.vcpus[0].state is State.IDLE)
+        guest.until(lambda: guest.engine.vm.vcpus[0].state is RunState.IDLE)
         image = take(guest.machine, guest.engine)
         (vcpu,) = image.document()["vcpus"]
         assert vcpu["power"] == "idle"
@@ -238,9 +238,9 @@ def test_counters_go_on_on_a_host_with_another_clock_on_every_vcpu_and_after_a_r
     payload.call(Psci.SYSTEM_RESET)
     clocks(payload.label("second"), 3).label("spin").b("spin")
     with boot(payload, internals, 2) as guest:
-        until_ready = guest.engine.parts.counter
+        until_ready = guest.engine.vm.counter
         until_ready.go_on(counter() + ahead & (1 << 64) - 1, counter())
-        guest.engine.parts.core.contexts.move_counter(until_ready.offset)
+        guest.engine.vm.core.contexts.move_counter(until_ready.offset)
         guest.engine.start()
         guest.until(lambda: guest.result(2) != 0)
         first = guest.result(1), guest.result(2)
@@ -310,7 +310,7 @@ def test_the_model_max_is_not_restored_either(internals: str) -> None:
     with pytest.raises(UsageError, match=r"'max': any program .* allow-abort=on"), restored(image, internals):
         pass
     with boot(Payload().power_off(), internals, cpu="max") as guest:
-        state = decode(EngineState, image.document() | {"model": "max"}, "the engine's state")
+        state = decode(UnicornState, image.document() | {"model": "max"}, "the engine's state")
         with pytest.raises(SavedStateError, match="CPU model max cannot be saved"):
             guest.engine.restore(state)
 

@@ -7,55 +7,55 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework.payload import RESULTS, Payload, boot, both_cores
-from pvtime.engine.unicorn.scheduler import SLICE_NS, boost, pick, place_woken, turn_ns
-from pvtime.engine.unicorn.vcpu import State, Vcpu
+from pvtime.engine.unicorn.scheduler import SLICE_NS, pick_next, place_entity, slice_ns, yield_to
+from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
 from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account
 
-some = st.tuples(st.integers(0, 10**12), st.sampled_from(State))
+some = st.tuples(st.integers(0, 10**12), st.sampled_from(RunState))
 
 
-def vcpu(index: int, virtual_ns: int = 0, state: State = State.RUNNABLE) -> Vcpu:
+def vcpu(index: int, vruntime_ns: int = 0, state: RunState = RunState.RUNNABLE) -> UnicornVcpu:
     """Make a vCPU that has run so long."""
-    return Vcpu(index, Account(None), VcpuTimer(lambda _: None), state=state, virtual_ns=virtual_ns)
+    return UnicornVcpu(index, Account(None), VcpuTimer(lambda _: None), state=state, vruntime_ns=vruntime_ns)
 
 
 def test_nobody_runs_where_all_are_idle_or_off() -> None:
-    assert pick([], None) is None
-    assert pick([vcpu(0, state=State.IDLE), vcpu(1, state=State.OFF)], None) is None
+    assert pick_next([], None) is None
+    assert pick_next([vcpu(0, state=RunState.IDLE), vcpu(1, state=RunState.OFF)], None) is None
 
 
 @given(given=st.lists(some, min_size=1, max_size=8), on_cpu=st.integers(0, 7))
 def test_the_runnable_one_that_has_run_least_is_next_but_for_a_small_difference(
-    given: list[tuple[int, State]], on_cpu: int
+    given: list[tuple[int, RunState]], on_cpu: int
 ) -> None:
     vcpus = [vcpu(index, *each) for index, each in enumerate(given)]
     current = vcpus[on_cpu] if on_cpu < len(vcpus) else None
-    runnable = [each for each in vcpus if each.state is State.RUNNABLE]
-    chosen = pick(vcpus, current)
+    runnable = [each for each in vcpus if each.state is RunState.RUNNABLE]
+    chosen = pick_next(vcpus, current)
     assert (chosen in runnable) if runnable else chosen is None
     if chosen is not None:
-        least = min(each.virtual_ns for each in runnable)
-        assert chosen.virtual_ns - least < (SLICE_NS if chosen is current else 1)
+        least = min(each.vruntime_ns for each in runnable)
+        assert chosen.vruntime_ns - least < (SLICE_NS if chosen is current else 1)
 
 
 @given(ran=st.lists(st.integers(0, 10**10), min_size=2, max_size=8))
 def test_a_turn_is_over_when_another_ones_begins_and_not_before(ran: list[int]) -> None:
-    vcpus = [vcpu(index, virtual_ns) for index, virtual_ns in enumerate(ran)]
-    current = pick(vcpus, None)
+    vcpus = [vcpu(index, vruntime_ns) for index, vruntime_ns in enumerate(ran)]
+    current = pick_next(vcpus, None)
     assert current is not None
-    turn = turn_ns(vcpus, current)
+    turn = slice_ns(vcpus, current)
     assert turn is not None
     assert turn > 0
-    current.virtual_ns += turn - 1
-    assert pick(vcpus, current) is current
-    current.virtual_ns += 1
-    assert pick(vcpus, current) is not current
+    current.vruntime_ns += turn - 1
+    assert pick_next(vcpus, current) is current
+    current.vruntime_ns += 1
+    assert pick_next(vcpus, current) is not current
 
 
 def test_a_turn_has_no_end_where_nobody_waits() -> None:
     current = vcpu(0)
-    assert turn_ns([current, vcpu(1, state=State.IDLE), vcpu(2, state=State.OFF)], current) is None
+    assert slice_ns([current, vcpu(1, state=RunState.IDLE), vcpu(2, state=RunState.OFF)], current) is None
 
 
 @given(count=st.integers(2, 8), late=st.lists(st.integers(0, SLICE_NS), min_size=50, max_size=200))
@@ -65,32 +65,32 @@ def test_busy_ones_never_differ_by_more_than_a_slice_and_the_longest_delay(
     vcpus = [vcpu(index) for index in range(count)]
     current = None
     for delay in late:
-        current = pick(vcpus, current)
+        current = pick_next(vcpus, current)
         assert current is not None
-        current.virtual_ns += (turn_ns(vcpus, current) or 0) + delay
-        shares = [each.virtual_ns for each in vcpus]
+        current.vruntime_ns += (slice_ns(vcpus, current) or 0) + delay
+        shares = [each.vruntime_ns for each in vcpus]
         assert max(shares) - min(shares) <= SLICE_NS + max(late)
 
 
 @given(slept=st.integers(0, 10**12), busy=st.integers(10**9, 10**13))
 def test_whoever_wakes_from_a_sleep_has_its_turn_and_is_owed_one_slice_at_most(slept: int, busy: int) -> None:
     sleeper, other = vcpu(0, min(slept, busy)), vcpu(1, busy)
-    place_woken(sleeper, [sleeper, other])
-    assert busy - SLICE_NS <= sleeper.virtual_ns <= busy
+    place_entity(sleeper, [sleeper, other])
+    assert busy - SLICE_NS <= sleeper.vruntime_ns <= busy
     if slept < busy - SLICE_NS:
-        assert pick([other, sleeper], other) is sleeper
+        assert pick_next([other, sleeper], other) is sleeper
 
 
 def test_whoever_has_run_more_gains_nothing_by_a_short_sleep() -> None:
     sleeper, other = vcpu(0, 100 * SLICE_NS), vcpu(1, 50 * SLICE_NS)
-    place_woken(sleeper, [sleeper, other])
-    assert sleeper.virtual_ns == 100 * SLICE_NS
+    place_entity(sleeper, [sleeper, other])
+    assert sleeper.vruntime_ns == 100 * SLICE_NS
 
 
 def test_whoever_wakes_alone_keeps_its_place() -> None:
     sleeper = vcpu(0, 5)
-    place_woken(sleeper, [sleeper, vcpu(1, 10**12, State.IDLE)])
-    assert sleeper.virtual_ns == 5
+    place_entity(sleeper, [sleeper, vcpu(1, 10**12, RunState.IDLE)])
+    assert sleeper.vruntime_ns == 5
 
 
 @given(target=st.integers(0, 10**10), current=st.integers(0, 10**10), third=st.integers(0, 10**10))
@@ -98,18 +98,18 @@ def test_a_boost_is_at_the_cost_of_whoever_gives_it_and_of_no_third(
     target: int, current: int, third: int
 ) -> None:
     boosted, giver, other = vcpus = [vcpu(0, target), vcpu(1, current), vcpu(2, third)]
-    boost(boosted, giver, vcpus)
-    assert boosted.virtual_ns <= target
-    assert (giver.virtual_ns, other.virtual_ns) == (current, third)
-    assert boosted.virtual_ns == target or boosted.virtual_ns >= third or third > current - SLICE_NS
-    assert pick(vcpus, giver) is not giver or third > current - SLICE_NS
+    yield_to(boosted, giver, vcpus)
+    assert boosted.vruntime_ns <= target
+    assert (giver.vruntime_ns, other.vruntime_ns) == (current, third)
+    assert boosted.vruntime_ns == target or boosted.vruntime_ns >= third or third > current - SLICE_NS
+    assert pick_next(vcpus, giver) is not giver or third > current - SLICE_NS
 
 
 def test_a_boost_of_one_among_two_gives_it_the_turn() -> None:
     target, giver = vcpu(0, 5 * SLICE_NS), vcpu(1, 5 * SLICE_NS)
-    assert pick([target, giver], giver) is giver
-    boost(target, giver, [target, giver])
-    assert pick([target, giver], giver) is target
+    assert pick_next([target, giver], giver) is giver
+    yield_to(target, giver, [target, giver])
+    assert pick_next([target, giver], giver) is target
 
 
 @given(st.lists(st.booleans(), min_size=20, max_size=100))
@@ -117,12 +117,12 @@ def test_one_that_sleeps_and_wakes_at_each_turn_does_not_starve_a_busy_one(sleep
     restless, busy = vcpus = [vcpu(0), vcpu(1)]
     current = None
     for sleep in sleeps * 4:
-        current = pick(vcpus, current)
+        current = pick_next(vcpus, current)
         assert current is not None
-        current.virtual_ns += SLICE_NS
+        current.vruntime_ns += SLICE_NS
         current.ran_ns += SLICE_NS
         if sleep and current is restless:
-            place_woken(restless, vcpus)
+            place_entity(restless, vcpus)
     assert busy.ran_ns >= (busy.ran_ns + restless.ran_ns) // 3
 
 

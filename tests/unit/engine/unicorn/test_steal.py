@@ -129,8 +129,8 @@ def test_a_store_to_a_device_is_executed_once_though_it_ends_the_run(internals: 
 
         def transmit(data: bytes) -> None:
             seen.extend(data)
-            guest.engine._cpu.timer_changed()
-            guest.engine.parts.core.kick()
+            guest.engine._loop.timer_changed()
+            guest.engine.vm.core.kick()
 
         guest.machine.console._transmit = transmit
         guest.finish()
@@ -146,11 +146,11 @@ def test_a_sample_that_must_wait_leaves_the_interrupt_controller_alone(
     with boot(busy(1), internals) as guest:
         resets: list[str] = []
         monkeypatch.setattr(
-            guest.engine.parts.gic, "reset", lambda: resets.append(threading.current_thread().name)
+            guest.engine.vm.gic, "reset", lambda: resets.append(threading.current_thread().name)
         )
         guest.engine.start()
         held = threading.Event()
-        guest.engine._mail.post(lambda: held.wait(DEADLINE))
+        guest.engine._loop.calls.submit(lambda: held.wait(DEADLINE))
         samples: list[list[VcpuSample]] = []
         asker = threading.Thread(target=lambda: samples.append(guest.engine.sample()))
         asker.start()

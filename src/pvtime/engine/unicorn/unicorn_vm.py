@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the embedded engine makes of a machine before it runs: vCPUs with their structures, and a CPU."""
+"""A machine on the emulated CPU, before it runs: vCPUs with structures, interrupt controller, core."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.counter import GuestCounter
-from pvtime.engine.unicorn.ticker import Ticker
-from pvtime.engine.unicorn.vcpu import Vcpu
+from pvtime.engine.unicorn.supervisor import Supervisor
+from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.gicv2 import GicV2
@@ -23,7 +23,7 @@ from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
 
-__all__ = ["DEFAULT_CPU", "Parts", "assemble"]
+__all__ = ["DEFAULT_CPU", "UnicornVm", "build_vm"]
 
 DEFAULT_CPU: Final = "cortex-a72"
 
@@ -31,40 +31,46 @@ _FIRST_PPI = 16
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A machine, and what executes it."""
+class UnicornVm:
+    """A machine and the parts that execute it."""
 
     machine: Machine
     gic: GicV2
-    vcpus: list[Vcpu]
-    steal: Schedule
-    """The steal that is injected."""
+    vcpus: list[UnicornVcpu]
     core: Core
-    ticker: Ticker
-    """Ends the core's runs."""
     counter: GuestCounter
 
 
-def assemble(
-    machine: Machine, options: Mapping[str, str], steal: Schedule, irq_changed: Callable[[int, bool], None]
-) -> Parts:
-    """Make the parts of an engine.
+def build_vm(
+    machine: Machine,
+    options: Mapping[str, str],
+    steal: Schedule,
+    *,
+    irq_changed: Callable[[int, bool], None],
+    traps: Supervisor,
+) -> UnicornVm:
+    """Build the parts that execute a machine.
 
+    :param steal: the steal to inject.
     :param irq_changed: called with a vCPU's index and the new level of its IRQ input.
-    :raises UsageError: an unknown CPU model or option, too little memory on this host, or a kernel with
-        pages that the CPU model lacks.
+    :param traps: handles the traps of the guest.
+    :raises UsageError: an unknown CPU model or option, a schedule for vCPUs that the machine lacks, too
+        little memory on this host, or a kernel with pages that the CPU model lacks.
     :raises EngineError: the library's internals were asked for and cannot be used.
     """
     check_memory_size(machine.config.memory, CODE_CACHE_SIZE)
-    gic = GicV2(machine.config.vcpus, on_change=irq_changed)
     steal.check_vcpus(machine.config.vcpus)
-    vcpus = [_make_vcpu(gic, index, structure, steal) for index, structure in enumerate(machine.structures())]
+    gic = GicV2(machine.config.vcpus, on_change=irq_changed)
+    vcpus = [
+        _build_vcpu(gic, index, structure, steal) for index, structure in enumerate(machine.structures())
+    ]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
     core = make_core(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
+    core.supervisor = traps
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
-    return Parts(machine, gic, vcpus, steal, core, Ticker(core.kick), GuestCounter())
+    return UnicornVm(machine, gic, vcpus, core, GuestCounter())
 
 
-def _make_vcpu(gic: GicV2, index: int, structure: Structure | None, steal: Schedule) -> Vcpu:
+def _build_vcpu(gic: GicV2, index: int, structure: Structure | None, steal: Schedule) -> UnicornVcpu:
     timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI))
-    return Vcpu(index, Account(structure), timer, pending_steal=steal.pending(index))
+    return UnicornVcpu(index, Account(structure), timer, pending_steal=steal.pending(index))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The thread that ends a run when its time has come."""
+"""The thread that ends a run of the emulated CPU when its time has come."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Ticker"]
+__all__ = ["PreemptionTimer"]
 
 _REPEAT_S: Final = 0.000_2
 """A kick is lost where the run it is for has not quite begun, so it is repeated until the run has ended."""
 
 
-class Ticker:
+class PreemptionTimer:
     """Calls ``kick`` from a thread of its own at the deadline that is armed, until disarmed."""
 
     def __init__(self, kick: Callable[[], None]) -> None:
         self._kick = kick
         self._deadline: int | None = None
-        self._hurry = False
+        self._preempt = False
         self._wakes_at = 0
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="pvtime-ticker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pvtime-preempt", daemon=True)
+
+    @property
+    def deadline(self) -> int | None:
+        """The time of the next kick, in ns of CLOCK_MONOTONIC; None: there is none."""
+        return self._deadline
 
     def start(self) -> None:
         """Start the thread."""
@@ -38,16 +43,16 @@ class Ticker:
             with self._changed:
                 self._changed.notify()
 
-    def hurry(self) -> None:
+    def preempt_now(self) -> None:
         """Kick now, whatever the deadline."""
-        self._hurry = True
+        self._preempt = True
         with self._changed:
             self._changed.notify()
 
     def disarm(self) -> None:
-        """The run has ended."""
+        """Kick no more: the run has ended."""
         self._deadline = None
-        self._hurry = False
+        self._preempt = False
 
     def close(self) -> None:
         """End the thread."""
@@ -64,7 +69,7 @@ class Ticker:
                 self._wakes_at = 1 << 63
                 deadline = self._deadline
                 now = time.monotonic_ns()
-                if self._hurry or (deadline is not None and now >= deadline):
+                if self._preempt or (deadline is not None and now >= deadline):
                     self._kick()
                     self._wakes_at = 0
                     self._changed.wait(_REPEAT_S)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from framework.wait import DEADLINE
-from pvtime.engine.unicorn.ticker import Ticker
+from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 
 HOUR_NS = 3600 * 10**9
 
@@ -41,44 +41,44 @@ def run() -> Run:
 
 
 @pytest.fixture
-def ticker(run: Run) -> Iterator[Ticker]:
+def ticker(run: Run) -> Iterator[PreemptionTimer]:
     """Return a ticker that is started."""
-    ticker = Ticker(run.kick)
+    ticker = PreemptionTimer(run.kick)
     ticker.start()
     yield ticker
     ticker.close()
 
 
-def test_a_deadline_that_is_past_kicks(ticker: Ticker, run: Run) -> None:
+def test_a_deadline_that_is_past_kicks(ticker: PreemptionTimer, run: Run) -> None:
     ticker.arm(0)
     run.wait_for(1)
 
 
-def test_a_deadline_kicks_when_it_has_come_and_not_before(ticker: Ticker, run: Run) -> None:
+def test_a_deadline_kicks_when_it_has_come_and_not_before(ticker: PreemptionTimer, run: Run) -> None:
     deadline = time.monotonic_ns() + 20_000_000
     ticker.arm(deadline)
     run.wait_for(1)
     assert time.monotonic_ns() >= deadline
 
 
-def test_a_kick_is_repeated_until_the_run_has_ended(ticker: Ticker, run: Run) -> None:
+def test_a_kick_is_repeated_until_the_run_has_ended(ticker: PreemptionTimer, run: Run) -> None:
     ticker.arm(0)
     run.wait_for(5)
 
 
-def test_an_earlier_deadline_does_not_wait_for_the_later_one(ticker: Ticker, run: Run) -> None:
+def test_an_earlier_deadline_does_not_wait_for_the_later_one(ticker: PreemptionTimer, run: Run) -> None:
     ticker.arm(time.monotonic_ns() + HOUR_NS)
     ticker.arm(time.monotonic_ns() + 1_000_000)
     run.wait_for(1)
 
 
-def test_a_deadline_after_none_is_not_lost(ticker: Ticker, run: Run) -> None:
+def test_a_deadline_after_none_is_not_lost(ticker: PreemptionTimer, run: Run) -> None:
     ticker.arm(None)
     ticker.arm(time.monotonic_ns() + 1_000_000)
     run.wait_for(1)
 
 
-def test_a_deadline_an_hour_away_or_disarmed_does_not_kick(ticker: Ticker, run: Run) -> None:
+def test_a_deadline_an_hour_away_or_disarmed_does_not_kick(ticker: PreemptionTimer, run: Run) -> None:
     ticker.arm(time.monotonic_ns() + HOUR_NS)
     ticker.arm(time.monotonic_ns() + 5_000_000)
     ticker.disarm()
@@ -86,17 +86,17 @@ def test_a_deadline_an_hour_away_or_disarmed_does_not_kick(ticker: Ticker, run: 
     assert run.kicks == 0
 
 
-def test_a_hurry_kicks_whatever_the_deadline(ticker: Ticker, run: Run) -> None:
+def test_a_hurry_kicks_whatever_the_deadline(ticker: PreemptionTimer, run: Run) -> None:
     ticker.arm(time.monotonic_ns() + HOUR_NS)
-    ticker.hurry()
+    ticker.preempt_now()
     run.wait_for(3)
 
 
-def test_not_one_of_a_thousand_runs_is_left_without_its_kick(ticker: Ticker, run: Run) -> None:
+def test_not_one_of_a_thousand_runs_is_left_without_its_kick(ticker: PreemptionTimer, run: Run) -> None:
     for number in range(1000):
         seen = run.kicks
         if number % 3 == 0:
-            ticker.hurry()
+            ticker.preempt_now()
         else:
             ticker.arm(time.monotonic_ns() + number % 7 * 10_000)
         run.wait_for(seen + 1)
@@ -104,9 +104,9 @@ def test_not_one_of_a_thousand_runs_is_left_without_its_kick(ticker: Ticker, run
 
 
 def test_a_ticker_closes_while_it_kicks_while_it_sleeps_and_before_it_starts(run: Run) -> None:
-    Ticker(run.kick).close()
+    PreemptionTimer(run.kick).close()
     for deadline in None, 0, time.monotonic_ns() + HOUR_NS:
-        ticker = Ticker(run.kick)
+        ticker = PreemptionTimer(run.kick)
         ticker.start()
         ticker.arm(deadline)
         ticker.close()

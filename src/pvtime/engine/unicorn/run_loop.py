@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The course of a machine on the embedded engine: boot, slice after slice, wake-ups, pauses, the end.
+
+The loop is the one owner of the vCPUs' states: runnable, held, paused, on the CPU. All of it runs on the
+engine's thread, but for calls that come before the thread starts or after it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pvtime.engine.base import Ending, Outcome, VcpuSample
+from pvtime.engine.unicorn.call_queue import CallQueue
+from pvtime.engine.unicorn.counter import GuestCounter
+from pvtime.engine.unicorn.guest_traps import GuestTraps
+from pvtime.engine.unicorn.physical_cpu import PhysicalCpu
+from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
+from pvtime.engine.unicorn.saved import UnicornState, restore_engine, save_engine
+from pvtime.engine.unicorn.scheduler import pick_next, place_entity, yield_to
+from pvtime.engine.unicorn.unicorn_vm import build_vm
+from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.errors import EngineError, PvtimeError
+from pvtime.inject.schedule import Schedule
+from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
+from pvtime.machine.layout import Region
+from pvtime.machine.machine import Machine
+from pvtime.machine.memory_map import Access
+from pvtime.steal.run_delay import ThreadClock
+
+__all__ = ["RunLoop"]
+
+
+class RunLoop:
+    """Runs a machine's vCPUs in turn. Times in ns.
+
+    :param steal: the steal to inject.
+    :param ending: told how the run ends.
+    :raises UsageError: an unknown CPU model or option, or a schedule for vCPUs that the machine lacks.
+    :raises EngineError: the library's internals were asked for and cannot be used.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        options: Mapping[str, str],
+        steal: Schedule,
+        ending: Ending,
+        clock: ThreadClock | None = None,
+    ) -> None:
+        self._machine = machine
+        self._injects = bool(steal)
+        self._ending = ending
+        self._clock = clock or ThreadClock()
+        self.traps = GuestTraps(self, machine.mpidrs)
+        self.vm = build_vm(machine, options, steal, irq_changed=self._irq_changed, traps=self.traps)
+        self.timer = PreemptionTimer(self.vm.core.kick)
+        self.calls = CallQueue(self.timer.preempt_now)
+        self.cpu = PhysicalCpu(self.vm, self.timer, self._clock)
+        self.paused = False
+        self._paused_since = 0
+        self._awake_since = 0
+        """The time at which the loop last woke: what was due before then is waited for from then on."""
+        self._expiring: int | None = None
+        """The deadline of the timer that expires just now."""
+        self._restored = False
+        self._restart = False
+
+    # The course of the run.
+
+    def run(self) -> None:
+        """Run the machine to its end, on the calling thread."""
+        try:
+            self.calls.attach()
+            self._clock.attach()
+            self.timer.start()
+            self.boot_or_resume()
+            while self._ending.outcome is None:
+                self.iterate()
+        except PvtimeError as error:
+            self._ending.fail(error)
+        except Exception as error:
+            current = self.cpu.current
+            where = "" if current is None else f" while vCPU {current.index} ran"
+            failure = EngineError(f"the engine failed{where}: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._ending.fail(failure)
+        finally:
+            self.calls.close()
+            self._ending.conclude()
+            self.timer.close()
+            self._clock.close()
+
+    def boot_or_resume(self) -> None:
+        """Boot the machine, or resume it where it was restored; the schedule's time begins."""
+        now = self._paused_since = self._clock.now()
+        for vcpu in self.vm.vcpus:
+            vcpu.hold.start(now)
+        if self._restored:
+            self.resume()
+        else:
+            self._boot()
+
+    def iterate(self) -> None:
+        """Make the pending calls, raise the timers that are due, then run one slice or sleep."""
+        self.calls.run_pending()
+        if self.paused:
+            if self._ending.outcome is None:
+                self.calls.wait(None)
+            return
+        now = self._clock.now()
+        self._expire_timers(now)
+        if self._injects:
+            self._settle_holds(now)
+        vcpu = pick_next(self.vm.vcpus, self.cpu.current)
+        if self._ending.outcome is not None:
+            return
+        if vcpu is None:
+            self._sleep()
+            return
+        if vcpu is not self.cpu.current:
+            self.cpu.vcpu_load(vcpu)
+        if self.calls:
+            self.timer.preempt_now()
+        self.cpu.run_slice(vcpu)
+        if self._restart:
+            self._restart = False
+            self._boot()
+
+    def end(self, outcome: Outcome) -> None:
+        """End the run."""
+        self._ending.end(outcome)
+        self.vm.core.kick()
+
+    def _boot(self) -> None:
+        for vcpu in self.vm.vcpus:
+            vcpu.state = RunState.OFF
+            vcpu.timer.reset()
+            vcpu.hold.reset()
+            vcpu.held = False
+        self.vm.gic.reset()
+        entry = self._machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
+        self.vm.core.address_space.forget_code()
+        now = self._clock.now()
+        for vcpu in self.vm.vcpus:
+            vcpu.run_delay.idle()
+            vcpu.account.reset(vcpu.run_delay.read(now))
+        self.cpu.vcpu_put()  # a vCPU that is off leaves no registers behind
+        self.power_on(0, entry.pc, entry.x0)
+
+    def _settle_holds(self, now: int) -> None:
+        """Hold the vCPUs whose steal is due, and release those whose hold is over."""
+        current = self.cpu.current
+        if current is not None and current.state is RunState.RUNNABLE:
+            due = current.hold.next_due()
+            if due is not None and due <= now:
+                self.cpu.vcpu_put()
+        for vcpu in self.vm.vcpus:
+            held = vcpu.hold.settle_until(now, vcpu.run_delay.waiting_since)
+            if vcpu.held and not held:
+                place_entity(vcpu, self.vm.vcpus)  # it is given no more than one that slept
+            vcpu.held = held
+
+    def _sleep(self) -> None:
+        """Wait for a timer or a call: every vCPU is idle, off or held."""
+        deadlines = self.cpu.deadlines()
+        now, delay_before = self._clock.read()
+        self.calls.wait(max(0, min(deadlines) - now) / 1e9 if deadlines else None)
+        # A vCPU that this wakes was ready when the host's timer fired; the thread waited for a CPU since.
+        now, delay = self._clock.read()
+        self._awake_since = now - (delay - delay_before)
+
+    # Wake-ups.
+
+    def _expire_timers(self, now: int) -> None:
+        """Raise the interrupts of all timers that are due."""
+        for vcpu in self.vm.vcpus:
+            self._expiring = vcpu.timer.deadline
+            vcpu.timer.expire(now)
+        self._expiring = None
+
+    def _irq_changed(self, index: int, level: bool) -> None:
+        """Take the new level of a vCPU's IRQ input."""
+        vcpu = self.vm.vcpus[index]
+        vcpu.irq = level
+        self.cpu.irq_changed(vcpu)
+        if not level:
+            return
+        current = self.cpu.current
+        if vcpu.state is RunState.IDLE:
+            due = self._expiring
+            self._wake(vcpu, self._clock.now() if due is None else max(due, self._awake_since))
+        elif (
+            vcpu.state is RunState.RUNNABLE
+            and not vcpu.held
+            and vcpu is not current
+            and self._expiring is None
+        ):
+            # An interrupt from the vCPU that runs, which may spin until it is answered.
+            if current is not None:
+                self.cpu.update_curr()
+                yield_to(vcpu, current, self.vm.vcpus)
+            self.timer.preempt_now()
+
+    def _wake(self, vcpu: UnicornVcpu, since: int) -> None:
+        """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
+        vcpu.state = RunState.RUNNABLE
+        # Its timer may have been due while it still ran: the host ended the slice late.
+        since = max(since, vcpu.ran_until)
+        vcpu.hold.woke(self._paused_since if self.paused else since)
+        if not self.paused:
+            vcpu.run_delay.wait(since)
+        self.cpu.update_curr()
+        place_entity(vcpu, self.vm.vcpus)
+        current = self.cpu.current
+        if current is not None and current.state is RunState.RUNNABLE:
+            # The vCPU that woke it may wait for its answer: let the scheduler look.
+            self.timer.preempt_now()
+
+    # Requests of other threads, made through the call queue.
+
+    def pause(self) -> None:
+        """Take the current vCPU off the CPU, and let none wait."""
+        if self.paused:
+            return
+        self.paused = True
+        self.cpu.vcpu_put()
+        now = self._clock.now()
+        for vcpu in self.vm.vcpus:
+            vcpu.hold.settle_until(now, vcpu.run_delay.waiting_since)
+            vcpu.account.update_stolen_time(vcpu.run_delay.settle(now))
+        self._paused_since = now
+
+    def resume(self) -> None:
+        """Let the runnable vCPUs wait again."""
+        if not self.paused:
+            return
+        self.paused = False
+        # A vCPU whose timer was due meanwhile waits from here on.
+        now = self._awake_since = self._clock.now()
+        for vcpu in self.vm.vcpus:
+            vcpu.hold.resume(now - self._paused_since)
+            if vcpu.state is RunState.RUNNABLE:
+                vcpu.run_delay.wait(now)
+
+    def sample(self) -> list[VcpuSample]:
+        """Return every vCPU's figures."""
+        now = self._clock.now()
+        return [vcpu.sample(now) for vcpu in self.vm.vcpus]
+
+    def run_delays(self) -> list[int]:
+        """Return every vCPU's run_delay."""
+        now = self._clock.now()
+        return [vcpu.run_delay.read(now) for vcpu in self.vm.vcpus]
+
+    def save(self) -> UnicornState:
+        """Return the state of the machine.
+
+        :raises EngineError: it is not paused, or cannot be saved.
+        """
+        if not self.paused or self._ending.outcome is not None:
+            raise EngineError("the machine is not paused: it cannot be saved")
+        if restricted := self._machine.map.restricted:
+            raise EngineError(f"{restricted[0]} is taken away: give it back to save the guest")
+        return save_engine(self.vm)
+
+    def restore(self, state: UnicornState) -> None:
+        """Begin with a saved state instead of a boot.
+
+        :raises SavedStateError: it is not the state of such a machine.
+        """
+        self.calls.run_pending()  # the levels of wires
+        restore_engine(self.vm, state)
+        self._restored = self.paused = True
+
+    def protect(self, region: Region, access: Access) -> None:
+        """Take memory away from the guest, make it read-only, or give it back."""
+        memory = self._machine.map.find(region.base, region.size, Access.NONE)
+        self.vm.core.address_space.protect(region, memory, access)
+        self._machine.map.protect(region, access)
+
+    # For the guest's traps.
+
+    @property
+    def loaded(self) -> UnicornVcpu:
+        """The vCPU that has trapped."""
+        return self.cpu.loaded
+
+    @property
+    def counter(self) -> GuestCounter:
+        """The guest's counter."""
+        return self.vm.counter
+
+    def now(self) -> int:
+        """Return the time."""
+        return self._clock.now()
+
+    def account_host_steal(self) -> int:
+        """See :meth:`PhysicalCpu.account_host_steal`."""
+        return self.cpu.account_host_steal()
+
+    def timer_changed(self) -> None:
+        """Move the end of the slice."""
+        self.cpu.rearm()
+
+    # Power control, for PSCI.
+
+    def is_on(self, index: int) -> bool:
+        """Whether the vCPU is powered."""
+        return self.vm.vcpus[index].state is not RunState.OFF
+
+    def power_on(self, index: int, entry: int, context: int) -> None:
+        """Reset a vCPU that is off, and make it runnable."""
+        vcpu = self.vm.vcpus[index]
+        vcpu.context = None
+        vcpu.entry = entry, context
+        vcpu.timer.reset()
+        vcpu.state = RunState.IDLE
+        self._wake(vcpu, self._clock.now())
+
+    def power_off(self, index: int) -> None:
+        """Stop the calling vCPU."""
+        vcpu = self.vm.vcpus[index]
+        vcpu.state = RunState.OFF
+        vcpu.account.power_off(vcpu.run_delay.read(self._clock.now()))
+        self.vm.core.kick()
+
+    def suspend(self, index: int) -> None:
+        """Stop the calling vCPU until an interrupt is pending for it."""
+        vcpu = self.vm.vcpus[index]
+        if not vcpu.irq:
+            vcpu.state = RunState.IDLE
+            self.vm.core.kick()
+
+    def system_off(self) -> None:
+        """Power the machine off."""
+        self.end(Outcome.POWER_OFF)
+
+    def system_reset(self) -> None:
+        """Boot the machine again after this instruction."""
+        self._restart = True
+        self.vm.core.kick()

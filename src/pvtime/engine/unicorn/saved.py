@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The state of a machine on the embedded engine: vCPUs, interrupt controller, stolen time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pvtime.abi.layout import U64_MAX
+from pvtime.engine.unicorn.registers import CpuState
+from pvtime.engine.unicorn.unicorn_vm import UnicornVm
+from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
+from pvtime.machine.gicv2 import GicV2State
+from pvtime.machine.timer import TimerState, counter
+from pvtime.steal.account import AccountState, GuestUse
+
+__all__ = ["UnicornState", "restore_engine", "save_engine"]
+
+_NOT_SAVED = "max"
+"""Nothing public gives this model's SVE registers."""
+
+
+@dataclass(frozen=True)
+class UnicornVcpuState:
+    """One vCPU. Times in ns."""
+
+    power: str
+    """A :class:`RunState`."""
+    cpu: CpuState | None
+    """None where it is switched off."""
+    timer: TimerState
+    account: AccountState
+    ran_ns: int
+    loads: int
+
+
+@dataclass(frozen=True)
+class UnicornState:
+    """Everything but the memory and the devices of the machine."""
+
+    model: str
+    counter: int
+    """The guest's CNTVCT_EL0 and CNTPCT_EL0, in ticks."""
+    gic: GicV2State
+    vcpus: list[UnicornVcpuState]
+    placement: bytes | None
+    """The state of the machine's placement (:meth:`Placement.state`)."""
+
+
+def save_engine(vm: UnicornVm) -> UnicornState:
+    """Return the state of a machine whose vCPUs are all off the CPU.
+
+    :raises EngineError: this CPU model, or what a vCPU is doing, cannot be saved.
+    """
+    if vm.core.model == _NOT_SAVED:
+        raise EngineError(
+            f"a machine with CPU model {_NOT_SAVED} cannot be saved: its SVE registers cannot be read"
+        )
+    now = counter()
+    # The vCPUs come first: they bring the structures up to date.
+    vcpus = [_save_vcpu(vm, vcpu, now) for vcpu in vm.vcpus]
+    placement = vm.machine.placement.state()
+    return UnicornState(vm.core.model, vm.counter.at(now), vm.gic.state(), vcpus, placement)
+
+
+def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
+    """Resume from ``state``; the guest's memory has been filled, and what drives wires restored.
+
+    :raises SavedStateError: it is not the state of such a machine; nothing may run then.
+    """
+    _check(vm, state)
+    now = counter()
+    vm.counter.go_on(state.counter, now)
+    vm.core.contexts.move_counter(vm.counter.offset)
+    if state.placement is not None:
+        vm.machine.placement.restore(state.placement)
+    for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
+        _restore_vcpu(vm, vcpu, saved, now)
+    vm.gic.restore(state.gic)
+    for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
+        vcpu.state = RunState(saved.power)
+        if vcpu.state is RunState.IDLE and vcpu.irq:
+            vcpu.state = RunState.RUNNABLE
+    vm.core.address_space.forget_code()
+
+
+def _save_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, now: int) -> UnicornVcpuState:
+    off = vcpu.state is RunState.OFF
+    if not off and vcpu.context is None:
+        vcpu.context = vm.core.contexts.new(vm.machine.mpidrs[vcpu.index], *vcpu.entry)
+    return UnicornVcpuState(
+        power=vcpu.state.value,
+        cpu=None if off else vm.core.contexts.read(vcpu.context),
+        timer=vcpu.timer.state(now),
+        account=vcpu.account.state(vcpu.run_delay.read(0)),
+        ran_ns=vcpu.ran_ns,
+        loads=vcpu.loads,
+    )
+
+
+def _restore_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, saved: UnicornVcpuState, now: int) -> None:
+    if saved.cpu is not None:
+        vcpu.context = vm.core.contexts.make(vm.machine.mpidrs[vcpu.index], saved.cpu)
+    vcpu.timer.restore(saved.timer, now)
+    try:
+        vcpu.account.restore(saved.account, vcpu.run_delay.read(0))
+    except GuestMemoryError as error:
+        raise SavedStateError(str(error)) from error
+    vcpu.ran_ns, vcpu.loads = saved.ran_ns, saved.loads
+
+
+def _check(vm: UnicornVm, state: UnicornState) -> None:
+    if state.model == _NOT_SAVED:
+        raise SavedStateError(
+            f"a machine with CPU model {_NOT_SAVED} cannot be saved: the state is not pvtime's"
+        )
+    if state.model != vm.core.model:
+        raise SavedStateError(f"the saved CPU is a {state.model[:40]!r}, this machine's a {vm.core.model!r}")
+    if len(state.vcpus) != len(vm.vcpus):
+        raise SavedStateError(f"{len(state.vcpus)} vCPUs are saved, this machine has {len(vm.vcpus)}")
+    if (state.placement is None) != (vm.machine.placement.state() is None):
+        raise SavedStateError("the saved machine has another placement of its stolen time")
+    _check_u64("counter", state.counter)
+    for vcpu in state.vcpus:
+        _check_vcpu(vcpu)
+
+
+def _check_vcpu(vcpu: UnicornVcpuState) -> None:
+    if vcpu.power not in {state.value for state in RunState}:
+        raise SavedStateError(f"the saved vCPU is {vcpu.power[:40]!r}")
+    if (vcpu.cpu is None) != (vcpu.power == RunState.OFF.value):
+        raise SavedStateError(
+            f"the saved vCPU is {vcpu.power} and has {'no' if vcpu.cpu is None else ''} registers"
+        )
+    if vcpu.cpu is not None:
+        vcpu.cpu.check()
+    account = vcpu.account
+    for name, value in {
+        "run time": vcpu.ran_ns,
+        "number of loads": vcpu.loads,
+        "stolen time": account.truth_ns,
+        "injected stolen time": account.injected_ns,
+        "address of stolen time": account.registration,
+    }.items():
+        _check_u64(name, value)
+    if account.use not in {use.value for use in GuestUse}:
+        raise SavedStateError(f"the saved vCPU's use of stolen time is {account.use[:40]!r}")
+    if account.fault is not None and not account.fault.isprintable():
+        raise SavedStateError("the saved vCPU has a fault that is no text")
+
+
+def _check_u64(name: str, value: int) -> None:
+    if not 0 <= value <= U64_MAX:
+        raise SavedStateError(f"the saved machine has an impossible {name}: {hex(value)[:40]}")
