@@ -15,7 +15,7 @@ run: $(STAMP)
 test: lint need-qemu
 	@tools/need aarch64-linux-gnu-as binutils-aarch64-linux-gnu "the guests' bytes are not compared"
 	@tools/need cpio cpio "what pvtime archives is not listed by another program"
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/pytest -n $(WORKERS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check

@@ -85,11 +85,9 @@ def test_a_processor_that_is_off_is_not_stolen_from(engine: Choice) -> None:
         guest.engine.start()
         host = host_of(guest.engine)
         host.share_one_cpu()
-        while not (guest.result(0) and host.asleep(1)):
-            assert guest.engine.wait(0.001) is None
+        guest.until(lambda: guest.result(0) and host.asleep(1))
         before = host.run_delay(1), guest.machine.stolen_time.read(STOLEN_TIME.base + 64, 16)
-        while not guest.result(1):
-            assert guest.engine.wait(0.001) is None
+        guest.until(lambda: guest.result(1))
         assert (host.run_delay(1), guest.machine.stolen_time.read(STOLEN_TIME.base + 64, 16)) == before
         guest.tell(2)
         guest.end()

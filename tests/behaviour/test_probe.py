@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from framework.engines import Choice, host_of
+from framework.wait import DEADLINE
 from pvtime.abi.arm64 import ExceptionClass, SysReg
 from pvtime.abi.psci import VERSION_1_1, Affinity, Psci
 from pvtime.abi.pvtime import PvTime
@@ -186,7 +187,7 @@ def test_a_reset_boots_it_anew_in_clear_memory(engine: Choice) -> None:
 def test_it_powers_off_and_then_answers_no_more(engine: Choice) -> None:
     with boot(engine.build, guest()) as probe:
         probe.power_off()
-        assert probe.engine.wait(30) is Outcome.POWER_OFF
+        assert probe.engine.wait(DEADLINE) is Outcome.POWER_OFF
         with pytest.raises(ProbeError, match=r"vCPU 0: spin 0x1: the guest has ended \(power-off\)"):
             probe.spin(0, 1)
 

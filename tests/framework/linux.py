@@ -125,6 +125,23 @@ class LinuxGuest:
         self._send(self.machine.agent, encode("stat"))
         return self.wait_for(StatReport)
 
+    def await_account(self) -> StatReport:
+        """Wait until /proc/stat has all that is stolen by now, to its unit; it never has more than that.
+
+        The guest adds what its structure says at a tick of a CPU that is busy, and rounds down.
+        """
+        stolen = [sample.count_ns for sample in self.engine.sample()]
+
+        def follows() -> StatReport | None:
+            report = self.report()
+            known = [report.steal_ns(index) for index in range(len(stolen))]
+            assert all(own is not None for own in known), "a CPU is not online"
+            accounts = list(zip(known, stolen, self.structures, strict=True))
+            assert all((own or 0) <= structure for own, _, structure in accounts), f"too much: {accounts}"
+            return report if all((own or 0) > then - TICK_NS for own, then, _ in accounts) else None
+
+        return wait_until(follows, self.engine, message=lambda: f"/proc/stat stays behind {stolen}")
+
     def stop(self) -> StatReport:
         """Have the guest settle its accounts and power off; return its last report."""
         self._send(self.machine.agent, encode("stop"))

@@ -1,38 +1,58 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The order of tests on several workers: the longest first, so that none is left alone with one at the end.
+"""Which worker of pytest-xdist runs what: the longest first, and together what shares a fixture that is dear.
 
-A pytest plugin. It acts in the workers of pytest-xdist alone; elsewhere tests run file by file.
+A pytest plugin. Without workers tests run in the order of their files.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-__all__ = ["pytest_collection_modifyitems"]
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
 
-_SECONDS: Final[list[tuple[str, int]]] = [
-    # The lab's tests of one CPU model are a group: one worker has them all, and boots that lab once.
-    (r"lab/test_engine\.py.*neoverse-n1", 150),
-    (r"lab/test_engine\.py.*cortex-a72", 149),
-    (r"unit/test_invariants\.py", 40),
-    (r"integration/test_kexec\.py.*userspace", 17),
-    (r"integration/test_kexec\.py", 10),
-    (r"lab/test_command\.py", 9),
-    (r"integration/test_images\.py", 12),
-    (r"integration/", 5),
-    (r"unit/snapshot/test_kills\.py", 10),
-    (r"unit/scenario/test_table\.py", 5),
-    (r"behaviour/test_stealing\.py", 3),
-    (r"unit/machine/test_gicv2\.py", 2),
+__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
+
+
+@dataclass(frozen=True)
+class _Long:
+    """Tests whose names match a pattern."""
+
+    pattern: str
+    seconds: int
+    """How long one takes, or all of a group, on a quiet host."""
+    together: bool = False
+    """They share a fixture: one worker has them all."""
+
+
+_LONG: Final = [
+    _Long(r"lab/test_engine\.py.*\[neoverse-n1", 150, together=True),
+    _Long(r"lab/test_engine\.py.*\[cortex-a72", 149, together=True),
+    _Long(r"unit/test_invariants\.py", 40),
+    _Long(r"integration/test_kexec\.py.*\[userspace", 17, together=True),
+    _Long(r"integration/test_images\.py", 12, together=True),
+    _Long(r"integration/test_kexec\.py.*\[hypervisor", 10, together=True),
+    _Long(r"lab/test_command\.py.*(signal|file)", 9),
+    _Long(r"unit/snapshot/test_kills\.py", 10),
+    _Long(r"integration/", 5),
+    _Long(r"unit/scenario/test_table\.py", 5),
+    _Long(r"unit/test_suite\.py", 4),
+    _Long(r"unit/machine/test_gicv2\.py", 2),
 ]
-"""How long a test, or its group, takes about, by a pattern of its name; all others take less than 2 s."""
+"""All others take less than 2 s."""
+
+
+def _of(nodeid: str) -> _Long | None:
+    return next((each for each in _LONG if re.search(each.pattern, nodeid)), None)
 
 
 def _seconds(item: pytest.Item) -> int:
-    return next((seconds for pattern, seconds in _SECONDS if re.search(pattern, item.nodeid)), 0)
+    long = _of(item.nodeid)
+    return long.seconds if long else 0
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,3 +60,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put the longest first."""
     if hasattr(config, "workerinput"):
         items.sort(key=_seconds, reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Return a scheduler that keeps this order.
+
+    xdist_group marks would do for the groups, but pytest-xdist 3.8 does not see them with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            long = _of(nodeid)
+            return long.pattern if long and long.together else nodeid
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)

@@ -5,24 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from framework.linux import TICK_NS, LinuxGuest, boot_linux
+from framework.linux import LinuxGuest, boot_linux
 from pvtime.engine.base import Outcome
 from pvtime.images.store import StockImages
-from pvtime.userland.protocol import StatReport
 
 ENOUGH_NS = 300_000_000
-
-
-TRIES = 20
-"""Reports until one must be in time: where the host takes the CPU while one is on its way, it comes late."""
-
-
-def agrees(guest: LinuxGuest, report: StatReport) -> bool:
-    """Whether the guest's figures are those of its structures when the report came, to the tick and 1 %."""
-    figures = [report.steal_ns(index) for index in range(len(guest.structures))]
-    assert None not in figures, "a CPU is not online"
-    pairs = zip(figures, guest.structures, strict=True)
-    return all(abs((own or 0) - then) <= 2 * TICK_NS + then // 100 for own, then in pairs)
 
 
 def share_and_stop(guest: LinuxGuest, vcpus: int) -> None:
@@ -34,8 +21,7 @@ def share_and_stop(guest: LinuxGuest, vcpus: int) -> None:
     guest.tell("busy", vcpus)
     if vcpus > 1:
         guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
-    guest.tell("idle")
-    assert any(agrees(guest, guest.report()) for _ in range(TRIES)), "the guest's figures are others"
+    guest.await_account()
     guest.stop()
     assert guest.engine.wait() is Outcome.POWER_OFF
     for sample in guest.engine.sample():
@@ -70,6 +56,5 @@ def share_and_stop_again(guest: LinuxGuest) -> None:
     """As :func:`share_and_stop`, in the second life of a machine: the counts began anew with it."""
     guest.tell("busy", 2)
     guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
-    guest.tell("idle")
-    assert any(agrees(guest, guest.report()) for _ in range(TRIES)), "the guest's figures are others"
+    guest.await_account()
     guest.stop()

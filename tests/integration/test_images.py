@@ -18,8 +18,6 @@ from pvtime.userland.build import build_initramfs
 
 SYSTEM = Path("/var/lib/apt")
 
-pytestmark = pytest.mark.xdist_group("images")  # one download for all
-
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

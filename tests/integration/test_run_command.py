@@ -45,7 +45,7 @@ def refuse_disagreement(row: VcpuRow) -> None:
     assert row.enabled
     assert row.error_ns == 0, "truth is not structure"
     assert row.guest_error_ns is not None, "the guest reported nothing"
-    assert abs(row.guest_error_ns) <= 20_000_000 + row.truth_ns // 100, "more than 2 ticks and 1 % apart"
+    assert row.guest_error_ns <= 0, "it knows more than was stolen"
 
 
 def test_a_run_shows_first_lines_figures_and_last_table_and_leaves_a_true_report(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_console_is_a_shell_that_knows_the_terminals_size_and_ctrl_c(console
     console.type(b"stty size; echo $TERM\r")
     console.expect(b"24 80\r\nvt100\r\n")
     # The line editor takes Ctrl-C for a character: type it only when the command runs.
-    console.type(b"echo be''gun; sleep 1000\r")
+    console.type(b"sh -c 'echo be\"\"gun; exec sleep 1000'\r")
     console.expect(b"begun\r\n")
     console.type(b"\x03")
     console.expect(b"^C")

@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from framework.context import refuse_loss
-from framework.linux import TICK_NS, LinuxGuest
+from framework.linux import LinuxGuest
 from framework.moved import take
 from framework.moving_linux import end_elsewhere, move, moving_linux
 from pvtime.engine.base import Outcome, VcpuSample
@@ -26,9 +26,6 @@ from pvtime.images.store import StockImages
 OTHER: Final = {"on": "off", "off": "on"}
 DAYS: Final = 10 * 24 * 3600 * 62_500_000
 """Ten of them, in ticks."""
-
-TRIES: Final = 20
-"""Reports until one must be in time."""
 
 ENOUGH_NS: Final = 100_000_000
 COMPLAINTS: Final = (
@@ -78,7 +75,7 @@ def test_a_busy_guest_goes_on_wherever_it_is_moved(
         guest.tell("busy", 2)
         for _ in range(4):
             guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
-            before = steal_ns(guest)
+            guest.await_account()
             time.sleep(chance.random() / 4)
             internals = OTHER[internals]
             guest.engine.pause()
@@ -86,9 +83,8 @@ def test_a_busy_guest_goes_on_wherever_it_is_moved(
             move(guest, internals)
             more = guest.until(partial(stolen_since, saved))
             assert all(new.structure_ns == new.truth_ns for new in more)
-            assert any(all_more(steal_ns(guest), before) for _ in range(TRIES)), "/proc/stat stands still"
+        guest.await_account()
         guest.tell("idle")
-        assert any(agrees(guest) for _ in range(TRIES)), "/proc/stat and the structures differ"
         # A CPU that is switched on after a restore has the same clock, and the kernel writes on the console.
         guest.tell("offline", 1)
         guest.tell("online", 1)
@@ -101,18 +97,6 @@ def test_a_busy_guest_goes_on_wherever_it_is_moved(
 def stolen_since(then: list[VcpuSample], now: list[VcpuSample]) -> bool:
     """Whether every vCPU was stolen from enough."""
     return all(new.truth_ns > old.truth_ns + ENOUGH_NS for new, old in zip(now, then, strict=True))
-
-
-def all_more(now: list[int], then: list[int]) -> bool:
-    """Whether every figure has grown: that of a CPU which waits does so at its next tick."""
-    return all(late > early for late, early in zip(now, then, strict=True))
-
-
-def agrees(guest: LinuxGuest) -> bool:
-    """Whether /proc/stat follows the structures, to the tick and 1 %."""
-    figures = steal_ns(guest)
-    pairs = zip(figures, guest.structures, strict=True)
-    return all(abs(own - then) <= 2 * TICK_NS + then // 100 for own, then in pairs)
 
 
 def test_a_guest_goes_on_in_another_process(stock_images: StockImages) -> None:

@@ -247,7 +247,7 @@ def test_a_reset_that_is_under_way_when_the_machine_is_paused_is_done_and_begins
 
     def noted(self: KvmEngine) -> None:
         asked.set()
-        time.sleep(0.01)  # the pause comes first
+        time.sleep(0.5)  # the pause comes first
         restart(self)
 
     monkeypatch.setattr(KvmEngine, "restart", noted)

@@ -25,9 +25,7 @@ def qemu() -> str:
     return PROGRAM
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(cpu, marks=pytest.mark.xdist_group(f"lab {cpu}")) for cpu in CPUS]
-)
+@pytest.fixture(scope="module", params=CPUS)
 def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
     """Return a booted lab with these very tests in it: with VHE and without."""
     extras = LabExtras(distributions=("pytest",), trees={"root/tests": TESTS})

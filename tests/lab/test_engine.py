@@ -20,7 +20,6 @@ from pvtime.report import document
 TIMEOUT = 400
 """Seconds after which a command in the lab is given up; a quiet host needs a tenth of it."""
 
-TICK_NS = 10_000_000
 PYTHON = {"PYTHONPATH": "tests"}
 
 
@@ -74,9 +73,8 @@ def test_a_linux_guest_and_its_host_agree_on_every_nanosecond(vcpus: int, lab: L
     assert "using stolen time PV" in console
     assert f"SMP: Total of {vcpus} processors activated" in console
     report = document.from_json(path.read_text())
-    # Four busy vCPUs on two emulated CPUs may not power off within the time that pvtime run gives a guest.
+    # On a busy host it may not power off within the time that pvtime run gives a guest.
     powered_off = report.outcome is Outcome.POWER_OFF
-    assert powered_off or vcpus == 4
     assert len(report.vcpus) == vcpus
     for row in report.vcpus:
         assert row.enabled
@@ -84,9 +82,9 @@ def test_a_linux_guest_and_its_host_agree_on_every_nanosecond(vcpus: int, lab: L
         if not powered_off and row.guest_error_ns is None:
             continue
         assert row.guest_error_ns is not None, "the guest reported nothing"
-        # The guest reads its structure at a tick, so it knows no more than was stolen; how much less depends
-        # on how long it was kept from its last tick.
-        assert -10 * TICK_NS - row.truth_ns // 10 <= row.guest_error_ns <= 2 * TICK_NS
+        # Linux adds what its structure says at a tick: no more than was stolen. That it adds all of it is
+        # tests/kvm/test_saved_linux.py's.
+        assert row.guest_error_ns <= 0
     if vcpus == 4:
         assert all(row.truth_ns > 0 for row in report.vcpus), "four busy vCPUs on two CPUs"
 

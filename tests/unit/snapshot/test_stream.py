@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framework.wait import DEADLINE
 from pvtime.errors import MigrationError, PvtimeError, UsageError
 from pvtime.snapshot.address import Address, first_peer
 from pvtime.snapshot.description import Description
@@ -24,7 +25,7 @@ def pair() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     """Return two ends of a connection."""
     ends = socket.socketpair()
     for end in ends:
-        end.settimeout(10)
+        end.settimeout(DEADLINE)
     streams = MigrationStream(ends[0]), MigrationStream(ends[1])
     yield streams
     for stream in streams:
@@ -116,7 +117,7 @@ def test_rubbish_is_refused_by_name(data: bytes) -> None:
 def test_a_greeting_that_is_none_is_refused_by_name(text: bytes) -> None:
     ends = socket.socketpair()
     for end in ends:
-        end.settimeout(10)
+        end.settimeout(DEADLINE)
     MigrationStream(ends[0]).send(FrameKind.HELLO, text)
     with pytest.raises(PvtimeError):
         receive(MigrationStream(ends[1]), _never)  # type: ignore[arg-type]

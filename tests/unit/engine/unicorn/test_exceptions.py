@@ -85,8 +85,7 @@ def test_a_guest_whose_vectors_fault_can_be_stopped(vectors: int, internals: str
     payload = Payload().mov(1, vectors).msr(VBAR_EL1, 1).mov(0, 1).keep(0, 0).word(0)
     with boot(payload, internals) as guest:
         guest.engine.start()
-        while not guest.result(0):
-            pass
+        guest.until(lambda: guest.result(0))
         stopper = threading.Thread(target=guest.engine.stop, daemon=True)
         stopper.start()
         stopper.join(DEADLINE)
@@ -106,8 +105,7 @@ def test_a_timer_set_to_the_end_of_time_does_not_end_the_engine(compare: int, in
     payload = Payload().mov(1, 1).keep(1, 0).mov(2, compare).msr(CNTP_CVAL_EL0, 2).msr(CNTP_CTL_EL0, 1).wfi()
     with boot(payload, internals) as guest:
         guest.engine.start()
-        while not guest.result(0):
-            pass
+        guest.until(lambda: guest.result(0))
         for _ in range(3):
             assert guest.engine.sample()[0].truth_ns >= 0
             assert guest.engine.wait(0.01) is None, "the engine gave up"

@@ -6,7 +6,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.payload import RESULTS, Payload, boot, both_cores
+from framework.payload import Payload, boot, both_cores
+from pvtime.abi.psci import Psci
+from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.scheduler import SLICE_NS, pick_next, place_entity, slice_ns, yield_to
 from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
 from pvtime.machine.timer import VcpuTimer
@@ -129,10 +131,17 @@ def test_one_that_sleeps_and_wakes_at_each_turn_does_not_starve_a_busy_one(sleep
 @both_cores
 def test_who_is_switched_on_does_not_get_what_the_other_ran_alone(internals: str) -> None:
     """It did: the slice that ran was not counted yet, so the new vCPU had the CPU for as long again."""
-    alone = 40_000_000
-    payload = Payload().spin(alone).cpu_on(1, "count").await_result(0).mov(28, RESULTS).load(1, 28)
-    payload.keep(1, 1).power_off()
-    payload.label("count").mov(1, 0).mov(2, RESULTS).label("on").add(1, 1, 1).store(1, 2).b("on")
+    payload = Payload().spin(20_000_000).cpu_on(1, "rest").power_off().label("rest").halt()
+    seen: list[tuple[int, int]] = []
     with boot(payload, internals, vcpus=2) as guest:
+        first, second = guest.engine.vcpus
+
+        def on_hypercall(function: int, *_: VcpuSample) -> None:
+            if function == Psci.CPU_ON_64:
+                seen.append((first.vruntime_ns, second.vruntime_ns))
+
+        first.on_hypercall = on_hypercall
         guest.finish()
-        assert guest.result(1) < alone // 20
+    ((ran_alone, placed_at),) = seen
+    assert ran_alone > SLICE_NS, "it had not run alone, so this shows nothing"
+    assert placed_at == ran_alone - SLICE_NS

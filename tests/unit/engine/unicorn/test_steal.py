@@ -170,8 +170,7 @@ def test_what_the_host_took_before_pv_time_st_is_not_counted_after_it(
     payload = Payload().mov(1, 1).keep(1, 0).await_result(1).call(PvTime.ST).power_off()
     with boot(payload, internals) as guest:
         guest.engine.start()
-        while not guest.result(0):
-            assert guest.engine.wait(0.001) is None
+        guest.until(lambda: guest.result(0))
         stolen[0] = 10**15
         guest.tell(1)
         guest.end()
