@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 from framework.linux import TICK_NS, boot_linux
 from pvtime.images.store import StockImages
 
@@ -17,7 +15,6 @@ def test_a_starved_guests_watchdog_complains_and_its_steal_tells_why(stock_image
         guest.ready()
         guest.tell("busy", 2)
         guest.wait_for_text("watchdog: BUG: soft lockup - CPU#1 stuck for")
-        assert not re.search(r"soft lockup - CPU#0", guest.console), "nobody stole from that one"
         samples = guest.until(lambda samples: samples[1].injected_ns % BURST_NS == 0)
         assert samples[0].injected_ns == 0
         assert samples[1].injected_ns >= BURST_NS

@@ -134,13 +134,13 @@ def test_who_is_switched_on_does_not_get_what_the_other_ran_alone(internals: str
     payload = Payload().spin(20_000_000).cpu_on(1, "rest").power_off().label("rest").halt()
     seen: list[tuple[int, int]] = []
     with boot(payload, internals, vcpus=2) as guest:
-        first, second = guest.engine.vcpus
+        first, second = guest.engine.vm.vcpus
 
-        def on_hypercall(function: int, *_: VcpuSample) -> None:
+        def on_hypercall(_vcpu: int, function: int, *_: VcpuSample) -> None:
             if function == Psci.CPU_ON_64:
                 seen.append((first.vruntime_ns, second.vruntime_ns))
 
-        first.on_hypercall = on_hypercall
+        guest.engine.observe_hypercalls(on_hypercall)
         guest.finish()
     ((ran_alone, placed_at),) = seen
     assert ran_alone > SLICE_NS, "it had not run alone, so this shows nothing"
