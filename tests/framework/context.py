@@ -7,7 +7,7 @@ from typing import Final
 
 from pvtime.abi.arm64 import Pstate
 from pvtime.engine.unicorn.core import Core
-from pvtime.engine.unicorn.registers import CpuState
+from pvtime.engine.unicorn.registers import CpuRegisters
 
 __all__ = ["refuse_loss"]
 
@@ -30,7 +30,7 @@ _EXCEPTED: Final = (
 )
 
 
-def refuse_loss(core: Core, mpidr: int, before: object) -> CpuState:
+def refuse_loss(core: Core, mpidr: int, before: object) -> CpuRegisters:
     """Check that a context that is made anew from the names in ``before`` is the same; return the names."""
     state = core.contexts.read(before)
     after = core.contexts.make(mpidr, state)

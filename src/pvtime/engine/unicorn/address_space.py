@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 import unicorn
 
-from pvtime.engine.unicorn.library import LIBRARY, MMIO_READ_CALLBACK, MMIO_WRITE_CALLBACK
+from pvtime.engine.unicorn.uclib import LIBRARY, MMIO_READ_CALLBACK, MMIO_WRITE_CALLBACK
 from pvtime.errors import EngineError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.layout import Region
@@ -53,7 +53,7 @@ class AddressSpace:
             if access is Access.WRITE:
                 self._map_memory(region, memory)
         except unicorn.UcError as error:
-            raise EngineError(f"{region} cannot be mapped anew: {error}") from error
+            raise EngineError(f"{region} cannot be mapped again: {error}") from error
         if access is not Access.WRITE:
             self._map_device(Nothing(region) if access is Access.NONE else ReadOnly(region, memory))
         self.forget_code()
@@ -71,7 +71,7 @@ class AddressSpace:
 
 
 class Nothing:
-    """Addresses where no device answers: read as zero, writes ignored."""
+    """Addresses without a device: reads give zero, writes are ignored."""
 
     def __init__(self, region: Region) -> None:
         self.region = region
@@ -84,7 +84,7 @@ class Nothing:
 
 
 class ReadOnly:
-    """Memory that the guest may read; what it writes is ignored, and it cannot run code there."""
+    """Memory that the guest may read but not execute; writes are ignored."""
 
     def __init__(self, region: Region, memory: GuestMemory) -> None:
         self.region = region
@@ -112,7 +112,7 @@ def fill_gaps(memory: Sequence[Region], devices: Sequence[MmioDevice]) -> Iterat
 
 
 def map_device(handle: ctypes.c_void_p, device: MmioDevice, fail: Fail) -> tuple[object, object]:
-    """Let the CPU see a device.
+    """Map a device for the CPU.
 
     :param fail: gets what the device raises, which cannot pass through the library's frames.
     :return: objects that must live as long as the CPU.

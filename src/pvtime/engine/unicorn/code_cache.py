@@ -22,8 +22,8 @@ from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import IC_IVAU, ExceptionLevel, Pstate, SysReg
-from pvtime.engine.unicorn.library import LIBRARY
 from pvtime.engine.unicorn.native_hook import TARGETS, NativeHook
+from pvtime.engine.unicorn.uclib import LIBRARY
 
 __all__ = ["CODE_CACHE_SIZE", "CodeCache"]
 
@@ -147,7 +147,7 @@ _CALLBACK: Final = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint64)
 
 
 class _State(ctypes.Structure):
-    """What the hooks' code knows."""
+    """State shared with the hooks' machine code."""
 
     _fields_ = (
         ("translated", ctypes.c_uint8),
@@ -187,8 +187,8 @@ class CodeCache:
         self._last = _NO_PAGE
         """Physical page of the last invalidated line."""
         self._state = _State(clean=_NO_PAGE)
-        self._find = LIBRARY.uc_vmem_translate
-        self._find.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p)
+        self._uc_vmem_translate = LIBRARY.uc_vmem_translate
+        self._uc_vmem_translate.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p)
         self._callback = _CALLBACK(self._on_maintenance)
         self._hooks = (
             NativeHook(
@@ -196,7 +196,7 @@ class CodeCache:
                 uc_const.UC_HOOK_INSN,
                 _ON_SYS,
                 self._state,
-                [self._find, self._callback],
+                [self._uc_vmem_translate, self._callback],
                 a64.UC_ARM64_INS_SYS,
             ),
             NativeHook(self._handle, uc_const.UC_HOOK_EDGE_GENERATED, _SET_FLAG, self._state),
@@ -252,7 +252,7 @@ class CodeCache:
 
     def _translate(self, address: int, permission: int) -> int | None:
         physical = ctypes.c_uint64()
-        status = self._find(self._handle, address, permission, ctypes.byref(physical))
+        status = self._uc_vmem_translate(self._handle, address, permission, ctypes.byref(physical))
         return None if status else physical.value
 
     def _drop(self, address: int, size: int) -> None:

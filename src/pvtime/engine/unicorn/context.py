@@ -10,8 +10,8 @@ import unicorn
 from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
-from pvtime.engine.unicorn.levels import move_counter, set_mpidr
-from pvtime.engine.unicorn.registers import CpuState, read_cpu, write_cpu
+from pvtime.engine.unicorn.el_setup import move_counter, set_mpidr
+from pvtime.engine.unicorn.registers import CpuRegisters, read_cpu, write_cpu
 
 __all__ = ["Context", "Contexts"]
 
@@ -43,7 +43,7 @@ class Contexts:
         return new
 
     def move_counter(self, offset: int) -> None:
-        """Let the guest's counters be ``offset`` ticks behind the host's, for every context made from now on.
+        """Set the guest's counters ``offset`` ticks behind the host's, in every context made from now on.
 
         CNTPCT_EL0 traps then.
         """
@@ -51,14 +51,14 @@ class Contexts:
         move_counter(self._uc, offset)
         self._uc.context_update(self._pristine)
 
-    def make(self, mpidr: int, state: CpuState) -> Context:
-        """Return a vCPU with the registers of ``state``, which was checked."""
+    def make(self, mpidr: int, state: CpuRegisters) -> Context:
+        """Return a vCPU with the registers of ``state``, which must have been checked."""
         self._uc.context_restore(self._pristine)
         set_mpidr(self._uc, mpidr)
         write_cpu(self._uc, state)
         return self._uc.context_save()
 
-    def read(self, context: Context) -> CpuState:
+    def read(self, context: Context) -> CpuRegisters:
         """Return a vCPU's registers, while none is on the CPU.
 
         :raises EngineError: it is in a state that cannot be saved.
@@ -72,10 +72,10 @@ class Contexts:
         self._uc.context_update(context)
 
     def load(self, context: Context) -> None:
-        """Put another vCPU on the CPU.
+        """Put another vCPU on the CPU, and flush the TLB.
 
-        What the CPU remembers of translated addresses is the last vCPU's: a TLBI that this one missed
-        while it was away would else have had no effect on it.
+        The TLB has the last vCPU's entries. Keeping a TLB for each vCPU would not do: a TLBI that is executed
+        while a vCPU is off the CPU would not reach it.
         """
         self._uc.context_restore(context)
         self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)

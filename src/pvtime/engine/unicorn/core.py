@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol
 
 import unicorn
 from unicorn import arm64_const as a64
@@ -23,51 +23,64 @@ from pvtime.abi.arm64 import (
     ExceptionClass,
     IdAa64Mmfr0,
     Pstate,
+    SysReg,
     SysRegAccess,
 )
 from pvtime.engine.unicorn.address_space import AddressSpace
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache
 from pvtime.engine.unicorn.context import Contexts
-from pvtime.engine.unicorn.levels import CPU_MODELS, set_up_levels
-from pvtime.engine.unicorn.library import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, Number, add_hook
-from pvtime.engine.unicorn.supervisor import Supervisor
+from pvtime.engine.unicorn.el_setup import CPU_MODELS, set_up_el2_el3
+from pvtime.engine.unicorn.uclib import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, ExceptionNumber, add_hook
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.memory import GuestMemory
 
-__all__ = ["INSTRUCTION", "Core", "CoreConfig", "Exit"]
+__all__ = ["INSTRUCTION", "Core", "CoreConfig", "Exit", "TrapHandler"]
 
 INSTRUCTION: Final = 4
 """Bytes."""
 
 
 class Exit(Enum):
-    """Why a run ended."""
+    """The reason for which a run ended."""
 
     IDLE = "idle"
     """WFI with nothing pending."""
     STOPPED = "stopped"
-    """Somebody asked: :meth:`Core.kick`."""
+    """By :meth:`Core.kick`."""
 
 
 @dataclass(frozen=True)
 class CoreConfig:
-    """What an emulated CPU is, and what it is connected to."""
+    """An emulated CPU's model, memory and devices."""
 
     model: str
     memories: Sequence[GuestMemory]
     devices: Sequence[MmioDevice]
 
 
+class TrapHandler(Protocol):
+    """Interface for handling traps from the guest: HVC, and MRS and MSR of registers that the CPU lacks."""
+
+    def hypercall(self, registers: Sequence[int]) -> int:
+        """Answer an HVC with X0 to X3; return X0, signed."""
+
+    def read_register(self, register: SysReg) -> int | None:
+        """Carry out a trapped MRS; return None if the register does not exist."""
+
+    def write_register(self, register: SysReg, value: int) -> bool:
+        """Carry out a trapped MSR; return False if the register does not exist."""
+
+
 class Core(ABC):
-    """The emulated CPU. One thread uses it, but for :meth:`kick`.
+    """The emulated CPU. All methods but :meth:`kick` are for one thread.
 
     :raises UsageError: an unknown CPU model.
     """
 
     internals: ClassVar[bool]
-    supervisor: Supervisor
-    """Whom the CPU asks; to be set before the first run."""
+    trap_handler: TrapHandler
+    """Set before the first run."""
 
     def __init__(self, config: CoreConfig) -> None:
         if config.model not in CPU_MODELS:
@@ -82,7 +95,7 @@ class Core(ABC):
         self._start = LIBRARY.uc_emu_start
         self._stop = LIBRARY.uc_emu_stop
         self._uc.ctl_exits_enabled(True)
-        set_up_levels(self._uc, config.model)
+        set_up_el2_el3(self._uc, config.model)
         self.address_space = AddressSpace(self._uc, config.memories, config.devices, self._fail)
         self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)
@@ -90,15 +103,15 @@ class Core(ABC):
         self.contexts = Contexts(self._uc, self._leave_aarch32)
 
     def _fail(self, error: BaseException) -> None:
-        """Keep what a callback raised; it cannot pass through the library's frames."""
+        """Keep an exception of a callback for :meth:`run`; it cannot pass through the library's frames."""
         if self._failure is None:
             self._failure = error
         self.kick()
 
     def run(self) -> Exit:
-        """Run the vCPU that is on the CPU until it idles or somebody asks it to stop.
+        """Run the loaded vCPU until it idles or is kicked.
 
-        :raises EngineError: the library cannot go on.
+        :raises EngineError: the library stopped with an error.
         """
         self._idle = False
         status = self._execute()
@@ -138,7 +151,7 @@ class Core(ABC):
 
     @abstractmethod
     def _exception(self) -> tuple[Esr, int, int]:
-        """Return the syndrome, the fault address and the target level of the exception that is pending."""
+        """Return the pending exception's syndrome, fault address and target level."""
 
     @abstractmethod
     def _enter(self, number: int, esr: Esr, address: int) -> None:
@@ -171,12 +184,12 @@ class Core(ABC):
         """
 
     def _abort_fetch(self) -> None:
-        """The guest jumped to where no memory is: a synchronous external abort, as on hardware."""
+        """Enter a synchronous external abort for a jump to an address without memory, as hardware does."""
         pc = self._aarch32_pc()
         user = pc is not None or Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).level == 0
         ec = ExceptionClass.INSTRUCTION_ABORT_LOWER if user else ExceptionClass.INSTRUCTION_ABORT
         esr = Esr.of(ec=ec, il=1, fault_status=0x10)
-        self._enter(Number.PREFETCH_ABORT, esr, self.pc() if pc is None else pc)
+        self._enter(ExceptionNumber.PREFETCH_ABORT, esr, self.pc() if pc is None else pc)
 
     def _on_exception(self, _uc: int, number: int, _data: int) -> None:
         try:
@@ -185,11 +198,11 @@ class Core(ABC):
             self._fail(error)
 
     def _dispatch(self, number: int) -> None:
-        if number == Number.HVC:
-            result = self.supervisor.hypercall(self.registers()[:4])
+        if number == ExceptionNumber.HVC:
+            result = self.trap_handler.hypercall(self.registers()[:4])
             self.set_registers({0: result & (1 << 64) - 1, 1: 0, 2: 0, 3: 0})
             return
-        if number == Number.SMC:
+        if number == ExceptionNumber.SMC:
             # KVM without nesting: the call does not exist, and says so (handle_smc).
             self.set_registers({0: (1 << 64) - 1})
             return
@@ -198,11 +211,11 @@ class Core(ABC):
             if self._trapped(esr):
                 self._skip_instruction(esr)
                 return
-            number, esr = Number.UNDEFINED, Esr.of(ec=ExceptionClass.UNKNOWN, il=1)
+            number, esr = ExceptionNumber.UNDEFINED, Esr.of(ec=ExceptionClass.UNKNOWN, il=1)
         self._enter(number, esr, address)
 
     def _trapped(self, esr: Esr) -> bool:
-        """Carry out an instruction that was trapped to EL2 or above; False where it does not exist."""
+        """Carry out an instruction trapped to EL2 or above; return False if it does not exist."""
         if esr.ec == ExceptionClass.WFX:
             if not self._interrupted():
                 self._idle = True
@@ -212,14 +225,14 @@ class Core(ABC):
 
     @abstractmethod
     def _interrupted(self) -> bool:
-        """Whether the IRQ input is up, so that a WFI does not wait."""
+        """Whether the IRQ input is high, which ends a WFI at once."""
 
     def _emulate(self, access: SysRegAccess) -> bool:
-        """Carry out a trapped MRS or MSR; False where there is no such register."""
+        """Carry out a trapped MRS or MSR; return False if the register does not exist."""
         if not access.read:
             value = 0 if access.rt == 31 else self.registers()[access.rt]
-            return self.supervisor.write_register(access.register, value)
-        result = self.supervisor.read_register(access.register)
+            return self.trap_handler.write_register(access.register, value)
+        result = self.trap_handler.read_register(access.register)
         if result is not None and access.rt != 31:
             self.set_registers({access.rt: result})
         return result is not None

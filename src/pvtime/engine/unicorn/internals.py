@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine knows of Unicorn 2.1.4's inside, and how it makes sure before it relies on it.
+"""Fields of Unicorn 2.1.4's private structures, and the check that this build of the library has them.
 
 The wheel exports the functions of the QEMU that it is made of, and its structures are at known places.
 Three things there are worth having:
@@ -21,7 +21,7 @@ import platform
 from dataclasses import dataclass
 from typing import Final
 
-from pvtime.engine.unicorn.library import LIBRARY
+from pvtime.engine.unicorn.uclib import LIBRARY
 
 __all__ = ["ExceptionState", "ExecutionState", "Internals", "find"]
 

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pvtime.engine.unicorn.library import add_hook
+from pvtime.engine.unicorn.uclib import add_hook
 from pvtime.errors import EngineError
 
 __all__ = ["TARGETS", "NativeHook"]

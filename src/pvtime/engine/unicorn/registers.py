@@ -21,7 +21,7 @@ from unicorn import arm64_const as a64
 from pvtime.abi.arm64 import ExceptionLevel, Pstate, SysReg
 from pvtime.errors import SavedStateError
 
-__all__ = ["SYSTEM_REGISTERS", "CpuState", "read_cpu", "write_cpu"]
+__all__ = ["SYSTEM_REGISTERS", "CpuRegisters", "read_cpu", "write_cpu"]
 
 _BREAKPOINTS: Final = 6
 _WATCHPOINTS: Final = 4
@@ -65,14 +65,14 @@ SYSTEM_REGISTERS: Final = {
     **{f"PMEVCNTR{n}_EL0": SysReg(3, 3, 14, 8, n) for n in range(_EVENT_COUNTERS)},
     **{f"PMEVTYPER{n}_EL0": SysReg(3, 3, 14, 12, n) for n in range(_EVENT_COUNTERS)},
 }
-"""What a guest at EL1 can set, but for CNTP_*, which are the timer's (:mod:`pvtime.machine.timer`)."""
+"""All that a guest at EL1 can set, but for CNTP_*, which are the timer's (:mod:`pvtime.machine.timer`)."""
 
 _GENERAL: Final = [getattr(a64, f"UC_ARM64_REG_X{number}") for number in range(31)]
 _VECTOR: Final = [getattr(a64, f"UC_ARM64_REG_V{number}") for number in range(32)]
 
 
 @dataclass(frozen=True)
-class CpuState:
+class CpuRegisters:
     """A vCPU in AArch64 state, at EL1 or EL0."""
 
     x: list[int]
@@ -124,11 +124,11 @@ class CpuState:
 _MODES: Final = {(ExceptionLevel.EL0, 0), (ExceptionLevel.EL1, 0), (ExceptionLevel.EL1, 1)}
 
 
-def read_cpu(uc: unicorn.Uc) -> CpuState:
+def read_cpu(uc: unicorn.Uc) -> CpuRegisters:
     """Return the state of the vCPU that is on the CPU, in AArch64 state, between two runs."""
     pstate = Pstate(uc.reg_read(a64.UC_ARM64_REG_PSTATE))
     current = uc.reg_read(a64.UC_ARM64_REG_SP)
-    return CpuState(
+    return CpuRegisters(
         x=list(uc.reg_read_batch(_GENERAL)),
         sp_el0=uc.reg_read(a64.UC_ARM64_REG_SP_EL0) if pstate.own_stack else current,
         sp_el1=current if pstate.own_stack else uc.reg_read(a64.UC_ARM64_REG_SP_EL1),
@@ -141,8 +141,8 @@ def read_cpu(uc: unicorn.Uc) -> CpuState:
     )
 
 
-def write_cpu(uc: unicorn.Uc, state: CpuState) -> None:
-    """Bring the CPU, which is as after a reset, into a state that was checked.
+def write_cpu(uc: unicorn.Uc, state: CpuRegisters) -> None:
+    """Write a checked state to a CPU that is as after a reset.
 
     The exclusive monitor stays clear: a store-exclusive fails once, as after an exception.
     """

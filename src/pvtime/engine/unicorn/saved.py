@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pvtime.abi.layout import U64_MAX
-from pvtime.engine.unicorn.registers import CpuState
+from pvtime.engine.unicorn.registers import CpuRegisters
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
 from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
@@ -26,7 +26,7 @@ class UnicornVcpuState:
 
     power: str
     """A :class:`RunState`."""
-    cpu: CpuState | None
+    cpu: CpuRegisters | None
     """None where it is switched off."""
     timer: TimerState
     account: AccountState

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from pvtime.engine.unicorn.choice import make_core
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
-from pvtime.engine.unicorn.core import Core, CoreConfig
+from pvtime.engine.unicorn.core import Core, CoreConfig, TrapHandler
+from pvtime.engine.unicorn.cores import make_core
 from pvtime.engine.unicorn.counter import GuestCounter
-from pvtime.engine.unicorn.supervisor import Supervisor
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice
@@ -47,7 +46,7 @@ def build_vm(
     steal: Schedule,
     *,
     irq_changed: Callable[[int, bool], None],
-    traps: Supervisor,
+    traps: TrapHandler,
 ) -> UnicornVm:
     """Build the parts that execute a machine.
 
@@ -66,7 +65,7 @@ def build_vm(
     ]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
     core = make_core(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
-    core.supervisor = traps
+    core.trap_handler = traps
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
     return UnicornVm(machine, gic, vcpus, core, GuestCounter())
 

@@ -14,7 +14,7 @@ from framework.context import refuse_loss
 from framework.payload import Guest, Payload, boot, both_cores
 from pvtime.abi.arm64 import SysReg
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.registers import SYSTEM_REGISTERS, CpuState
+from pvtime.engine.unicorn.registers import SYSTEM_REGISTERS, CpuRegisters
 from pvtime.engine.unicorn.vcpu import RunState
 
 MODELS: Final = ["cortex-a53", "cortex-a57", "cortex-a72"]
@@ -122,9 +122,9 @@ def test_anything_in_the_registers_neither_is_lost_nor_ends_the_engine(internals
             guest.engine.pause()
 
 
-def anything(chance: random.Random, usual: CpuState) -> CpuState:
+def anything(chance: random.Random, usual: CpuRegisters) -> CpuRegisters:
     """Return a state that passes the check."""
-    return CpuState(
+    return CpuRegisters(
         x=[chance.getrandbits(64) for _ in usual.x],
         sp_el0=chance.getrandbits(64),
         sp_el1=chance.getrandbits(64),

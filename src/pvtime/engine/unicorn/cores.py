@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether the library's internals do here what the engine needs of them: twenty instructions that show it."""
+"""Make the emulated CPU: by the library's internals if this build is known and passes a self-test of twenty
+instructions, else by its public interface.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pvtime.abi.arm64 import SysReg
-from pvtime.engine.unicorn.core import CoreConfig
-from pvtime.engine.unicorn.fast import FastCore
-from pvtime.errors import EngineError
+from pvtime.engine.unicorn.core import Core, CoreConfig
+from pvtime.engine.unicorn.el_setup import ABORTING_MODELS
+from pvtime.engine.unicorn.internals_core import InternalsCore
+from pvtime.engine.unicorn.public_core import PublicCore
+from pvtime.errors import EngineError, UsageError
 from pvtime.machine.memory import GuestMemory
 
-__all__ = ["passes"]
+__all__ = ["make_core", "passes"]
 
 _BASE: Final = 0x1_0000
 _SYNC: Final = _BASE + 0xA00
@@ -53,7 +57,7 @@ _LOOP: Final = range(_BASE + 0x1C, _BASE + 0x28)
 class _Host:
     """Raises the interrupt at the program's first call, ends the run at its second."""
 
-    def __init__(self, core: FastCore) -> None:
+    def __init__(self, core: InternalsCore) -> None:
         self._core = core
         self.calls = 0
 
@@ -77,11 +81,42 @@ def passes() -> bool:
     for address, words in _PROGRAM.items():
         memory.write(address, b"".join(word.to_bytes(4, "little") for word in words))
     try:
-        core = FastCore(CoreConfig("cortex-a72", [memory], []))
-        core.supervisor = _Host(core)
+        core = InternalsCore(CoreConfig("cortex-a72", [memory], []))
+        core.trap_handler = _Host(core)
         core.contexts.load(core.contexts.new(0, _BASE, 0))
         core.run()
     except EngineError:
         return False
     x = core.registers()
     return x[19] == _RESULT and x[21] == _BRK_SYNDROME and x[22] in _LOOP
+
+
+_VALUES: Final = {"internals": ("auto", "on", "off"), "allow-abort": ("off", "on")}
+"""The values of each engine option, the default first."""
+
+
+def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
+    """Make the emulated CPU that ``options`` ask for.
+
+    :raises UsageError: an unknown option, value or CPU model, or a model that lets a guest end this process.
+    :raises EngineError: ``internals=on`` where they cannot be used.
+    """
+    if unknown := options.keys() - _VALUES.keys():
+        known = " and ".join(f"{name}={'|'.join(values)}" for name, values in _VALUES.items())
+        raise UsageError(f"engine option {min(unknown)!r}: the unicorn engine has {known}")
+    for name, value in options.items():
+        if value not in _VALUES[name]:
+            raise UsageError(f"engine option {name}={value}: give one of {', '.join(_VALUES[name])}")
+    chosen = {name: options.get(name, values[0]) for name, values in _VALUES.items()}
+    if config.model in ABORTING_MODELS and chosen["allow-abort"] == "off":
+        raise UsageError(
+            f"CPU model {config.model!r}: any program in the guest can make pvtime abort; "
+            "give the engine option allow-abort=on if you trust the guest"
+        )
+    if chosen["internals"] != "off" and passes():
+        return InternalsCore(config)
+    if chosen["internals"] == "on":
+        raise EngineError(
+            "this build of the Unicorn library is not one whose internals are known: leave out internals=on"
+        )
+    return PublicCore(config)

@@ -15,12 +15,12 @@ import pytest
 
 from framework.engines import Choice
 from pvtime.abi.arm64 import ExceptionClass
-from pvtime.engine.unicorn import internals, selftest, syndrome
-from pvtime.engine.unicorn.choice import make_core
+from pvtime.engine.unicorn import context_layout, cores, internals
 from pvtime.engine.unicorn.core import Core, CoreConfig
-from pvtime.engine.unicorn.fast import FastCore
-from pvtime.engine.unicorn.levels import ABORTING_MODELS, CPU_MODELS
-from pvtime.engine.unicorn.public import PublicCore
+from pvtime.engine.unicorn.cores import make_core
+from pvtime.engine.unicorn.el_setup import ABORTING_MODELS, CPU_MODELS
+from pvtime.engine.unicorn.internals_core import InternalsCore
+from pvtime.engine.unicorn.public_core import PublicCore
 from pvtime.errors import EngineError, GuestImageError, UsageError
 from pvtime.inject.schedule import NOTHING
 from pvtime.machine.image import KernelImage
@@ -52,9 +52,9 @@ def other_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_build_is_known_and_its_internals_are_used(memory: GuestMemory) -> None:
-    assert selftest.passes()
+    assert cores.passes()
     for options in {}, {"internals": "auto"}, {"internals": "on"}:
-        assert isinstance(core(memory, options), FastCore)
+        assert isinstance(core(memory, options), InternalsCore)
 
 
 def test_internals_off_uses_the_public_interface(memory: GuestMemory) -> None:
@@ -63,7 +63,7 @@ def test_internals_off_uses_the_public_interface(memory: GuestMemory) -> None:
 
 @pytest.mark.usefixtures("other_library")
 def test_an_unknown_build_falls_back_to_the_public_interface(memory: GuestMemory) -> None:
-    assert not selftest.passes()
+    assert not cores.passes()
     assert isinstance(core(memory, {}), PublicCore)
 
 
@@ -122,19 +122,19 @@ def test_a_model_is_refused_because_a_guest_can_abort_the_process(model: str) ->
 
 
 def test_a_self_test_that_sees_something_else_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = (0xD280_0015, *selftest._PROGRAM[selftest._SYNC][1:])  # mov x21, #0: not the syndrome
-    monkeypatch.setattr(selftest, "_PROGRAM", selftest._PROGRAM | {selftest._SYNC: handler})
-    assert not selftest.passes()
+    handler = (0xD280_0015, *cores._PROGRAM[cores._SYNC][1:])  # mov x21, #0: not the syndrome
+    monkeypatch.setattr(cores, "_PROGRAM", cores._PROGRAM | {cores._SYNC: handler})
+    assert not cores.passes()
 
 
 def test_a_context_with_the_syndrome_in_no_known_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syndrome, "_search", lambda *context: [])
-    syndrome.context_layout.cache_clear()
+    monkeypatch.setattr(context_layout, "_search", lambda *context: [])
+    context_layout.context_layout.cache_clear()
     try:
         with pytest.raises(EngineError, match=r"a fault in 0 places, its address in 0: install 2\.1\.4"):
-            syndrome.context_layout()
+            context_layout.context_layout()
     finally:
-        syndrome.context_layout.cache_clear()
+        context_layout.context_layout.cache_clear()
 
 
 @pytest.mark.parametrize("model", CPU_MODELS)

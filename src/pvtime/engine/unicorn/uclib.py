@@ -22,7 +22,7 @@ __all__ = [
     "MMIO_READ_CALLBACK",
     "MMIO_WRITE_CALLBACK",
     "RUN_FOREVER",
-    "Number",
+    "ExceptionNumber",
     "add_hook",
 ]
 
@@ -50,7 +50,7 @@ RUN_FOREVER: Final = 0
 """uc_emu_start's ``until``: not looked at once exits are enabled and none is set."""
 
 
-class Number(IntEnum):
+class ExceptionNumber(IntEnum):
     """The library's exception numbers (QEMU's target/arm/cpu.h, EXCP_*)."""
 
     UNDEFINED = 1

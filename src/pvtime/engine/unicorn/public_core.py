@@ -11,11 +11,11 @@ from unicorn import arm64_const as a64
 from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import Esr, Pstate, SysReg, Vector
+from pvtime.engine.unicorn.context_layout import context_layout
 from pvtime.engine.unicorn.core import INSTRUCTION, Core, CoreConfig
 from pvtime.engine.unicorn.internals import ExceptionState, ExecutionState
-from pvtime.engine.unicorn.library import BLOCK_CALLBACK, LIBRARY, Number, add_hook
-from pvtime.engine.unicorn.stopper import Stopper
-from pvtime.engine.unicorn.syndrome import context_layout
+from pvtime.engine.unicorn.stop_hook import StopHook
+from pvtime.engine.unicorn.uclib import BLOCK_CALLBACK, LIBRARY, ExceptionNumber, add_hook
 from pvtime.errors import EngineError
 
 __all__ = ["PublicCore"]
@@ -47,7 +47,7 @@ class PublicCore(Core):
 
     The two simpler ways to end a run are worse. ``uc_emu_stop`` from another thread may come between a load
     or store and the end of its instruction, which is then executed twice. A ``count`` of instructions to run
-    hooks each of them: a boot took 5.0 s that way, 2.6 s with a :class:`Stopper`.
+    hooks each of them: a boot took 5.0 s that way, 2.6 s with a :class:`StopHook`.
 
     An AArch32 program would need its registers moved at each exception, which nothing public does: its first
     one ends the run.
@@ -63,7 +63,7 @@ class PublicCore(Core):
         self._pstate = ctypes.c_uint32()
         self._watch: ctypes.c_size_t | None = None
         self._on_masked_block = BLOCK_CALLBACK(self._look)
-        self._stopper = Stopper(self._handle)
+        self._stop_hook = StopHook(self._handle)
         # A single hook is called without a look at the list, to which one that watches may be added later.
         add_hook(self._handle, uc_const.UC_HOOK_BLOCK, _NOTHING)
         self._has_pan = self.model == "max"
@@ -85,7 +85,7 @@ class PublicCore(Core):
 
     def kick(self) -> None:
         """See :meth:`Core.kick`."""
-        self._stopper.stop()
+        self._stop_hook.stop()
 
     def registers(self) -> Sequence[int]:
         """See :meth:`Core.registers`."""
@@ -99,12 +99,12 @@ class PublicCore(Core):
     def _execute(self) -> int:
         self._deliver()
         status = self._resume()
-        self._stopper.clear()
+        self._stop_hook.clear()
         return status
 
     def _dispatch(self, number: int) -> None:
         super()._dispatch(number)
-        if self._stopper.pending:
+        if self._stop_hook.pending:
             # A guest whose exception vector faults goes round here and never starts a block.
             self._stop(self._handle)
 
@@ -155,7 +155,7 @@ class PublicCore(Core):
 
     def _enter(self, number: int, esr: Esr, address: int) -> None:
         syndrome = {a64.UC_ARM64_REG_ESR_EL1: int(esr)}
-        if number in (Number.PREFETCH_ABORT, Number.DATA_ABORT):
+        if number in (ExceptionNumber.PREFETCH_ABORT, ExceptionNumber.DATA_ABORT):
             syndrome[a64.UC_ARM64_REG_FAR_EL1] = address
         self._vector(0, syndrome)
 

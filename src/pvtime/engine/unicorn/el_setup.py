@@ -11,7 +11,7 @@ from unicorn import arm64_const as a64
 from pvtime.abi.arm64 import CptrEl3, HcrEl2, ScrEl3, SysReg
 from pvtime.abi.layout import U64_MAX
 
-__all__ = ["CPU_MODELS", "move_counter", "set_mpidr", "set_up_levels"]
+__all__ = ["CPU_MODELS", "move_counter", "set_mpidr", "set_up_el2_el3"]
 
 CPU_MODELS: Final = {
     "cortex-a53": a64.UC_CPU_ARM64_A53,
@@ -39,7 +39,7 @@ emulates them."""
 _MPIDR_RES1: Final = 1 << 31
 
 
-def set_up_levels(uc: unicorn.Uc, model: str) -> None:
+def set_up_el2_el3(uc: unicorn.Uc, model: str) -> None:
     """Write EL3's and EL2's registers.
 
     Without SCR_EL3.HCE an HVC is undefined, without RW the MMU walks AArch32 tables. WFI traps, for the
@@ -55,11 +55,11 @@ def set_up_levels(uc: unicorn.Uc, model: str) -> None:
 
 
 def set_mpidr(uc: unicorn.Uc, affinity: int) -> None:
-    """Choose what the guest reads in MPIDR_EL1."""
+    """Set the value that the guest reads in MPIDR_EL1."""
     uc.cpr_write(*_VMPIDR_EL2, _MPIDR_RES1 | affinity)
 
 
 def move_counter(uc: unicorn.Uc, offset: int) -> None:
-    """Let CNTVCT_EL0 be ``offset`` ticks behind the host's counter, and have CNTPCT_EL0 trap."""
+    """Set CNTVCT_EL0 ``offset`` ticks behind the host's counter, and have CNTPCT_EL0 trap."""
     uc.cpr_write(*_CNTVOFF_EL2, offset & U64_MAX)
     uc.cpr_write(*_CNTHCTL_EL2, 0)

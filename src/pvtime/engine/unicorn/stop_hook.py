@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ends a run at a block's start, from any thread, by the library's public interface.
+"""End a run at the start of a block, from any thread, by the library's public interface.
 
 ``uc_emu_stop`` is safe where a hook on a block calls it, but a hook in Python costs 1 us for each block, and
 one that is added only when it is needed races with the library, which frees deleted hooks at the end of a run
@@ -14,10 +14,10 @@ from typing import Final
 
 import unicorn
 
-from pvtime.engine.unicorn.library import LIBRARY
 from pvtime.engine.unicorn.native_hook import TARGETS, NativeHook
+from pvtime.engine.unicorn.uclib import LIBRARY
 
-__all__ = ["Stopper"]
+__all__ = ["StopHook"]
 
 _CODE: Final = {
     # The hook's arguments are (uc, address, size, flag): rdi, rsi, edx, rcx.
@@ -45,7 +45,7 @@ _CODE: Final = {
 }
 
 
-class Stopper:
+class StopHook:
     """A hook on every block of a CPU, and its flag.
 
     :raises EngineError: see :class:`NativeHook`.
@@ -56,14 +56,14 @@ class Stopper:
         self._hook = NativeHook(handle, unicorn.UC_HOOK_BLOCK, _CODE, self._flag, [LIBRARY.uc_emu_stop])
 
     def stop(self) -> None:
-        """End the run that goes on, or else the next one at once; from any thread."""
+        """End the current run, or else the next one as it starts; from any thread."""
         self._flag.value = 1
 
     @property
     def pending(self) -> bool:
-        """A run is to end."""
+        """Whether a stop was requested and not yet cleared."""
         return bool(self._flag.value)
 
     def clear(self) -> None:
-        """Let the next run go on."""
+        """Withdraw a stop, so that the next run is not ended by it."""
         self._flag.value = 0
