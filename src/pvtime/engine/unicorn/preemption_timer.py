@@ -15,10 +15,14 @@ _REPEAT_S: Final = 0.000_2
 
 
 class PreemptionTimer:
-    """Calls ``kick`` from a thread of its own at the deadline that is armed, until disarmed."""
+    """Calls ``kick`` from a thread of its own at the deadline that is armed, until disarmed.
 
-    def __init__(self, kick: Callable[[], None]) -> None:
+    :param now: CLOCK_MONOTONIC, in ns.
+    """
+
+    def __init__(self, kick: Callable[[], None], now: Callable[[], int] = time.monotonic_ns) -> None:
         self._kick = kick
+        self._now = now
         self._deadline: int | None = None
         self._preempt = False
         self._wakes_at = 0
@@ -68,7 +72,7 @@ class PreemptionTimer:
                 # Published before the deadline is read: whoever sets an earlier one after that sees it.
                 self._wakes_at = 1 << 63
                 deadline = self._deadline
-                now = time.monotonic_ns()
+                now = self._now()
                 if self._preempt or (deadline is not None and now >= deadline):
                     self._kick()
                     self._wakes_at = 0
