@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a run shows and leaves: the joined figures, the tables, the JSON report."""
+"""The figures of a run: live view, tables, and the JSON report."""

@@ -45,7 +45,7 @@ def listen(path: Path) -> OwnSocket:
     """
     from pvtime.snapshot.address import OwnSocket
 
-    with oserror_context(f"--control {path}", UsageError):
+    with oserror_context(f"control socket {path}", UsageError):
         return OwnSocket(str(path))
 
 

@@ -44,7 +44,7 @@ class Session:
     """Runs a machine to its end and shows it on ``view``. Used once, from the main thread.
 
     :param on_start: called when the engine has started.
-    :param save: called when the machine is to be saved to a directory; returns at once, and
+    :param save: called when a save to a directory is due; returns at once, and
         an :class:`EngineEnded` follows.
     :param clock: returns s; time passes in :meth:`Inbox.wait`.
     """

@@ -52,7 +52,7 @@ class Timetable:
         self.ready_at = self.start if agent and resumed else None
         """When userland reported; None until it has."""
         self.save_pending = options.save_at is not None
-        """The machine is to be saved, and that has not begun."""
+        """A save was asked for and has not begun."""
         self.give_up_at: float | None = None
         """When a guest that was asked to power off is stopped; None: it has not been asked."""
 

@@ -85,7 +85,7 @@ def await_guest(process: subprocess.Popen[str]) -> None:
         (["restore", "\x1b[2Jx"], "pvtime: ?[2Jx"),
         (["receive", "somewhere"], "somewhere"),
         (["receive", f"unix:{NOWHERE}"], "No such file"),
-        (["receive", "unix:peer", "--control", NOWHERE], "--control"),
+        (["receive", "unix:peer", "--control", NOWHERE], "control socket"),
         (["receive", "unix:peer", "--save-at", "5", "/"], "/"),
         (["save", NOWHERE, "there"], "No such file"),
         (["migrate", NOWHERE, "unix:peer"], "No such file"),
