@@ -12,11 +12,11 @@ from pvtime.abi.psci import VERSION_1_1, Affinity, Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
-from pvtime.probe import post
+from pvtime.probe import mailbox_client
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.instruction import CNTVCT_EL0, MPIDR_EL1
 from pvtime.probe.mailbox import CODE
-from pvtime.probe.post import ProbeError, ProbeFaultError
+from pvtime.probe.mailbox_client import ProbeError, ProbeFaultError
 from pvtime.probe.probe import Difference, Probe
 
 MEMORY = RAM_BASE + (16 << 20)
@@ -194,7 +194,7 @@ def test_it_powers_off_and_then_answers_no_more(engine: Choice) -> None:
 
 def test_who_does_not_answer_is_given_up(engine: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
     with boot(engine.build, guest(2)) as probe:
-        monkeypatch.setattr(post, "PATIENCE", 0.01)
+        monkeypatch.setattr(mailbox_client, "ANSWER_TIMEOUT_S", 0.01)
         with pytest.raises(ProbeError, match=r"vCPU 1: load 0x0 0x8: no answer within 0\.01 s"):
             probe.load(1, 0)
 

@@ -7,8 +7,8 @@ import pytest
 
 from framework.engines import Choice
 from pvtime.scenario.catalog import SCENARIOS
-from pvtime.scenario.perform import perform
-from pvtime.scenario.stage import Stage
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.runner import run_scenario
 from pvtime.steal.placement import PlacementName
 
 ONLY_USERSPACE = "KVM on arm64 has the placement userspace alone"
@@ -20,13 +20,13 @@ def test_it_shows_what_is_expected_or_the_engine_says_by_name_why_not(
     name: str, placement: PlacementName, engine: Choice
 ) -> None:
     scenario = SCENARIOS[name]
-    seen = perform(scenario, placement, scenario.tell(Stage(engine.build, placement)))
+    run = run_scenario(scenario, placement, scenario.events(ScenarioEnv(engine.build, placement)))
     if engine.name == "kvm" and placement is not PlacementName.USERSPACE:
-        assert seen.refusal is not None
-        assert ONLY_USERSPACE in seen.refusal
+        assert run.refusal is not None
+        assert ONLY_USERSPACE in run.refusal
         return
-    assert (seen.refusal, seen.failure) == (None, None)
-    assert [(each.topic, each.seen) for each in seen.findings] == [
-        (each.topic, each.expected) for each in seen.findings
+    assert (run.refusal, run.failure) == (None, None)
+    assert [(each.topic, each.observed) for each in run.findings] == [
+        (each.topic, each.expected) for each in run.findings
     ]
-    assert seen.findings
+    assert run.findings

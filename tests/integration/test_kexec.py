@@ -16,7 +16,7 @@ from pvtime.images.store import StockImages
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import MachineConfig
 from pvtime.scenario.linux_guest import Kernel, linux_guest
-from pvtime.scenario.linux_kexec import ENOUGH_NS, KexecRun, explain, run
+from pvtime.scenario.linux_kexec import MIN_STOLEN_NS, KexecRun, explain, run
 from pvtime.steal.placement import PlacementName
 from pvtime.userland.build import build_initramfs
 from pvtime.userland.protocol import Ready
@@ -64,10 +64,10 @@ def test_truth_and_structure_are_one_whenever_it_is_looked(kernel: Kernel) -> No
 def test_proc_stat_follows_the_structure_in_both_kernels(kernel: Kernel) -> None:
     for sample, steal in zip(kernel.end, kernel.steal_ns, strict=True):
         assert steal is not None, "the CPU is not online"
-        assert sample.count_ns > ENOUGH_NS
+        assert sample.count_ns > MIN_STOLEN_NS
         # The guest adds what its structure says at a tick, and rounds down: all that was stolen before it was
         # asked to end, and no more than was stolen.
-        assert ENOUGH_NS - TICK_NS < steal <= sample.count_ns
+        assert MIN_STOLEN_NS - TICK_NS < steal <= sample.count_ns
 
 
 def test_nothing_tells_the_hypervisor_of_kexec_which_counts_on_until_the_second_kernel_asks(

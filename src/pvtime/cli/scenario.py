@@ -15,7 +15,7 @@ from pvtime.errors import UsageError
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
-    from pvtime.scenario.story import Scenario
+    from pvtime.scenario.model import Scenario
 
 __all__ = ["scenario_command"]
 
@@ -52,7 +52,7 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
     from pvtime.report.image_progress import image_progress
     from pvtime.scenario.catalog import SCENARIOS
     from pvtime.scenario.document import to_json
-    from pvtime.scenario.perform import perform_all
+    from pvtime.scenario.runner import run_scenarios
     from pvtime.scenario.table import markdown
 
     if name is None:
@@ -68,7 +68,7 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
     placements = [PlacementName(placement)] if placement != ALL else list(PlacementName)
     printer = None if as_json or table else ScenarioPrinter(sys.stdout)
     with image_progress(sys.stderr if real else None) as progress:
-        runs = perform_all(kind, scenarios, placements, printer, real=progress if real else None)
+        runs = run_scenarios(kind, scenarios, placements, printer, real=progress if real else None)
     if all(run.refusal is not None for run in runs):
         raise UsageError(runs[0].refusal or "")
     if as_json:

@@ -10,8 +10,9 @@ from typing import Final, TextIO
 from rich.text import Text
 
 from pvtime.report.table import open_console
-from pvtime.scenario.perform import Performance
-from pvtime.scenario.story import Event, Finding, Scenario
+from pvtime.scenario.events import Event, Finding
+from pvtime.scenario.model import Scenario
+from pvtime.scenario.runner import ScenarioRun
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["THREAD", "ScenarioPrinter", "print_list"]
@@ -51,7 +52,7 @@ class ScenarioPrinter:
     def show(self, event: Event) -> None:
         """Print a step or a finding."""
         if isinstance(event, Finding):
-            self._verdict(event.holds, f"{event.topic}: {event.seen}")
+            self._verdict(event.holds, f"{event.topic}: {event.observed}")
             if not event.holds:
                 self._line(f"        expected: {event.expected}")
             return
@@ -59,19 +60,19 @@ class ScenarioPrinter:
         for line in event.lines:
             self._line(f"        {line}")
 
-    def end(self, performance: Performance) -> None:
+    def end(self, run: ScenarioRun) -> None:
         """Print the result of a run."""
-        took = f"{performance.duration_ns / 1e6:.0f} ms"
-        if performance.refusal is not None:
-            self._wrap(f"not possible here: {performance.refusal}", "    ", "    ")
-        elif performance.failure is not None:
-            self._verdict(False, f"failed: {performance.failure}")
-        elif performance.holds:
-            self._line(f"    all {len(performance.findings)} as expected ({took})")
+        took = f"{run.duration_ns / 1e6:.0f} ms"
+        if run.refusal is not None:
+            self._wrap(f"not possible here: {run.refusal}", "    ", "    ")
+        elif run.failure is not None:
+            self._verdict(False, f"failed: {run.failure}")
+        elif run.holds:
+            self._line(f"    all {len(run.findings)} as expected ({took})")
         else:
-            wrong = sum(not finding.holds for finding in performance.findings)
-            self._line(f"    {wrong} of {len(performance.findings)} NOT as expected ({took})")
-        if performance.placement is list(PlacementName)[-1]:
+            wrong = sum(not finding.holds for finding in run.findings)
+            self._line(f"    {wrong} of {len(run.findings)} NOT as expected ({took})")
+        if run.placement is list(PlacementName)[-1]:
             self._line()
 
     def _verdict(self, good: bool, text: str) -> None:

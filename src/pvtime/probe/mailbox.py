@@ -14,15 +14,16 @@ from pvtime.machine.layout import MAX_VCPUS
 
 __all__ = [
     "ALIGN",
-    "ANOTHER",
     "ARGUMENTS",
     "BOXES",
     "CODE",
+    "FIRST_SPI",
     "MAILBOXES",
+    "SECONDARY_ENTRY",
     "SIZE",
     "Command",
     "Mailbox",
-    "State",
+    "ProbeState",
 ]
 
 ALIGN: Final = 0x1000
@@ -31,7 +32,7 @@ ALIGN: Final = 0x1000
 CODE: Final = 0x1000
 """Bytes of code."""
 
-ANOTHER: Final = 4
+SECONDARY_ENTRY: Final = 4
 """Bytes from the probe's base to where CPU_ON enters it."""
 
 MAILBOXES: Final = 0x5000
@@ -63,8 +64,8 @@ class Command(IntEnum):
     JUMP = 9
 
 
-class State(IntEnum):
-    """What a vCPU does until the next command; ABSENT: it has never started."""
+class ProbeState(IntEnum):
+    """A vCPU's state between two commands; ABSENT: it has never started."""
 
     ABSENT = 0
     POLLING = 1
@@ -87,6 +88,12 @@ class Mailbox(ctypes.LittleEndianStructure):
         ("context", ctypes.c_uint64),
     )
 
+
+FIRST_SPI: Final = 16
+"""The SPI, counted from 0, that ends WFI on vCPU 0; the other vCPUs' follow. The serial ports use lower ones.
+
+A vCPU neither takes nor acknowledges it: it is pending while its line is high, and a pending one ends WFI.
+"""
 
 BOXES: Final = [MAILBOXES + index * ctypes.sizeof(Mailbox) for index in range(MAX_VCPUS)]
 """Bytes from the probe's base to each vCPU's mailbox."""

@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from pvtime.abi.arm64 import SysReg
+from pvtime.abi.gicv2 import SPI_BASE, Gicc, GiccCtlr, Gicd, GicdCtlr
+from pvtime.abi.gicv3 import GICD_IROUTER, ICC_IGRPEN1_EL1, ICC_PMR_EL1
 from pvtime.abi.psci import Affinity, Psci, PsciReturn
 from pvtime.engine.base import Engine
-from pvtime.machine.layout import RAM_BASE
+from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
-from pvtime.probe.instruction import mrs, msr
-from pvtime.probe.mailbox import ALIGN, ANOTHER, CODE, SIZE, Command
-from pvtime.probe.post import Post, ProbeError
-from pvtime.probe.wakeup import enable_wakeup
+from pvtime.probe.instruction import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0, mrs, msr
+from pvtime.probe.mailbox import ALIGN, CODE, FIRST_SPI, SECONDARY_ENTRY, SIZE, Command
+from pvtime.probe.mailbox_client import MailboxClient, ProbeError
 
 __all__ = ["Difference", "Probe"]
+
+_ANY_PRIORITY: Final = 0xFF
+_WORD: Final = 4
 
 
 @dataclass(frozen=True)
@@ -40,35 +45,35 @@ class Probe:
         self.machine = machine
         self.engine = engine
         self.base = base
-        self._post = Post(machine.memory, engine, base)
+        self._mailboxes = MailboxClient(machine.memory, engine, base)
 
     # Hypervisor calls and memory.
 
     def call(self, vcpu: int, function: int, *arguments: int) -> tuple[int, ...]:
         """Make an HVC with ``function`` and arguments in X0 to X3; return X0 to X3."""
-        return self._post.ask(vcpu, Command.CALL, function, *arguments)
+        return self._mailboxes.request(vcpu, Command.CALL, function, *arguments)
 
     def load(self, vcpu: int, address: int, size: int = 8) -> int:
         """Return 1, 4 or 8 bytes at an aligned address."""
-        return self._post.ask(vcpu, Command.LOAD, address, size)[0]
+        return self._mailboxes.request(vcpu, Command.LOAD, address, size)[0]
 
     def store(self, vcpu: int, address: int, value: int, size: int = 8) -> None:
         """Store 1, 4 or 8 bytes at an aligned address."""
-        self._post.ask(vcpu, Command.STORE, address, size, value)
+        self._mailboxes.request(vcpu, Command.STORE, address, size, value)
 
     def fill(self, vcpu: int, address: int, size: int, word: int) -> None:
         """Make every 8-byte word of ``size`` bytes of RAM ``word``."""
-        self._post.ask(vcpu, Command.FILL, address, size, word)
+        self._mailboxes.request(vcpu, Command.FILL, address, size, word)
 
     def copy(self, vcpu: int, to: int, source: int, size: int) -> None:
         """Copy RAM, in words of 8 bytes from the first on."""
-        self._post.ask(vcpu, Command.COPY, to, source, size)
+        self._mailboxes.request(vcpu, Command.COPY, to, source, size)
 
     def differences(self, vcpu: int, address: int, size: int, word: int) -> list[Difference]:
         """Return the 8-byte words of ``size`` bytes of RAM that are not ``word``."""
         found, end = [], address + size
         while address < end:
-            at, value, *_ = self._post.ask(vcpu, Command.COMPARE, address, end - address, word)
+            at, value, *_ = self._mailboxes.request(vcpu, Command.COMPARE, address, end - address, word)
             if not at:
                 break
             found.append(Difference(at, value))
@@ -80,7 +85,7 @@ class Probe:
     def execute(self, vcpu: int, instruction: int, *arguments: int) -> tuple[int, ...]:
         """Execute an instruction with arguments in X0 to X3, which alone it may change; return them."""
         x = arguments + (0,) * (4 - len(arguments))
-        return self._post.ask(vcpu, Command.EXECUTE, *x, instruction)
+        return self._mailboxes.request(vcpu, Command.EXECUTE, *x, instruction)
 
     def read_register(self, vcpu: int, register: SysReg) -> int:
         """Return a system register."""
@@ -92,46 +97,66 @@ class Probe:
 
     def spin(self, vcpu: int, rounds: int) -> None:
         """Execute a loop of two instructions ``rounds`` times."""
-        self._post.ask(vcpu, Command.SPIN, rounds)
+        self._mailboxes.request(vcpu, Command.SPIN, rounds)
 
     def rest(self, vcpu: int) -> None:
         """Idle in WFI until the next command; a vCPU that does not rest polls for one, and is busy."""
-        enable_wakeup(self, vcpu)
-        self._post.ask(vcpu, Command.REST)
+        self._enable_wakeup(vcpu)
+        self._mailboxes.request(vcpu, Command.REST)
+
+    def _enable_wakeup(self, vcpu: int) -> None:
+        """Have the GICv2 or GICv3 signal the interrupt that ends a vCPU's WFI; repeating it is harmless."""
+        intid = SPI_BASE + FIRST_SPI + vcpu
+        distributor = GIC_DISTRIBUTOR.base
+        if IdAa64Pfr0(self.read_register(vcpu, ID_AA64PFR0_EL1)).gic:
+            affinity = self.read_register(vcpu, MPIDR_EL1) & 0xFF
+            self.store(vcpu, distributor + GICD_IROUTER + 8 * intid, affinity)
+            self.write_register(vcpu, ICC_PMR_EL1, _ANY_PRIORITY)
+            self.write_register(vcpu, ICC_IGRPEN1_EL1, 1)
+        else:
+            self.store(vcpu, distributor + Gicd.ITARGETSR + intid, 1 << vcpu, size=1)
+            self.store(vcpu, GIC_CPU_INTERFACE.base + Gicc.PMR, _ANY_PRIORITY, _WORD)
+            on = GiccCtlr.of(enable_group0=1, enable_group1=1)
+            self.store(vcpu, GIC_CPU_INTERFACE.base + Gicc.CTLR, on, _WORD)
+        # KVM's are edge-triggered at reset; nobody else has one of these sixteen.
+        self.store(vcpu, distributor + Gicd.ICFGR + intid // 16 * _WORD, 0, _WORD)
+        enabled = Gicd.ISENABLER + intid // 32 * _WORD
+        self.store(vcpu, distributor + enabled, 1 << intid % 32, _WORD)
+        self.store(vcpu, distributor + Gicd.CTLR, GicdCtlr.of(enable_group0=1, enable_group1=1), _WORD)
 
     def context(self, vcpu: int) -> int:
         """Return what a vCPU found in X0 when it started: the device tree's address, or CPU_ON's argument."""
-        return self._post.context(vcpu)
+        return self._mailboxes.context(vcpu)
 
     # Power.
 
     def start_vcpu(self, vcpu: int, by: int = 0, context: int = 0) -> None:
         """Have vCPU ``by`` switch another one on; it starts polling."""
         target = self.machine.mpidrs[vcpu]
-        answer = self.call(by, Psci.CPU_ON_64, target, self.base + ANOTHER, context)[0]
+        answer = self.call(by, Psci.CPU_ON_64, target, self.base + SECONDARY_ENTRY, context)[0]
         if answer != PsciReturn.SUCCESS:
             raise ProbeError(f"vCPU {vcpu} cannot be switched on: PSCI answers {answer - (1 << 64)}")
         self.await_start(vcpu)
 
     def stop_vcpu(self, vcpu: int, by: int = 0) -> None:
         """Have a vCPU switch itself off; vCPU ``by``, another one, sees that it is."""
-        self._post.tell(vcpu, Command.CALL, Psci.CPU_OFF)
+        self._mailboxes.send(vcpu, Command.CALL, Psci.CPU_OFF)
         target = self.machine.mpidrs[vcpu]
-        self._post.wait(
+        self._mailboxes.wait(
             f"vCPU {vcpu}: CPU_OFF",
             lambda: self.call(by, Psci.AFFINITY_INFO_64, target)[0] == Affinity.OFF,
         )
-        self._post.settle(vcpu)
+        self._mailboxes.lower_wakeup(vcpu)
 
     def power_off(self, vcpu: int = 0) -> None:
         """Switch the machine off. :meth:`Engine.wait` says when it is."""
-        self._post.tell(vcpu, Command.CALL, Psci.SYSTEM_OFF)
+        self._mailboxes.send(vcpu, Command.CALL, Psci.SYSTEM_OFF)
 
     def reset(self, vcpu: int = 0) -> Probe:
         """Reset the machine, which clears its memory; return the probe that it boots, on vCPU 0 alone."""
-        self._post.tell(vcpu, Command.CALL, Psci.SYSTEM_RESET)
-        self._post.wait(f"vCPU {vcpu}: SYSTEM_RESET", lambda: not self._post.asked(vcpu))
-        self._post.settle(vcpu)
+        self._mailboxes.send(vcpu, Command.CALL, Psci.SYSTEM_RESET)
+        self._mailboxes.wait(f"vCPU {vcpu}: SYSTEM_RESET", lambda: not self._mailboxes.asked(vcpu))
+        self._mailboxes.lower_wakeup(vcpu)
         first = Probe(self.machine, self.engine)
         first.await_start(0)
         return first
@@ -149,10 +174,10 @@ class Probe:
         second = Probe(self.machine, self.engine, to)
         self.copy(0, to, self.base, CODE)
         self.fill(0, to + CODE, SIZE - CODE, 0)
-        self._post.ask(0, Command.JUMP, to, SIZE, argument)
+        self._mailboxes.request(0, Command.JUMP, to, SIZE, argument)
         second.await_start(0)
         return second
 
     def await_start(self, vcpu: int) -> None:
         """Wait until a vCPU is there to be told something."""
-        self._post.wait(f"vCPU {vcpu} starts", lambda: self._post.ready(vcpu))
+        self._mailboxes.wait(f"vCPU {vcpu} starts", lambda: self._mailboxes.ready(vcpu))

@@ -21,7 +21,7 @@ from pvtime.scenario import (
     save,
     two_consumers,
 )
-from pvtime.scenario.story import Scenario
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIOS"]
 

@@ -7,21 +7,22 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pvtime.scenario.perform import Performance
-from pvtime.scenario.story import Finding, Scenario, Step
+from pvtime.scenario.events import Finding, Step
+from pvtime.scenario.model import Scenario
+from pvtime.scenario.runner import ScenarioRun
 
 __all__ = ["SCHEMA", "to_json"]
 
 SCHEMA: Final = 1
 
 
-def to_json(engine: str, performances: Sequence[Performance], *, real: bool) -> str:
+def to_json(engine: str, runs: Sequence[ScenarioRun], *, real: bool) -> str:
     """Return the document; docs/placements.md describes it.
 
     :param real: it was Debian's kernel that ran, and not the probe.
     """
     scenarios: dict[str, dict[str, Any]] = {}
-    for one in performances:
+    for one in runs:
         scenarios.setdefault(one.scenario.name, _scenario(one.scenario))["runs"].append(_run(one))
     document = {"schema": SCHEMA, "engine": engine, "real": real, "scenarios": list(scenarios.values())}
     return json.dumps(document, indent=2) + "\n"
@@ -36,7 +37,7 @@ def _scenario(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _run(one: Performance) -> Mapping[str, Any]:
+def _run(one: ScenarioRun) -> Mapping[str, Any]:
     return {
         "placement": one.placement.value,
         "holds": one.holds,
@@ -49,7 +50,7 @@ def _run(one: Performance) -> Mapping[str, Any]:
             if isinstance(event, Step)
         ],
         "findings": [
-            {"topic": event.topic, "seen": event.seen, "expected": event.expected, "holds": event.holds}
+            {"topic": event.topic, "seen": event.observed, "expected": event.expected, "holds": event.holds}
             for event in one.events
             if isinstance(event, Finding)
         ],

@@ -10,8 +10,9 @@ from pvtime.abi.psci import Psci
 from pvtime.abi.registration import KvmStealTime
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario import claims
-from pvtime.scenario.stage import Stage, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_stolen
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
@@ -21,12 +22,12 @@ PER_UPDATE: Final = 2
 """The version goes up by this with each."""
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Have a vCPU make calls that nothing but an exit and an entry comes of, while nobody steals from it."""
-    kernel = stage.software(MEMORY)
-    with stage.boot() as probe:
+    kernel = env.guest_side(MEMORY)
+    with env.boot() as probe:
         at = kernel.enable(probe, 0)
-        await_theft(probe, 0)
+        await_stolen(probe, 0)
         probe.rest(1)
         before = probe.engine.sample()[0]
         version = probe.load(0, at + KvmStealTime.version.offset, 4)
@@ -38,10 +39,10 @@ def tell(stage: Stage) -> Iterator[Event]:
         yield Step(
             f"vCPU 0 leaves the guest {CALLS} times by a hypercall, and enters it again. Loads: {loads}."
         )
-        if kernel.gives:
+        if kernel.guest_provides:
             yield Step(f"By the structure's version it was written {updates} times.")
             loads = max(loads, updates)
-        yield stage.found(
+        yield env.finding(
             "the structure is updated", "at loads" if loads < CALLS // 2 else "at entries", "at loads"
         )
 
@@ -49,6 +50,6 @@ def tell(stage: Stage) -> Iterator[Event]:
 SCENARIO: Final = Scenario(
     "entries",
     "is the structure updated at each entry to the guest, or at each load of the vCPU?",
-    tell,
+    events,
     (claims.RETURN, claims.LOAD, claims.PUT_USER),
 )

@@ -12,8 +12,9 @@ from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory_map import Access
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.stage import Stage, await_loads, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
@@ -21,19 +22,19 @@ MEMORY: Final = RAM_BASE + (16 << 20)
 LOADS: Final = 10
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Take it away, then make it read-only."""
-    yield from _fault(stage, "gone", Access.NONE)
-    yield from _fault(stage, "read-only", Access.READ)
+    yield from _fault(env, "gone", Access.NONE)
+    yield from _fault(env, "read-only", Access.READ)
 
 
-def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
-    kernel = stage.software(MEMORY)
-    region = Region("page", MEMORY, 0x1000) if kernel.gives else STOLEN_TIME
-    with stage.boot() as probe:
+def _fault(env: ScenarioEnv, what: str, access: Access) -> Iterator[Event]:
+    kernel = env.guest_side(MEMORY)
+    region = Region("page", MEMORY, 0x1000) if kernel.guest_provides else STOLEN_TIME
+    with env.boot() as probe:
         for index in range(2):
             kernel.enable(probe, index)
-        before = await_theft(probe, 0, 1)[0]
+        before = await_stolen(probe, 0, 1)[0]
         _limit(probe, region, access)
         during = await_loads(probe, 0, LOADS)[0]
         yield Step(
@@ -42,13 +43,15 @@ def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
             f"structure's. The report says: {during.fault or 'nothing'}."
         )
         if during.fault is None:
-            seen = "counts on" if during.truth_ns == during.structure_ns else "is wrong, and nobody says it"
+            observed = (
+                "counts on" if during.truth_ns == during.structure_ns else "is wrong, and nobody says it"
+            )
         else:
-            seen = "stands still until it is back" if during.enabled else "stops for good"
-            seen += ", said in the report"
-        yield stage.found(
+            observed = "stands still until it is back" if during.enabled else "stops for good"
+            observed += ", said in the report"
+        yield env.finding(
             f"memory {what}: the count",
-            seen,
+            observed,
             "stands still until it is back, said in the report",
             hypervisor="counts on",
             guest="stops for good, said in the report",
@@ -60,14 +63,14 @@ def _fault(stage: Stage, what: str, access: Access) -> Iterator[Event]:
             f"{_count(after)} by the structure's."
         )
         if after.structure_ns is None:
-            seen = "is absent: the guest has no structure any more"
+            observed = "is absent: the guest has no structure any more"
         elif after.truth_ns != after.structure_ns:
-            seen = "is wrong"
+            observed = "is wrong"
         else:
-            seen = "is the truth to the ns"
-        yield stage.found(
+            observed = "is the truth to the ns"
+        yield env.finding(
             f"memory {what}, then back: the count",
-            seen,
+            observed,
             "is the truth to the ns",
             guest="is absent: the guest has no structure any more",
         )
@@ -87,6 +90,6 @@ def _limit(probe: Probe, region: Region, access: Access) -> None:
 SCENARIO: Final = Scenario(
     "faults",
     "the memory is taken away from under the structures, or made read-only",
-    tell,
+    events,
     (claims.REAL_MEMORY,),
 )

@@ -11,57 +11,58 @@ from pvtime.abi.registration import KvmStealTime, RegisterResult
 from pvtime.machine.layout import GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.memory import MIN_MEMORY
 from pvtime.probe.probe import Probe
-from pvtime.scenario.software import Software, signed
-from pvtime.scenario.stage import Stage, await_loads, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.guest_side import GuestSide, signed
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
 MEMORY: Final = RAM_BASE + (16 << 20)
-LIE: Final = 1 << 62
+FORGED_STEAL_NS: Final = 1 << 62
 """Stolen time in ns: 146 years."""
 LOADS: Final = 10
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Have vCPU 0 lie to itself; vCPU 1 is honest."""
-    kernel = stage.software(MEMORY)
-    with stage.boot() as probe:
-        yield from _addresses(stage, probe, kernel)
+    kernel = env.guest_side(MEMORY)
+    with env.boot() as probe:
+        yield from _addresses(env, probe, kernel)
         at = [kernel.enable(probe, index) for index in range(2)]
-        await_theft(probe, 0, 1)
-        probe.store(0, kernel.count_address(at[0]), LIE)
-        if kernel.gives:
+        await_stolen(probe, 0, 1)
+        probe.store(0, kernel.count_address(at[0]), FORGED_STEAL_NS)
+        if kernel.guest_provides:
             probe.store(0, at[0] + KvmStealTime.version.offset, 1, size=4)
         liar, honest = await_loads(probe, 0, LOADS)
         yield Step(
-            f"vCPU 0 writes {LIE} into its structure at {at[0]:#x}. {LOADS} loads later the structure says "
-            f"{liar.structure_ns} ns, and the host {liar.truth_ns} ns: the report's column 'structure - "
-            f"truth' is {liar.count_ns - liar.truth_ns} ns."
+            f"vCPU 0 writes {FORGED_STEAL_NS} into its structure at {at[0]:#x}. {LOADS} loads later the "
+            f"structure says {liar.structure_ns} ns, and the host {liar.truth_ns} ns: the report's column "
+            f"'structure - truth' is {liar.count_ns - liar.truth_ns} ns."
         )
         difference = liar.count_ns - liar.truth_ns
-        seen = "unaffected" if 0 < liar.truth_ns < LIE else "affected"
-        yield stage.found("it overwrites its count: truth", seen, "unaffected")
-        seen = "shown in the report" if difference > LIE // 2 else "not to be seen"
-        yield stage.found("the lie", seen, "shown in the report")
+        observed = "unaffected" if 0 < liar.truth_ns < FORGED_STEAL_NS else "affected"
+        yield env.finding("it overwrites its count: truth", observed, "unaffected")
+        observed = "shown in the report" if difference > FORGED_STEAL_NS // 2 else "not to be seen"
+        yield env.finding("the lie", observed, "shown in the report")
         same = honest.truth_ns == honest.structure_ns and honest.enabled
         yield Step(
             f"Of vCPU 1 {honest.truth_ns} ns are stolen, and {honest.structure_ns} ns in its structure."
         )
-        yield stage.found("the other vCPU", "exact to the ns" if same else "affected", "exact to the ns")
+        yield env.finding("the other vCPU", "exact to the ns" if same else "affected", "exact to the ns")
 
 
-def _addresses(stage: Stage, probe: Probe, kernel: Software) -> Iterator[Event]:
+def _addresses(env: ScenarioEnv, probe: Probe, kernel: GuestSide) -> Iterator[Event]:
     """Give away what is not RAM, or is somebody's."""
     kernel.enable(probe, 1)
     bad = {
         "in the GIC": GIC_DISTRIBUTOR.base,
         "past the end of RAM": RAM_BASE + MIN_MEMORY,
         "misaligned": MEMORY + 8,
-        "vCPU 1's": kernel.own(1),
+        "vCPU 1's": kernel.area_of(1),
     }
     answers = {name: kernel.set(probe, 0, address | 1) for name, address in bad.items()}
-    if kernel.gives:
+    if kernel.guest_provides:
         kernel.enable(probe, 0)
         answers["a second one"] = kernel.set(probe, 0, MEMORY + 0x1000 | 1)
         kernel.disable(probe, 0)
@@ -72,13 +73,13 @@ def _addresses(stage: Stage, probe: Probe, kernel: Software) -> Iterator[Event]:
     if set(answers.values()) == {int(RegisterResult.NOT_SUPPORTED)}:
         answer = signed(probe.call(0, PvTime.ST, GIC_DISTRIBUTOR.base)[0])
         yield Step(f"PV_TIME_ST with the GIC's address as an argument answers {answer:#x}: it takes none.")
-        seen = "cannot be given" if answer != GIC_DISTRIBUTOR.base else "accepted"
+        observed = "cannot be given" if answer != GIC_DISTRIBUTOR.base else "accepted"
     else:
         accepted = [name for name, answer in answers.items() if answer == RegisterResult.SUCCESS]
-        seen = f"accepted: {', '.join(accepted)}" if accepted else f"all {len(answers)} refused"
-    yield stage.found("bad addresses", seen, "cannot be given", guest="all 5 refused")
+        observed = f"accepted: {', '.join(accepted)}" if accepted else f"all {len(answers)} refused"
+    yield env.finding("bad addresses", observed, "cannot be given", guest="all 5 refused")
 
 
 SCENARIO: Final = Scenario(
-    "hostile", "the guest writes its own structure, and gives away addresses that are not its to give", tell
+    "hostile", "the guest writes its own structure, and gives away addresses that are not its to give", events
 )

@@ -9,8 +9,9 @@ from typing import Final
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["SCENARIO"]
@@ -21,17 +22,17 @@ U64: Final = 1 << 64
 YEAR_NS: Final = 365.25 * 86400 * 1e9
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Switch vCPU 1 off and on; vCPU 0 and vCPU 2 go on."""
-    kernel = stage.software(MEMORY)
-    with stage.boot(3) as probe:
+    kernel = env.guest_side(MEMORY)
+    with env.boot(3) as probe:
         at = [kernel.enable(probe, index) for index in range(3)]
-        await_theft(probe, 0, 1)
+        await_stolen(probe, 0, 1)
         previous = kernel.count(probe, 1, at[1])
         yield Step(f"vCPU 1's structure is at {at[1]:#x}; the guest reads {previous} ns and keeps that.")
         probe.stop_vcpu(1)
         gone = probe.engine.sample()[1]
-        ram_was = probe.machine.memory.read(kernel.own(1), STRUCTURE_STRIDE)
+        ram_was = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE)
         probe.start_vcpu(1)
         back = await_loads(probe, 1, LOADS)[1]
         yield Step(
@@ -39,28 +40,28 @@ def tell(stage: Stage) -> Iterator[Event]:
             f"{back.structure_ns} ns."
         )
         if not back.enabled:
-            alone = probe.machine.memory.read(kernel.own(1), STRUCTURE_STRIDE) == ram_was
+            alone = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE) == ram_was
             meanwhile = "disabled, its memory left alone" if alone else "disabled, and written"
         else:
             meanwhile = "goes on" if back.count_ns >= gone.count_ns else "runs backwards"
-        yield stage.found(
+        yield env.finding(
             "the count once it is on", meanwhile, "goes on", guest="disabled, its memory left alone"
         )
         for index in (0, 2):
             probe.rest(index)
-        _, after, seen = ask_anew(probe, 1, lambda: kernel.enable(probe, 1))
-        yield stage.found("the count once it asks again", seen, "starts from zero")
+        _, after, observed = re_enable(probe, 1, lambda: kernel.enable(probe, 1))
+        yield env.finding("the count once it asks again", observed, "starts from zero")
         clock = kernel.count(probe, 1, at[1])
         elapsed = (clock - previous) % U64
         yield Step(
             f"{kernel.call} again: {after.structure_ns} ns. A guest that kept its previous reading computes "
             f"{clock} - {previous}, which in 64 bits is {elapsed} ns, or {elapsed / YEAR_NS:.0f} years."
         )
-        seen = "underflows" if elapsed > clock else "does not underflow"
-        yield stage.found("clock - previous of a guest that keeps it", seen, "underflows")
+        observed = "underflows" if elapsed > clock else "does not underflow"
+        yield env.finding("clock - previous of a guest that keeps it", observed, "underflows")
         others = [sample for sample in probe.engine.sample() if sample.index != 1]
         same = all(sample.truth_ns == sample.structure_ns and sample.enabled for sample in others)
-        yield stage.found("the other vCPUs", "exact to the ns" if same else "disturbed", "exact to the ns")
+        yield env.finding("the other vCPUs", "exact to the ns" if same else "disturbed", "exact to the ns")
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
@@ -71,5 +72,5 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
 
 
 SCENARIO: Final = Scenario(
-    "hotplug", "a vCPU goes off, comes back and asks for stolen time again", tell, real=real
+    "hotplug", "a vCPU goes off, comes back and asks for stolen time again", events, real=real
 )

@@ -13,9 +13,10 @@ from pvtime.probe.mailbox import MAILBOXES, SIZE
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
 from pvtime.scenario.changes import Snapshot, dump, fields_of
-from pvtime.scenario.software import Software
-from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.guest_side import GuestSide
+from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["SCENARIO"]
@@ -32,18 +33,18 @@ PATTERN: Final = 0x5A5A_5A5A_5A5A_5A5A
 LOADS: Final = 20
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Let the first kernel disable nothing, then let it disable what it can."""
-    yield from _hand_over(stage, disable=False)
-    yield from _hand_over(stage, disable=True)
+    yield from _hand_over(env, disable=False)
+    yield from _hand_over(env, disable=True)
 
 
-def _hand_over(stage: Stage, *, disable: bool) -> Iterator[Event]:
-    old, new = stage.software(OLD), stage.software(NEW)
-    with stage.boot() as first:
+def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
+    old, new = env.guest_side(OLD), env.guest_side(NEW)
+    with env.boot() as first:
         at = [old.enable(first, index) for index in range(2)]
         where = " and ".join(f"{ipa:#x}" for ipa in at)
-        before = await_theft(first, 0, 1)[0]
+        before = await_stolen(first, 0, 1)[0]
         yield Step(f"The first kernel asks for stolen time ({old.call}): structures at {where}. They count.")
         how = ""
         if disable:
@@ -69,29 +70,29 @@ def _hand_over(stage: Stage, *, disable: bool) -> Iterator[Event]:
             dump(changes),
         )
         fields = fields_of(KvmStealTime, at[0], changes)
-        seen = how + (f"overwritten: {', '.join(fields)}" if fields else "no byte of RAM changed")
+        observed = how + (f"overwritten: {', '.join(fields)}" if fields else "no byte of RAM changed")
         if not disable:
             corrupted = "overwritten: steal, version, preempted"
-            yield stage.found("nothing is disabled", seen, "no byte of RAM changed", guest=corrupted)
-            yield from _second_request(stage, second, new)
+            yield env.finding("nothing is disabled", observed, "no byte of RAM changed", guest=corrupted)
+            yield from _second_request(env, second, new)
             return
         unchanged = "no byte of RAM changed"
-        yield stage.found("it is disabled before", seen, f"there is none; {unchanged}", guest=unchanged)
-        _, after, seen = ask_anew(second, 0, lambda: new.enable(second, 0))
+        yield env.finding("it is disabled before", observed, f"there is none; {unchanged}", guest=unchanged)
+        _, after, observed = re_enable(second, 0, lambda: new.enable(second, 0))
         yield Step(
             f"The second kernel asks for stolen time: {before.truth_ns} ns or more were stolen by then, and "
             f"its count is {after.structure_ns} ns."
         )
-        yield stage.found("the second kernel's count", seen, "starts from zero")
+        yield env.finding("the second kernel's count", observed, "starts from zero")
 
 
-def _second_request(stage: Stage, second: Probe, new: Software) -> Iterator[Event]:
+def _second_request(env: ScenarioEnv, second: Probe, new: GuestSide) -> Iterator[Event]:
     """Show what a second kernel is answered that knows nothing of the first one."""
-    answer = new.ask(second, 0)
+    answer = new.request(second, 0)
     said = "granted" if answer >= 0 else f"refused: {RegisterResult(answer).name}"
     shown = f"{answer:#x}" if answer >= 0 else str(answer)
     yield Step(f"The second kernel's own {new.call} is answered {shown}.")
-    yield stage.found("the second kernel's request then", said, "granted", guest="refused: IN_USE")
+    yield env.finding("the second kernel's request then", said, "granted", guest="refused: IN_USE")
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
@@ -104,7 +105,7 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
 SCENARIO: Final = Scenario(
     "kexec",
     "a second kernel takes over the memory: does the hypervisor write into its data?",
-    tell,
+    events,
     (claims.KEXEC, claims.X86),
     real,
 )

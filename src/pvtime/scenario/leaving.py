@@ -18,10 +18,10 @@ from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.machine import Machine
 from pvtime.probe.probe import Probe
 from pvtime.run.exporter import Exporter
+from pvtime.scenario.env import ScenarioEnv, await_stolen
+from pvtime.scenario.events import Finding
+from pvtime.scenario.guest_side import GuestSide
 from pvtime.scenario.memory import attributes, device_of
-from pvtime.scenario.software import Software
-from pvtime.scenario.stage import Stage, await_theft
-from pvtime.scenario.story import Finding
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.directory import load
 from pvtime.snapshot.receive import ReceivedMachine, confirm, receive
@@ -38,18 +38,18 @@ class Guest:
     """One with two vCPUs that have stolen time."""
 
     probe: Probe
-    kernel: Software
+    kernel: GuestSide
     at: list[int]
     """Each one's structure."""
 
 
 @contextlib.contextmanager
-def guest_with_count(stage: Stage) -> Iterator[Guest]:
+def guest_with_count(env: ScenarioEnv) -> Iterator[Guest]:
     """Start a guest, and wait until something was stolen from each of its vCPUs."""
-    kernel = stage.software(MEMORY)
-    with stage.boot() as probe:
+    kernel = env.guest_side(MEMORY)
+    with env.boot() as probe:
         guest = Guest(probe, kernel, [kernel.enable(probe, index) for index in range(2)])
-        await_theft(probe, 0, 1)
+        await_stolen(probe, 0, 1)
         yield guest
 
 
@@ -60,14 +60,14 @@ def exporter(probe: Probe) -> Exporter:
 
 
 @contextlib.contextmanager
-def revived(stage: Stage, path: Path, stolen_time: Region | None = None) -> Iterator[Probe]:
+def revived(env: ScenarioEnv, path: Path, stolen_time: Region | None = None) -> Iterator[Probe]:
     """Start a machine that was saved.
 
     :param stolen_time: give the structures this region, and not the one that they had.
     :raises PvtimeError: it cannot be restored so.
     """
     with load(path) as saved:
-        machine, engine = _make(stage, saved.description, stolen_time)
+        machine, engine = _make(env, saved.description, stolen_time)
         with _running(machine, engine):
             saved.restore(machine, engine)
             engine.start()
@@ -75,10 +75,10 @@ def revived(stage: Stage, path: Path, stolen_time: Region | None = None) -> Iter
 
 
 @contextlib.contextmanager
-def migrated(stage: Stage, probe: Probe) -> Iterator[tuple[Probe, MigrationResult]]:
+def migrated(env: ScenarioEnv, probe: Probe) -> Iterator[tuple[Probe, MigrationResult]]:
     """Move a machine to another engine, over a socket, and go on with it there."""
     here, there = socket.socketpair()
-    target = _Target(stage, MigrationStream(there))
+    target = _Target(env, MigrationStream(there))
     target.start()
     stream = MigrationStream(here)
     description = Description(probe.engine.name, probe.machine.config, agent=False, release=None)
@@ -97,16 +97,16 @@ def migrated(stage: Stage, probe: Probe) -> Iterator[tuple[Probe, MigrationResul
 class _Target(threading.Thread):
     """Receives a machine, and starts it."""
 
-    def __init__(self, stage: Stage, stream: MigrationStream) -> None:
+    def __init__(self, env: ScenarioEnv, stream: MigrationStream) -> None:
         super().__init__(name="pvtime-target", daemon=True)
-        self._stage = stage
+        self._env = env
         self._stream = stream
         self.arrived: ReceivedMachine | None = None
         self.error: PvtimeError | None = None
 
     def run(self) -> None:
         try:
-            arrived = receive(self._stream, lambda description: _make(self._stage, description, None))
+            arrived = receive(self._stream, lambda description: _make(self._env, description, None))
             arrived.engine.start()
             self.arrived = arrived
             confirm(self._stream)
@@ -115,13 +115,13 @@ class _Target(threading.Thread):
             self._stream.close()
 
 
-def _make(stage: Stage, description: Description, stolen_time: Region | None) -> tuple[Machine, Engine]:
+def _make(env: ScenarioEnv, description: Description, stolen_time: Region | None) -> tuple[Machine, Engine]:
     config = description.config
     if stolen_time is not None:
         config = replace(config, stolen_time=stolen_time)
     machine = Machine(config, _discard, _discard)
     try:
-        return machine, stage.build(machine)
+        return machine, env.build(machine)
     except BaseException:
         machine.close()
         raise
@@ -158,12 +158,12 @@ def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[l
     return now, "saved + new truth, to the ns"
 
 
-def needs(stage: Stage, probe: Probe, guest: Guest, topic: str) -> Finding:
+def needs(env: ScenarioEnv, probe: Probe, guest: Guest, topic: str) -> Finding:
     """Find what must be kept of a placement beside the memory that the VMM saves and moves anyhow."""
     own = [name for name in attributes(device_of(probe)) if name.startswith("STATE")]
     given = "the address that the guest gave"
-    if guest.kernel.given(probe, 0):
+    if guest.kernel.registered(probe, 0):
         own.append(given)
-    return stage.found(
+    return env.finding(
         topic, ", ".join(own) or "nothing", "nothing", hypervisor="STATE_SIZE, STATE", guest=given
     )

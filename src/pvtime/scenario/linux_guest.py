@@ -128,7 +128,7 @@ class LinuxGuest:
             time.sleep(0.001)
 
     def until(self, happened: Callable[[list[VcpuSample]], bool], what: str) -> None:
-        """Sample until something is seen."""
+        """Sample until something is observed."""
         end = time.monotonic() + DEADLINE
         while not happened(self.engine.sample()):
             self._go_on(end, what)

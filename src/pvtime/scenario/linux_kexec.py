@@ -25,13 +25,13 @@ from pvtime.userland import cpio
 from pvtime.userland.build import build_initramfs
 from pvtime.userland.protocol import Ready
 
-__all__ = ["ENOUGH_NS", "KexecRun", "explain", "run"]
+__all__ = ["MIN_STOLEN_NS", "KexecRun", "explain", "run"]
 
 MEMORY: Final = 512 << 20
 """Bytes: the kernel is there five times, as it runs, in the archive, its unpacked file, kexec's buffer and
 the place it is copied to. 256 MiB were enough for Linux 6.1."""
 
-ENOUGH_NS: Final = 300_000_000
+MIN_STOLEN_NS: Final = 300_000_000
 """What must be stolen from each busy vCPU before its kernel ends."""
 
 
@@ -95,7 +95,7 @@ def _use(guest: LinuxGuest, vcpus: int, progress: FetchProgress) -> None:
     guest.wait_for(Ready, "userland")
     progress("its vCPUs are busy, and steal from each other", 0, None)
     guest.tell("busy", vcpus)
-    enough = [sample.truth_ns + ENOUGH_NS for sample in guest.engine.sample()]
+    enough = [sample.truth_ns + MIN_STOLEN_NS for sample in guest.engine.sample()]
     guest.until(
         lambda now: all(sample.truth_ns >= ns for sample, ns in zip(now, enough, strict=True)),
         "stolen time of busy vCPUs",

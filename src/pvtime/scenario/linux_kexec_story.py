@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvtime.images.cache import FetchProgress
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.linux_kexec import explain, run
-from pvtime.scenario.story import Event, Finding, Step
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["real"]
@@ -18,8 +18,8 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     course = run(progress, placement=placement)
     for line in explain(course):
         yield Step(line.strip())
-    seen = "uses stolen time" if course.second.found else "does not find it"
-    yield Finding("the second kernel", seen, "uses stolen time")
+    observed = "uses stolen time" if course.second.found else "does not find it"
+    yield Finding("the second kernel", observed, "uses stolen time")
     calls = course.second.calls
     zero = calls and all(call.after.count_ns == 0 < call.before.count_ns for call in calls)
     yield Finding("the second kernel's count", "starts from zero" if zero else "goes on", "starts from zero")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.images.cache import FetchProgress
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.linux_stock import steal_of, stock_linux
-from pvtime.scenario.story import Event, Finding, Step
 from pvtime.steal.placement import PlacementName
 from pvtime.userland.protocol import Ready
 
@@ -23,8 +23,8 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
         release = guest.wait_for(Ready, "userland").release
         online = [cpu for cpu in range(2) if steal_of(guest, cpu) is not None]
         yield Step(f"Linux {release} is up. CPUs in its /proc/stat: {online}.")
-        seen = "online" if WITHOUT in online else "not brought online"
-        yield Finding("the CPU without a structure", seen, "not brought online")
+        observed = "online" if WITHOUT in online else "not brought online"
+        yield Finding("the CPU without a structure", observed, "not brought online")
         counts = [sample.enabled for sample in guest.engine.sample()]
         yield Step(
             f"Of its vCPUs these have asked for stolen time: {[i for i, on in enumerate(counts) if on]}."

@@ -14,44 +14,46 @@ from pvtime.errors import PvTimeDeviceError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.software import Software, signed
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.guest_side import GuestSide, signed
+from pvtime.scenario.model import Scenario
 from pvtime.steal.hypervisor import HypervisorPlacement, PvTimeDevice
 
 __all__ = ["SCENARIO", "attributes", "device_of"]
 
 MEMORY: Final = RAM_BASE + (16 << 20)
-ELSEWHERE: Final = Region(STOLEN_TIME.name, STOLEN_TIME.base + (1 << 20), STOLEN_TIME.size)
+MOVED_REGION: Final = Region(STOLEN_TIME.name, STOLEN_TIME.base + (1 << 20), STOLEN_TIME.size)
 VCPUS: Final = 3
 KIB: Final = 1024
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Look at what a machine with three vCPUs has, what it answers, and what its parts can be asked."""
-    kernel = stage.software(MEMORY)
-    with stage.boot(VCPUS) as probe:
+    kernel = env.guest_side(MEMORY)
+    with env.boot(VCPUS) as probe:
         at = [kernel.enable(probe, index) for index in range(VCPUS)]
         yield Step("The structures are at " + ", ".join(f"{ipa:#x}" for ipa in at) + ".")
-        yield from _size(stage, probe, kernel, at)
-        yield from _who(stage, probe)
+        yield from _size(env, probe, kernel, at)
+        yield from _who(env, probe)
         base = at[0]
-    with stage.boot(1, stolen_time=ELSEWHERE) as probe:
-        moved = stage.software(MEMORY + 4096).enable(probe, 0)
+    with env.boot(1, stolen_time=MOVED_REGION) as probe:
+        moved = env.guest_side(MEMORY + 4096).enable(probe, 0)
     yield Step(
-        f"Where the VMM says {ELSEWHERE.base:#x} and not {STOLEN_TIME.base:#x}, and the guest, should it be "
-        f"asked, {MEMORY + 4096:#x} and not {MEMORY:#x}, vCPU 0's is at {moved:#x} and not at {base:#x}."
+        f"With the VMM's region at {MOVED_REGION.base:#x} instead of {STOLEN_TIME.base:#x}, and the guest's "
+        f"memory at {MEMORY + 4096:#x} instead of {MEMORY:#x}, vCPU 0's structure is at {moved:#x} instead "
+        f"of {base:#x}."
     )
-    chooser = {ELSEWHERE.base: "the VMM", MEMORY + 4096: "the guest"}.get(moved, "nobody")
-    yield stage.found("who chooses the address", chooser, "the VMM", guest="the guest")
+    chooser = {MOVED_REGION.base: "the VMM", MEMORY + 4096: "the guest"}.get(moved, "nobody")
+    yield env.finding("who chooses the address", chooser, "the VMM", guest="the guest")
 
 
-def _size(stage: Stage, probe: Probe, kernel: Software, at: list[int]) -> Iterator[Event]:
+def _size(env: ScenarioEnv, probe: Probe, kernel: GuestSide, at: list[int]) -> Iterator[Event]:
     machine = probe.machine
     beside = [memory for memory in machine.map.memories if memory is not machine.memory]
     reserved = sum(memory.size for memory in beside)
-    if kernel.gives:
-        below = [step for step in (8, 16, 32, 64) if _accepted(probe, kernel, kernel.own(VCPUS) + step)]
+    if kernel.guest_provides:
+        below = [step for step in (8, 16, 32, 64) if _accepted(probe, kernel, kernel.area_of(VCPUS) + step)]
         stride = f"{min(below)} bytes, any place that is aligned so"
         fixed = f"{STRUCTURE_STRIDE} bytes, any place that is aligned so"
         yield Step(f"Of addresses that are 8, 16, 32, 64 bytes further, those are accepted: {below}.")
@@ -59,28 +61,28 @@ def _size(stage: Stage, probe: Probe, kernel: Software, at: list[int]) -> Iterat
         (distance,) = {second - first for first, second in itertools.pairwise(at)}
         stride = f"{distance} bytes, one after the other"
         fixed = f"{STRUCTURE_STRIDE} bytes, one after the other"
-    yield stage.found(
+    yield env.finding(
         "memory per vCPU as ABI", stride, f"{STRUCTURE_STRIDE} bytes, one after the other", guest=fixed
     )
     yield Step(f"Beside RAM the machine has {reserved} bytes of memory.")
-    seen = f"{reserved // KIB} KiB" if reserved else "none"
-    yield stage.found("memory set aside beside RAM", seen, "64 KiB", guest="none")
+    observed = f"{reserved // KIB} KiB" if reserved else "none"
+    yield env.finding("memory set aside beside RAM", observed, "64 KiB", guest="none")
     if not beside:
         owner = "the guest"
     else:
         owner = "the VMM" if all(memory in machine.memories for memory in beside) else "the hypervisor"
-    yield stage.found(
+    yield env.finding(
         "who provides the memory", owner, "the VMM", hypervisor="the hypervisor", guest="the guest"
     )
 
 
-def _accepted(probe: Probe, kernel: Software, address: int) -> bool:
+def _accepted(probe: Probe, kernel: GuestSide, address: int) -> bool:
     """Whether vCPU 0 may have its structure there."""
     kernel.disable(probe, 0)
     return kernel.set(probe, 0, address | 1) == 0
 
 
-def _who(stage: Stage, probe: Probe) -> Iterator[Event]:
+def _who(env: ScenarioEnv, probe: Probe) -> Iterator[Event]:
     """Ask each part for the interfaces that it has."""
     calls = [
         name
@@ -92,17 +94,17 @@ def _who(stage: Stage, probe: Probe) -> Iterator[Event]:
         if signed(probe.call(0, features, function)[0]) == 0
     ]
     yield Step(f"The guest is offered: {', '.join(calls)}.")
-    yield stage.found("the guest must know", ", ".join(calls), "PV_TIME_ST", guest="SET, GET")
+    yield env.finding("the guest must know", ", ".join(calls), "PV_TIME_ST", guest="SET, GET")
     known = attributes(device_of(probe))
     mine = [memory.region.name for memory in probe.machine.memories]
     yield Step(
         f"The VMM maps, saves and moves: {', '.join(mine)}. Attributes that it can get: {known or 'none'}."
     )
     extra = [f"map and move {name}" for name in mine if name != probe.machine.memory.region.name]
-    seen = ", ".join([*extra, *known]) or "nothing"
-    yield stage.found(
+    observed = ", ".join([*extra, *known]) or "nothing"
+    yield env.finding(
         "the VMM must know",
-        seen,
+        observed,
         "map and move stolen time",
         hypervisor="PADDR, STATE_SIZE, STATE",
         guest="nothing",
@@ -112,10 +114,10 @@ def _who(stage: Stage, probe: Probe) -> Iterator[Event]:
         for memory in probe.machine.map.memories
         if memory not in probe.machine.memories
     ]
-    given = stage.software(MEMORY).given(probe, 0)
+    given = env.guest_side(MEMORY).registered(probe, 0)
     if given is not None:
         duties.append("keep and check an address a vCPU")
-    yield stage.found(
+    yield env.finding(
         "the hypervisor must",
         ", ".join(duties) or "write where the VMM says",
         "write where the VMM says",
@@ -146,6 +148,6 @@ def attributes(device: PvTimeDevice | None) -> list[str]:
 SCENARIO: Final = Scenario(
     "memory",
     "how much memory stolen time needs, who provides it, and who must know of it",
-    tell,
+    events,
     (claims.KERNEL_MEMORY, claims.ENCAPSULATED, claims.AWARE, claims.ABI),
 )

@@ -8,21 +8,22 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.scenario import claims
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import count_after, guest_with_count, migrated, needs
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Move a guest from which is stolen; here the target is another engine of this process."""
-    with guest_with_count(stage) as guest:
+    with guest_with_count(env) as guest:
         since = time.monotonic_ns()
         before = guest.probe.engine.sample()
-        with migrated(stage, guest.probe) as (probe, moved):
+        with migrated(env, guest.probe) as (probe, moved):
             saved = guest.probe.engine.sample()
-            now, seen = count_after(probe, saved, since)
+            now, observed = count_after(probe, saved, since)
             yield Step(
                 f"{moved.sent_bytes} bytes are sent: {moved.rounds} rounds while it runs, and "
                 f"{moved.paused_bytes} bytes for which it does not, for {moved.pause_ns / 1e6:.1f} ms."
@@ -32,13 +33,13 @@ def tell(stage: Stage) -> Iterator[Event]:
                     f"vCPU {one.index}: {was.structure_ns} ns before, {left.structure_ns} ns when it left, "
                     f"{one.structure_ns} ns there, by that host's count {one.truth_ns} ns."
                 )
-            yield stage.found("the count", seen, "saved + new truth, to the ns")
-            yield needs(stage, probe, guest, "what is sent beside memory")
+            yield env.finding("the count", observed, "saved + new truth, to the ns")
+            yield needs(env, probe, guest, "what is sent beside memory")
             read = guest.kernel.count(probe, 0, guest.at[0])
             on = all(one.enabled for one in now) and read >= saved[0].count_ns
-            yield stage.found("the guest", "goes on reading" if on else "must ask again", "goes on reading")
+            yield env.finding("the guest", "goes on reading" if on else "must ask again", "goes on reading")
 
 
 SCENARIO: Final = Scenario(
-    "migrate", "a machine moves over a socket while it runs, and with it each count", tell, (claims.SAVE,)
+    "migrate", "a machine moves over a socket while it runs, and with it each count", events, (claims.SAVE,)
 )

@@ -13,8 +13,9 @@ from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import MIN_MEMORY
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
@@ -25,66 +26,66 @@ REFUSED: Final = "refused, naming both"
 INVALID: Final = "refused: INVALID_PARAMETER"
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Ask for each place, of whoever decides on it."""
-    with stage.boot() as probe:
-        if stage.software(MEMORY).gives:
-            yield from _given(stage, probe)
+    with env.boot() as probe:
+        if env.guest_side(MEMORY).guest_provides:
+            yield from _given(env, probe)
             return
         yield Step(
             f"Stolen time is at {STOLEN_TIME.base:#x}, outside of RAM and devices: the machine starts."
         )
         for what, other in (("RAM", RAM), ("a device", CONSOLE)):
-            seen = "accepted"
+            observed = "accepted"
             try:
-                with stage.boot(stolen_time=Region(STOLEN_TIME.name, other.base, STOLEN_TIME.size)):
+                with env.boot(stolen_time=Region(STOLEN_TIME.name, other.base, STOLEN_TIME.size)):
                     pass
             except UsageError as error:
-                seen = _refusal(str(error), STOLEN_TIME.name, other.name)
+                observed = _refusal(str(error), STOLEN_TIME.name, other.name)
                 yield Step(f"A machine with it at {other.base:#x} is refused: {error}.")
-            yield stage.found(f"over {what}", seen, REFUSED)
-        yield from _another(stage, probe)
+            yield env.finding(f"over {what}", observed, REFUSED)
+        yield from _another(env, probe)
 
 
-def _another(stage: Stage, probe: Probe) -> Iterator[Event]:
+def _another(env: ScenarioEnv, probe: Probe) -> Iterator[Event]:
     """Ask for a second region that begins in the midst of the first."""
-    name, seen = "another machine's stolen time", "accepted"
+    name, observed = "another machine's stolen time", "accepted"
     try:
         probe.machine.map.allocate(STOLEN_TIME.base + STOLEN_TIME.size // 2, STOLEN_TIME.size, name)
     except UsageError as error:
-        seen = _refusal(str(error), STOLEN_TIME.name, name)
+        observed = _refusal(str(error), STOLEN_TIME.name, name)
         yield Step(f"A second region is refused: {error}.")
-    yield stage.found("over another structure", seen, REFUSED)
+    yield env.finding("over another structure", observed, REFUSED)
 
 
 def _refusal(message: str, *names: str) -> str:
     return REFUSED if all(name in message for name in names) else "refused"
 
 
-def _given(stage: Stage, probe: Probe) -> Iterator[Event]:
+def _given(env: ScenarioEnv, probe: Probe) -> Iterator[Event]:
     """Have the guest give an address in each place."""
-    kernel = stage.software(MEMORY)
+    kernel = env.guest_side(MEMORY)
     probe.fill(0, MEMORY, 4096, PATTERN)
-    answer = kernel.ask(probe, 0)
+    answer = kernel.request(probe, 0)
     changed = probe.differences(0, MEMORY, 4096, PATTERN)
     yield Step(
         f"The guest gives {MEMORY:#x} in its RAM, where it has data: the answer is {answer}, and "
         f"{8 * len(changed)} bytes there are the hypervisor's now."
     )
-    seen = "accepted: the guest's own choice" if answer == 0 and changed else f"{answer}"
-    yield stage.found("over RAM", seen, "accepted: the guest's own choice")
-    for what, address in (("a device", CONSOLE.base), ("another structure", kernel.own(0))):
+    observed = "accepted: the guest's own choice" if answer == 0 and changed else f"{answer}"
+    yield env.finding("over RAM", observed, "accepted: the guest's own choice")
+    for what, address in (("a device", CONSOLE.base), ("another structure", kernel.area_of(0))):
         answer = kernel.set(probe, 1, address | 1)
         yield Step(f"vCPU 1 gives {address:#x}, {what}: the answer is {answer}.")
-        seen = "accepted" if answer == 0 else f"refused: {RegisterResult(answer).name}"
-        yield stage.found(f"over {what}", seen, INVALID)
-    half = kernel.own(0) + STRUCTURE_STRIDE // 2
+        observed = "accepted" if answer == 0 else f"refused: {RegisterResult(answer).name}"
+        yield env.finding(f"over {what}", observed, INVALID)
+    half = kernel.area_of(0) + STRUCTURE_STRIDE // 2
     yield Step(f"{half:#x}, half over vCPU 0's, is not aligned: {kernel.set(probe, 1, half | 1)}.")
 
 
 SCENARIO: Final = Scenario(
     "overlap",
     "structures over RAM, over a device, or over others: who refuses, and who is named",
-    tell,
+    events,
     (claims.OVERLAP,),
 )

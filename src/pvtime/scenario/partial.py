@@ -10,9 +10,10 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, Smccc
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.software import signed
-from pvtime.scenario.stage import Stage, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_stolen
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.guest_side import signed
+from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["SCENARIO"]
@@ -21,10 +22,10 @@ MEMORY: Final = RAM_BASE + (16 << 20)
 WITHOUT: Final = 1
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Give vCPU 1 no structure."""
-    kernel = stage.software(MEMORY)
-    with stage.boot(no_pvtime=frozenset({WITHOUT})) as probe:
+    kernel = env.guest_side(MEMORY)
+    with env.boot(no_pvtime=frozenset({WITHOUT})) as probe:
         for index in range(2):
             general = signed(probe.call(index, Smccc.ARCH_FEATURES, PvTime.FEATURES)[0])
             own = signed(probe.call(index, PvTime.FEATURES, PvTime.ST)[0])
@@ -32,24 +33,24 @@ def tell(stage: Stage) -> Iterator[Event]:
                 f"vCPU {index}: ARCH_FEATURES(PV_TIME_FEATURES) answers {general}, "
                 f"PV_TIME_FEATURES(PV_TIME_ST) {own}."
             )
-            yield stage.found(
+            yield env.finding(
                 f"PV_TIME_FEATURES on the vCPU with{'out' if index == WITHOUT else ''}",
                 {SUCCESS: "yes", NOT_SUPPORTED: "no"}.get(own, str(own)),
                 "no" if index == WITHOUT else "yes",
                 guest="no",
             )
         kernel.enable(probe, 0)
-        answer = kernel.ask(probe, WITHOUT)
+        answer = kernel.request(probe, WITHOUT)
         yield Step(f"vCPU {WITHOUT} asks all the same: {kernel.call} answers {answer}.")
-        seen = "NOT_SUPPORTED" if answer == NOT_SUPPORTED else f"{answer:#x}"
-        yield stage.found("the vCPU without asks", seen, "NOT_SUPPORTED")
-        one, other = await_theft(probe, 0)
+        observed = "NOT_SUPPORTED" if answer == NOT_SUPPORTED else f"{answer:#x}"
+        yield env.finding("the vCPU without asks", observed, "NOT_SUPPORTED")
+        one, other = await_stolen(probe, 0)
         yield Step(
             f"Of vCPU 0 {one.truth_ns} ns are stolen and {one.structure_ns} ns are in its structure; of "
             f"vCPU {WITHOUT} nobody counts ({other.structure_ns} ns)."
         )
-        seen = "counts" if one.truth_ns == one.structure_ns else "is disturbed"
-        yield stage.found("the other vCPU", seen, "counts")
+        observed = "counts" if one.truth_ns == one.structure_ns else "is disturbed"
+        yield env.finding("the other vCPU", observed, "counts")
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
@@ -59,4 +60,4 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     return linux_partial.real(progress, placement)
 
 
-SCENARIO: Final = Scenario("partial", "one vCPU has no structure", tell, real=real)
+SCENARIO: Final = Scenario("partial", "one vCPU has no structure", events, real=real)

@@ -8,8 +8,9 @@ from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.stage import Stage, ask_anew, await_loads, await_theft
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
+from pvtime.scenario.events import Event, Step
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
@@ -17,12 +18,12 @@ MEMORY: Final = RAM_BASE + (16 << 20)
 LOADS: Final = 10
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Reset a machine whose two vCPUs have stolen time."""
-    kernel = stage.software(MEMORY)
-    with stage.boot() as old:
+    kernel = env.guest_side(MEMORY)
+    with env.boot() as old:
         at = [kernel.enable(old, index) for index in range(2)]
-        before = await_theft(old, 0, 1)
+        before = await_stolen(old, 0, 1)
         probe = old.reset()
         after = await_loads(probe, 0, LOADS)
         for index in range(2):
@@ -31,17 +32,18 @@ def tell(stage: Stage) -> Iterator[Event]:
                 f"reset and {after[index].structure_ns} ns after it."
             )
         off = not any(sample.enabled for sample in after)
-        yield stage.found("enabled after it", "no" if off else "yes", "no")
-        ram = bytes(2 * STRUCTURE_STRIDE) == probe.machine.memory.read(kernel.own(0), 2 * STRUCTURE_STRIDE)
+        yield env.finding("enabled after it", "no" if off else "yes", "no")
+        area = kernel.area_of(0)
+        clear = not any(probe.machine.memory.read(area, 2 * STRUCTURE_STRIDE))
         yield Step(
-            f"{LOADS} loads later its RAM is {'clear' if ram else 'not clear'} at {kernel.own(0):#x}, where "
-            "the old kernel had memory for structures."
+            f"{LOADS} loads later its RAM is {'clear' if clear else 'not clear'} at {area:#x}, where the old "
+            "kernel had memory for structures."
         )
-        seen = "nothing" if ram else "the old structures"
-        yield stage.found("written into the new kernel's RAM", seen, "nothing")
-        _, counts, seen = ask_anew(probe, 0, lambda: kernel.enable(probe, 0))
+        observed = "nothing" if clear else "the old structures"
+        yield env.finding("written into the new kernel's RAM", observed, "nothing")
+        _, counts, observed = re_enable(probe, 0, lambda: kernel.enable(probe, 0))
         yield Step(f"The new kernel asks ({kernel.call}): {counts.structure_ns} ns.")
-        yield stage.found("the count once it asks", seen, "starts from zero")
+        yield env.finding("the count once it asks", observed, "starts from zero")
 
 
-SCENARIO: Final = Scenario("reset", "the machine starts anew: what is left of stolen time", tell)
+SCENARIO: Final = Scenario("reset", "the machine starts anew: what is left of stolen time", events)

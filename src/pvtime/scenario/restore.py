@@ -12,61 +12,62 @@ from typing import Final
 from pvtime.errors import PvtimeError
 from pvtime.machine.layout import STOLEN_TIME, Region
 from pvtime.scenario import claims
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import Guest, count_after, exporter, guest_with_count, revived
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
 
-ELSEWHERE: Final = Region(STOLEN_TIME.name, STOLEN_TIME.base + (1 << 20), STOLEN_TIME.size)
-AWAY: Final = 0.2
+MOVED_REGION: Final = Region(STOLEN_TIME.name, STOLEN_TIME.base + (1 << 20), STOLEN_TIME.size)
+DOWNTIME_S: Final = 0.2
 """Seconds on the disk: more than could be taken for what is stolen meanwhile."""
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Save a guest, wait, and restore it; then restore it where the structures cannot be."""
     with tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
         path = Path(directory) / "machine"
-        with guest_with_count(stage) as guest:
+        with guest_with_count(env) as guest:
             exporter(guest.probe).save(path)
             saved = guest.probe.engine.sample()
-        time.sleep(AWAY)
+        time.sleep(DOWNTIME_S)
         since = time.monotonic_ns()
-        with revived(stage, path) as probe:
-            now, seen = count_after(probe, saved, since)
+        with revived(env, path) as probe:
+            now, observed = count_after(probe, saved, since)
             for was, one in zip(saved, now, strict=True):
                 yield Step(
-                    f"vCPU {one.index}: {was.structure_ns} ns when saved. Restored {AWAY * 1e3:.0f} ms later "
-                    f"and run for a moment: {one.structure_ns} ns, by the host's count {one.truth_ns} ns."
+                    f"vCPU {one.index}: {was.structure_ns} ns when saved. Restored {DOWNTIME_S * 1e3:.0f} ms "
+                    f"later and run for a moment: {one.structure_ns} ns; the host counts {one.truth_ns} ns."
                 )
-            yield stage.found("the count", seen, "saved + new truth, to the ns")
+            yield env.finding("the count", observed, "saved + new truth, to the ns")
             read = guest.kernel.count(probe, 0, guest.at[0])
             yield Step(f"The guest reads {read} ns at {guest.at[0]:#x} without having asked again.")
             on = all(one.enabled for one in now) and read >= saved[0].count_ns
-            yield stage.found("the guest", "goes on reading" if on else "must ask again", "goes on reading")
-        yield from _elsewhere(stage, path, guest)
+            yield env.finding("the guest", "goes on reading" if on else "must ask again", "goes on reading")
+        yield from _elsewhere(env, path, guest)
 
 
-def _elsewhere(stage: Stage, path: Path, guest: Guest) -> Iterator[Event]:
+def _elsewhere(env: ScenarioEnv, path: Path, guest: Guest) -> Iterator[Event]:
     """Restore it with the structures' region elsewhere."""
     try:
-        with revived(stage, path, ELSEWHERE) as probe:
-            given = guest.kernel.given(probe, 0) or 0
-            seen = "accepted" if not given else "there is none; the guest's address is kept"
+        with revived(env, path, MOVED_REGION) as probe:
+            given = guest.kernel.registered(probe, 0) or 0
+            observed = "accepted" if not given else "there is none; the guest's address is kept"
             yield Step(
-                f"A machine with its region at {ELSEWHERE.base:#x} is started, and GET says {given:#x} there."
+                f"A machine with its region at {MOVED_REGION.base:#x} starts; GET answers {given:#x} there."
             )
     except PvtimeError as error:
-        seen = "refused"
-        yield Step(f"A machine with its region at {ELSEWHERE.base:#x} is refused: {error}.")
-    yield stage.found(
-        "restored at another base", seen, "refused", guest="there is none; the guest's address is kept"
+        observed = "refused"
+        yield Step(f"A machine with its region at {MOVED_REGION.base:#x} is refused: {error}.")
+    yield env.finding(
+        "restored at another base", observed, "refused", guest="there is none; the guest's address is kept"
     )
 
 
 SCENARIO: Final = Scenario(
     "restore",
     "a saved machine goes on, and with it each count; the structures cannot be elsewhere",
-    tell,
+    events,
     (claims.SAVE,),
 )

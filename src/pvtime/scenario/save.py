@@ -10,18 +10,19 @@ from typing import Final
 
 from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.scenario import claims
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import exporter, guest_with_count, needs
 from pvtime.scenario.memory import device_of
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Scenario, Step
+from pvtime.scenario.model import Scenario
 from pvtime.snapshot.manifest import memory_name
 
 __all__ = ["SCENARIO"]
 
 
-def tell(stage: Stage) -> Iterator[Event]:
+def events(env: ScenarioEnv) -> Iterator[Event]:
     """Save a guest from which was stolen."""
-    with guest_with_count(stage) as guest, tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
+    with guest_with_count(env) as guest, tempfile.TemporaryDirectory(prefix="pvtime-") as directory:
         probe, path = guest.probe, Path(directory) / "machine"
         probe.rest(0)
         probe.rest(1)
@@ -46,19 +47,19 @@ def tell(stage: Stage) -> Iterator[Event]:
             where = "by the device's STATE"
         else:
             where = "nowhere"
-        yield stage.found(
+        yield env.finding(
             "the structures are saved",
             where,
             "with the VMM's memory: stolen time",
             hypervisor="by the device's STATE",
             guest="with the VMM's memory: RAM",
         )
-        yield needs(stage, probe, guest, "what is saved beside memory")
+        yield needs(env, probe, guest, "what is saved beside memory")
 
 
 SCENARIO: Final = Scenario(
     "save",
     "where the structures are in a saved machine, and by which interface they got there",
-    tell,
+    events,
     (claims.SAVE,),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pvtime.scenario.perform import Performance
+from pvtime.scenario.runner import ScenarioRun
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["markdown"]
@@ -16,14 +16,16 @@ COLUMNS = (PlacementName.HYPERVISOR, PlacementName.USERSPACE, PlacementName.GUES
 NOTHING = "-"
 
 
-def markdown(performances: Sequence[Performance]) -> str:
+def markdown(runs: Sequence[ScenarioRun]) -> str:
     """Return the table; a cell that no run has shown is a dash, one that contradicts says so."""
     cells: dict[tuple[str, str], dict[PlacementName, str]] = {}
-    for performance in performances:
-        for finding in performance.findings:
-            words = finding.seen if finding.holds else f"**{finding.seen}** (expected: {finding.expected})"
-            row = cells.setdefault((performance.scenario.name, finding.topic), {})
-            row[performance.placement] = words
+    for run in runs:
+        for finding in run.findings:
+            words = finding.observed
+            if not finding.holds:
+                words = f"**{words}** (expected: {finding.expected})"
+            row = cells.setdefault((run.scenario.name, finding.topic), {})
+            row[run.placement] = words
     header = ["scenario", "", *(f"({number}) {name.value}" for number, name in enumerate(COLUMNS, 1))]
     lines = [_line(header), _line(["---"] * len(header))]
     lines += [_line(row) for row in _rows(cells)]

@@ -16,23 +16,23 @@ from pvtime.cli.command import main
 from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.scenario import catalog
 from pvtime.scenario.catalog import SCENARIOS
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Finding, Step
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.steal.placement import PlacementName
 
 ONE = ["--engine", "unicorn", "--placement", "guest"]
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *events: Event | Exception) -> None:
-    """Have the scenario overlap tell this."""
+def pretend(monkeypatch: pytest.MonkeyPatch, *pretended: Event | Exception) -> None:
+    """Have the scenario overlap yield these events."""
 
-    def tell(_stage: Stage) -> Iterator[Event]:
-        for event in events:
+    def events(_env: ScenarioEnv) -> Iterator[Event]:
+        for event in pretended:
             if isinstance(event, Exception):
                 raise event
             yield event
 
-    other = replace(SCENARIOS["overlap"], tell=tell)
+    other = replace(SCENARIOS["overlap"], events=events)
     monkeypatch.setattr(catalog, "SCENARIOS", {"overlap": other})
 
 
@@ -127,12 +127,12 @@ def test_what_is_refused_too_late_or_for_another_reason_has_failed(
 def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def tell(stage: Stage) -> Iterator[Event]:
-        if stage.placement is not PlacementName.USERSPACE:
-            raise UsageError(f"--placement {stage.placement.value}: not with this one")
+    def events(env: ScenarioEnv) -> Iterator[Event]:
+        if env.placement is not PlacementName.USERSPACE:
+            raise UsageError(f"--placement {env.placement.value}: not with this one")
         yield Finding("topic", "white", "white")
 
-    monkeypatch.setattr(catalog, "SCENARIOS", {"x": replace(SCENARIOS["overlap"], name="x", tell=tell)})
+    monkeypatch.setattr(catalog, "SCENARIOS", {"x": replace(SCENARIOS["overlap"], name="x", events=events)})
     assert main(["scenario", "x", "--engine", "unicorn"]) == 0
     out = capsys.readouterr().out
     assert "not possible here: --placement guest: not with this one" in out

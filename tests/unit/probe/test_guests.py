@@ -14,7 +14,17 @@ import pytest
 
 from pvtime.machine.layout import MAX_VCPUS, STOLEN_TIME
 from pvtime.probe.guest import probe_image
-from pvtime.probe.mailbox import ALIGN, ANOTHER, BOXES, CODE, MAILBOXES, SIZE, Command, Mailbox, State
+from pvtime.probe.mailbox import (
+    ALIGN,
+    BOXES,
+    CODE,
+    MAILBOXES,
+    SECONDARY_ENTRY,
+    SIZE,
+    Command,
+    Mailbox,
+    ProbeState,
+)
 
 TOOL = Path(__file__).parents[3] / "tools" / "build-guests"
 ASSEMBLER = "aarch64-linux-gnu-as"
@@ -45,7 +55,7 @@ def test_the_mailbox_is_where_the_source_says() -> None:
 def test_commands_and_states_have_the_same_numbers() -> None:
     theirs = numbers()
     assert {command.name: theirs[command.name] for command in Command} == {c.name: c.value for c in Command}
-    assert [theirs["POLLING"], theirs["RESTING"]] == [State.POLLING, State.RESTING]
+    assert [theirs["POLLING"], theirs["RESTING"]] == [ProbeState.POLLING, ProbeState.RESTING]
     assert theirs["STOLEN_TIME"] == STOLEN_TIME.base
 
 
@@ -60,5 +70,5 @@ def test_what_lies_behind_the_code_has_room() -> None:
 
 
 def test_it_is_entered_at_two_branches() -> None:
-    words = [int.from_bytes(probe_image()[at : at + 4], "little") for at in (0, ANOTHER)]
+    words = [int.from_bytes(probe_image()[at : at + 4], "little") for at in (0, SECONDARY_ENTRY)]
     assert [word >> 26 for word in words] == [0b000101] * 2

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pvtime.engine.registry import choose
 from pvtime.scenario.catalog import SCENARIOS
-from pvtime.scenario.perform import Performance, perform
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Finding, Scenario
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Finding
+from pvtime.scenario.model import Scenario
+from pvtime.scenario.runner import ScenarioRun, run_scenario
 from pvtime.scenario.table import markdown
 from pvtime.steal.placement import PlacementName
 
@@ -17,24 +18,28 @@ DOCS = Path(__file__).parents[3] / "docs" / "placements.md"
 BEGIN, END = "<!-- pvtime scenario table -->\n", "<!-- end -->"
 
 
-def performances() -> list[Performance]:
+def runs() -> list[ScenarioRun]:
     """Run every scenario for every placement."""
     kind, _ = choose("unicorn")
     return [
-        perform(scenario, placement, scenario.tell(Stage(lambda machine: kind.build(machine, {}), placement)))
+        run_scenario(
+            scenario,
+            placement,
+            scenario.events(ScenarioEnv(lambda machine: kind.build(machine, {}), placement)),
+        )
         for scenario in SCENARIOS.values()
         for placement in PlacementName
     ]
 
 
-def performance(placement: PlacementName, *events: Event) -> Performance:
+def run(placement: PlacementName, *events: Event) -> ScenarioRun:
     """Return one that was not performed."""
     scenario = Scenario("name", "shows", lambda _: iter(()))
-    return Performance(scenario, placement, events, 0)
+    return ScenarioRun(scenario, placement, events, 0)
 
 
 def test_the_table_in_the_docs_is_what_the_scenarios_show() -> None:
-    assert DOCS.read_text().partition(BEGIN)[2].partition(END)[0] == markdown(performances())
+    assert DOCS.read_text().partition(BEGIN)[2].partition(END)[0] == markdown(runs())
 
 
 def test_every_scenario_has_a_place_in_the_list_of_claims() -> None:
@@ -45,8 +50,8 @@ def test_every_scenario_has_a_place_in_the_list_of_claims() -> None:
 
 def test_a_cell_is_what_was_seen_and_a_contradiction_says_so() -> None:
     seen = [
-        performance(PlacementName.GUEST, Finding("topic", "white", "white"), Finding("other", "1", "1")),
-        performance(PlacementName.USERSPACE, Finding("topic", "black", "white")),
+        run(PlacementName.GUEST, Finding("topic", "white", "white"), Finding("other", "1", "1")),
+        run(PlacementName.USERSPACE, Finding("topic", "black", "white")),
     ]
     assert markdown(seen).splitlines()[2:] == [
         "| `name` | topic | - | **black** (expected: white) | white |",

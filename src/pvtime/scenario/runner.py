@@ -11,15 +11,16 @@ from typing import Protocol
 from pvtime.engine.registry import EngineKind
 from pvtime.errors import PvtimeError, UsageError
 from pvtime.images.cache import FetchProgress
-from pvtime.scenario.stage import Stage
-from pvtime.scenario.story import Event, Finding, Scenario
+from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.events import Event, Finding
+from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
 
-__all__ = ["Performance", "ScenarioView", "perform", "perform_all"]
+__all__ = ["ScenarioRun", "ScenarioView", "run_scenario", "run_scenarios"]
 
 
 @dataclass(frozen=True)
-class Performance:
+class ScenarioRun:
     """One scenario with one placement."""
 
     scenario: Scenario
@@ -54,23 +55,23 @@ class ScenarioView(Protocol):
     def show(self, event: Event) -> None:
         """Show an event of the run."""
 
-    def end(self, performance: Performance) -> None:
+    def end(self, run: ScenarioRun) -> None:
         """Show the result of the run."""
 
 
-def perform_all(
+def run_scenarios(
     kind: EngineKind,
     scenarios: Sequence[Scenario],
     placements: Sequence[PlacementName],
     view: ScenarioView | None,
     *,
     real: FetchProgress | None = None,
-) -> list[Performance]:
+) -> list[ScenarioRun]:
     """Run each scenario with each placement.
 
     :param real: run Debian's kernel in the scenarios that can, and report the fetch of its images to this.
     """
-    performances = []
+    runs = []
     for scenario in scenarios:
         if view is not None:
             view.announce(scenario)
@@ -78,22 +79,22 @@ def perform_all(
             if real is not None and scenario.real is not None:
                 events = scenario.real(real, placement)
             else:
-                events = scenario.tell(Stage(lambda machine: kind.build(machine, {}), placement))
+                events = scenario.events(ScenarioEnv(lambda machine: kind.build(machine, {}), placement))
             if view is None:
-                performances.append(perform(scenario, placement, events))
+                runs.append(run_scenario(scenario, placement, events))
                 continue
             view.begin(placement, kind.name)
-            performances.append(perform(scenario, placement, events, view.show))
-            view.end(performances[-1])
-    return performances
+            runs.append(run_scenario(scenario, placement, events, view.show))
+            view.end(runs[-1])
+    return runs
 
 
-def perform(
+def run_scenario(
     scenario: Scenario,
     placement: PlacementName,
     events: Iterator[Event],
     show: Callable[[Event], object] = lambda _: None,
-) -> Performance:
+) -> ScenarioRun:
     """Let a scenario happen.
 
     :param events: what it tells.
@@ -113,4 +114,4 @@ def perform(
         else:
             failure = str(error)
     duration = time.monotonic_ns() - began
-    return Performance(scenario, placement, tuple(told), duration, refusal, failure)
+    return ScenarioRun(scenario, placement, tuple(told), duration, refusal, failure)

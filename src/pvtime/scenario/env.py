@@ -13,25 +13,25 @@ from typing import Any, Final, TypeVar
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.machine.machine import Machine
 from pvtime.probe.guest import boot, guest
-from pvtime.probe.post import ProbeError
+from pvtime.probe.mailbox_client import ProbeError
 from pvtime.probe.probe import Probe
-from pvtime.scenario.software import Software
-from pvtime.scenario.story import Finding
+from pvtime.scenario.events import Finding
+from pvtime.scenario.guest_side import GuestSide
 from pvtime.steal.placement import PlacementName
 
-__all__ = ["ENOUGH_NS", "Stage", "ask_anew", "await_loads", "await_theft", "await_truth"]
+__all__ = ["MIN_STOLEN_NS", "ScenarioEnv", "await_loads", "await_stolen", "await_truth", "re_enable"]
 
-ENOUGH_NS: Final = 20_000_000
+MIN_STOLEN_NS: Final = 20_000_000
 """Stolen time that nobody takes for what is stolen between two calls."""
 
-PATIENCE: Final = 60
+EVENT_TIMEOUT_S: Final = 60
 """Seconds after which what must happen is given up; it takes milliseconds."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Stage:
+class ScenarioEnv:
     """One placement on one engine."""
 
     build: Callable[[Machine], Engine]
@@ -56,19 +56,19 @@ class Stage:
                 probe.start_vcpu(index)
             yield probe
 
-    def software(self, base: int) -> Software:
+    def guest_side(self, base: int) -> GuestSide:
         """Return software in the guest that wants stolen time.
 
         :param base: memory of its own for the structures, where the guest provides it.
         """
-        return Software(self.placement, base)
+        return GuestSide(self.placement, base)
 
-    def found(self, topic: str, seen: str, expected: str, **otherwise: str) -> Finding:
+    def finding(self, topic: str, observed: str, expected: str, **otherwise: str) -> Finding:
         """Return a finding.
 
         :param otherwise: what is expected of the placements that are not like the others.
         """
-        return Finding(topic, seen, otherwise.get(self.placement.value, expected))
+        return Finding(topic, observed, otherwise.get(self.placement.value, expected))
 
 
 @contextlib.contextmanager
@@ -87,15 +87,15 @@ def await_truth(probe: Probe, what: str, happened: Callable[[list[VcpuSample]], 
 
     :raises ProbeError: it does not come.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + EVENT_TIMEOUT_S
     while not happened(samples := probe.engine.sample()):
         if time.monotonic() > end:
-            raise ProbeError(f"not within {PATIENCE} s: {what}")
+            raise ProbeError(f"not within {EVENT_TIMEOUT_S} s: {what}")
         probe.engine.wait(0.001)
     return samples
 
 
-def await_theft(probe: Probe, *vcpus: int, ns: int = ENOUGH_NS) -> list[VcpuSample]:
+def await_stolen(probe: Probe, *vcpus: int, ns: int = MIN_STOLEN_NS) -> list[VcpuSample]:
     """Wait until so much was stolen from vCPUs since they asked; return each one's figures."""
     return await_truth(probe, "stolen time", lambda now: all(now[index].truth_ns >= ns for index in vcpus))
 
@@ -106,7 +106,7 @@ def await_loads(probe: Probe, vcpu: int, loads: int) -> list[VcpuSample]:
     return await_truth(probe, f"{loads} loads of vCPU {vcpu}", lambda now: now[vcpu].loads >= enough)
 
 
-def ask_anew(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSample, str]:
+def re_enable(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSample, str]:
     """Let a vCPU do something; return the answer, its figures then, and whether its count starts from zero.
 
     It has done so if no more was stolen than time has passed since.

@@ -11,15 +11,14 @@ from pvtime.abi.arm64 import Esr
 from pvtime.engine.base import Engine
 from pvtime.errors import PvtimeError
 from pvtime.machine.memory import GuestMemory
-from pvtime.probe.mailbox import ARGUMENTS, BOXES, RESULTS, Command, Mailbox, State
-from pvtime.probe.wakeup import FIRST_SPI
+from pvtime.probe.mailbox import ARGUMENTS, BOXES, FIRST_SPI, RESULTS, Command, Mailbox, ProbeState
 
-__all__ = ["Post", "ProbeError", "ProbeFaultError"]
+__all__ = ["MailboxClient", "ProbeError", "ProbeFaultError"]
 
-PATIENCE: Final = 30
+ANSWER_TIMEOUT_S: Final = 30
 """Seconds after which a vCPU is given up."""
 
-NAP: Final = 0.000_05
+POLL_INTERVAL_S: Final = 0.000_05
 """Seconds between two looks for an answer."""
 
 
@@ -37,7 +36,7 @@ class ProbeFaultError(ProbeError):
         self.elr = elr
 
 
-class Post:
+class MailboxClient:
     """The mailboxes of the probe at ``base``. One thread uses them."""
 
     def __init__(self, memory: GuestMemory, engine: Engine, base: int) -> None:
@@ -58,16 +57,16 @@ class Post:
 
     def ready(self, vcpu: int) -> bool:
         """Whether a vCPU waits for a command. The last one of a vCPU that is off is never answered."""
-        there = self._load(vcpu, Mailbox.state.offset) != State.ABSENT
+        there = self._load(vcpu, Mailbox.state.offset) != ProbeState.ABSENT
         return there and self._load(vcpu, Mailbox.answered.offset) == self.asked(vcpu)
 
     def context(self, vcpu: int) -> int:
         """Return what a vCPU found in X0 when it started."""
         return self._load(vcpu, Mailbox.context.offset)
 
-    def tell(self, vcpu: int, command: Command, *arguments: int) -> None:
-        """Give a vCPU a command, and wake it; see :meth:`settle`."""
-        resting = self._load(vcpu, Mailbox.state.offset) == State.RESTING
+    def send(self, vcpu: int, command: Command, *arguments: int) -> None:
+        """Give a vCPU a command, and wake it; see :meth:`lower_wakeup`."""
+        resting = self._load(vcpu, Mailbox.state.offset) == ProbeState.RESTING
         self._store(vcpu, Mailbox.command.offset, command)
         for index, argument in enumerate(arguments + (0,) * (ARGUMENTS - len(arguments))):
             self._store(vcpu, Mailbox.arguments.offset + 8 * index, argument)
@@ -78,22 +77,22 @@ class Post:
             self._raised.add(vcpu)
             self._engine.set_irq(FIRST_SPI + vcpu, True)
 
-    def settle(self, vcpu: int) -> None:
+    def lower_wakeup(self, vcpu: int) -> None:
         """Lower the wire that woke a vCPU, once it has done what it was told."""
         if vcpu in self._raised:
             self._raised.remove(vcpu)
             self._engine.set_irq(FIRST_SPI + vcpu, False)
 
-    def ask(self, vcpu: int, command: Command, *arguments: int) -> tuple[int, ...]:
+    def request(self, vcpu: int, command: Command, *arguments: int) -> tuple[int, ...]:
         """Give a vCPU a command, and return the results.
 
         :raises ProbeFaultError: the guest took an exception.
         :raises ProbeError: the guest ended, or does not answer.
         """
         what = f"vCPU {vcpu}: {command.name.lower()} {' '.join(hex(argument) for argument in arguments)}"
-        self.tell(vcpu, command, *arguments)
+        self.send(vcpu, command, *arguments)
         self.wait(what, lambda: self.ready(vcpu))
-        self.settle(vcpu)
+        self.lower_wakeup(vcpu)
         results = tuple(self._load(vcpu, Mailbox.results.offset + 8 * index) for index in range(RESULTS))
         if self._load(vcpu, Mailbox.fault.offset):
             raise ProbeFaultError(what, *results[:3])
@@ -104,10 +103,10 @@ class Post:
 
         :raises ProbeError: the guest ended, or it takes too long.
         """
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + ANSWER_TIMEOUT_S
         while not happened():
-            outcome = self._engine.wait(NAP)
+            outcome = self._engine.wait(POLL_INTERVAL_S)
             if outcome is not None and not happened():
                 raise ProbeError(f"{what}: the guest has ended ({outcome.value})")
             if time.monotonic() > end:
-                raise ProbeError(f"{what}: no answer within {PATIENCE} s")
+                raise ProbeError(f"{what}: no answer within {ANSWER_TIMEOUT_S} s")
