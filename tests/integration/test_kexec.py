@@ -95,7 +95,7 @@ def test_a_guest_without_kexec_says_so_and_goes_on(stock_images: StockImages) ->
     with linux_guest(config, {}) as guest:
         guest.wait_for(Ready, "userland")
         with pytest.raises(EngineError, match=r"the guest could not kexec; on its console: .*not found"):
-            guest.last_words("kexec")
-        guest.last_words("stop")
+            guest.end_kernel("kexec")
+        guest.end_kernel("stop")
         guest.wait_for_power_off()
         assert len(guest.kernels) == 1

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""hotplug: a vCPU goes off and comes back, and asks for stolen time again."""
+"""hotplug: a vCPU goes off, comes back and requests stolen time again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
+from pvtime.errors import EngineError
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
-from pvtime.scenario.events import Event, Step
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
+from pvtime.userland.protocol import Ready
+
+if TYPE_CHECKING:
+    from pvtime.scenario.linux_guest import LinuxGuest
 
 __all__ = ["SCENARIO"]
 
@@ -20,6 +25,10 @@ MEMORY: Final = RAM_BASE + (16 << 20)
 LOADS: Final = 10
 U64: Final = 1 << 64
 YEAR_NS: Final = 365.25 * 86400 * 1e9
+CPU: Final = 1
+"""Linux' CPU that goes offline."""
+LINUX_STOLEN_NS: Final = 300_000_000
+"""Stolen from each of Linux' CPUs before: 30 ticks of /proc/stat."""
 
 
 def events(env: ScenarioEnv) -> Iterator[Event]:
@@ -65,10 +74,44 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
-    """Let Debian's kernel do it."""
-    from pvtime.scenario import linux_hotplug  # it needs Unicorn
+    """Take CPU 1 of Debian's kernel offline and bring it back; see :attr:`Scenario.real`."""
+    from pvtime.scenario.linux_guest import stock_linux  # needs Unicorn
 
-    return linux_hotplug.real(progress, placement)
+    with stock_linux(progress, placement, 2) as guest:
+        release = guest.wait_for(Ready, "userland").release
+        guest.command("busy", 2)
+        guest.until(
+            lambda now: all(sample.truth_ns > LINUX_STOLEN_NS for sample in now), "stolen time of busy vCPUs"
+        )
+        stat_was, was = _steal(guest), guest.engine.sample()[CPU]
+        yield Step(
+            f"Linux {release} is busy on both CPUs. Of CPU {CPU} {_ms(was.truth_ns)} are stolen; /proc/stat "
+            f"says {_ms(stat_was)}."
+        )
+        guest.command("offline", CPU)
+        guest.command("online", CPU)
+        now = guest.engine.sample()[CPU]
+        stat = _steal(guest)
+        yield Step(f"It goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat {_ms(stat)}.")
+        observed = "starts from zero" if now.enabled and now.count_ns < was.count_ns else "goes on"
+        yield Finding("the count once it asks again", observed, "starts from zero")
+        observed = "runs backwards" if stat < stat_was else "does not run backwards"
+        yield Step(
+            f"Linux (steal_account_process_time) adds clock - previous, which underflows, to a sum that "
+            f"wraps: {_ms(stat_was)} before, {_ms(stat)} after."
+        )
+        yield Finding("steal in /proc/stat", observed, "runs backwards")
+
+
+def _steal(guest: LinuxGuest) -> int:
+    steal = guest.steal_of(CPU)
+    if steal is None:
+        raise EngineError(f"CPU {CPU} is not online")
+    return steal
+
+
+def _ms(ns: int) -> str:
+    return f"{ns / 1e6:.3f} ms"
 
 
 SCENARIO: Final = Scenario(

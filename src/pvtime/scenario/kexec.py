@@ -96,10 +96,10 @@ def _second_request(env: ScenarioEnv, second: Probe, new: GuestSide) -> Iterator
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
-    """Let Debian's kernel do it."""
-    from pvtime.scenario import linux_kexec_story  # it needs Unicorn
+    """Have Debian's kernel start itself by kexec; see :attr:`Scenario.real`."""
+    from pvtime.scenario import linux_kexec  # it needs Unicorn
 
-    return linux_kexec_story.real(progress, placement)
+    return linux_kexec.real(progress, placement)
 
 
 SCENARIO: Final = Scenario(

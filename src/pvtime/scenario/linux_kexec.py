@@ -19,13 +19,14 @@ from pvtime.images.kexec import kexec_archive
 from pvtime.images.store import stock_images
 from pvtime.machine.image import KernelImage, load_kernel
 from pvtime.machine.machine import MachineConfig
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.linux_guest import Kernel, LinuxGuest, linux_guest
 from pvtime.steal.placement import PlacementName
 from pvtime.userland import cpio
 from pvtime.userland.build import build_initramfs
 from pvtime.userland.protocol import Ready
 
-__all__ = ["MIN_STOLEN_NS", "KexecRun", "explain", "run"]
+__all__ = ["MIN_STOLEN_NS", "KexecRun", "explain", "real", "run"]
 
 MEMORY: Final = 512 << 20
 """Bytes: the kernel is there five times, as it runs, in the archive, its unpacked file, kexec's buffer and
@@ -71,10 +72,10 @@ def run(
         progress("the first kernel boots", 0, None)
         _use(guest, vcpus, progress)
         progress("kexec", 0, None)
-        guest.last_words("kexec")
+        guest.end_kernel("kexec")
         progress("the second kernel boots", 0, None)
         _use(guest, vcpus, progress)
-        guest.last_words("stop")
+        guest.end_kernel("stop")
         guest.wait_for_power_off()
         first, second = guest.kernels
     return KexecRun(first, second)
@@ -94,13 +95,13 @@ def _use(guest: LinuxGuest, vcpus: int, progress: FetchProgress) -> None:
     """Wait for a kernel's userland, and keep the vCPUs busy until each has been stolen from."""
     guest.wait_for(Ready, "userland")
     progress("its vCPUs are busy, and steal from each other", 0, None)
-    guest.tell("busy", vcpus)
+    guest.command("busy", vcpus)
     enough = [sample.truth_ns + MIN_STOLEN_NS for sample in guest.engine.sample()]
     guest.until(
         lambda now: all(sample.truth_ns >= ns for sample, ns in zip(now, enough, strict=True)),
         "stolen time of busy vCPUs",
     )
-    guest.tell("idle")
+    guest.command("idle")
 
 
 def explain(run: KexecRun) -> Iterator[str]:
@@ -134,3 +135,17 @@ def _figures(truth_ns: int, structure_ns: int, steal_ns: int | None) -> str:
 
 def _ms(ns: int) -> str:
     return f"{ns / 1e6:.3f} ms"
+
+
+def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
+    """Run it as a scenario; see :attr:`Scenario.real`."""
+    kernels = run(progress, placement=placement)
+    for line in explain(kernels):
+        yield Step(line.strip())
+    observed = "uses stolen time" if kernels.second.found else "does not find it"
+    yield Finding("the second kernel", observed, "uses stolen time")
+    calls = kernels.second.calls
+    zero = calls and all(call.after.count_ns == 0 < call.before.count_ns for call in calls)
+    yield Finding("the second kernel's count", "starts from zero" if zero else "goes on", "starts from zero")
+    exact = all(end.truth_ns == end.structure_ns for end in kernels.second.end)
+    yield Finding("truth and structure at its end", "equal" if exact else "different", "equal")

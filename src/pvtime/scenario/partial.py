@@ -11,10 +11,11 @@ from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, Smccc
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
 from pvtime.scenario.env import ScenarioEnv, await_stolen
-from pvtime.scenario.events import Event, Step
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.guest_side import signed
 from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
+from pvtime.userland.protocol import Ready
 
 __all__ = ["SCENARIO"]
 
@@ -54,10 +55,20 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
-    """Let Debian's kernel do it."""
-    from pvtime.scenario import linux_partial  # it needs Unicorn
+    """Boot Debian's kernel with two vCPUs, one without a structure; see :attr:`Scenario.real`."""
+    from pvtime.scenario.linux_guest import stock_linux  # needs Unicorn
 
-    return linux_partial.real(progress, placement)
+    with stock_linux(progress, placement, 2, no_pvtime=frozenset({WITHOUT})) as guest:
+        release = guest.wait_for(Ready, "userland").release
+        online = [cpu for cpu in range(2) if guest.steal_of(cpu) is not None]
+        yield Step(f"Linux {release} is up. CPUs in its /proc/stat: {online}.")
+        observed = "online" if WITHOUT in online else "not brought online"
+        yield Finding("the CPU without a structure", observed, "not brought online")
+        counts = [sample.enabled for sample in guest.engine.sample()]
+        yield Step(
+            f"Of its vCPUs these have asked for stolen time: {[i for i, on in enumerate(counts) if on]}."
+        )
+        yield Finding("the other CPU", "has stolen time" if counts[0] else "has none", "has stolen time")
 
 
 SCENARIO: Final = Scenario("partial", "one vCPU has no structure", events, real=real)
