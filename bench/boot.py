@@ -26,7 +26,7 @@ from pvtime.images.store import stock_images
 from pvtime.userland.build import build_initramfs
 
 QEMU = "qemu-system-aarch64"
-PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())", "run"]
+PVTIME = [sys.executable, "-m", "pvtime", "run"]
 MEMORY = 512
 """MiB."""
 LIMIT = 120

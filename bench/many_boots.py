@@ -22,7 +22,7 @@ from pvtime.images.cache import cache_directory
 from pvtime.images.store import stock_images
 from pvtime.userland.build import build_initramfs
 
-PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())", "run"]
+PVTIME = [sys.executable, "-m", "pvtime", "run"]
 LIMIT = 300
 """Seconds after which a boot has failed: a busy host takes some 20."""
 WRONG = re.compile(r"Oops|BUG:|WARNING:|Kernel panic|Unable to handle|rcu.*stall|soft lockup|segfault")

@@ -25,7 +25,7 @@ from pvtime.run.inbox import Inbox
 from pvtime.run.options import RunOptions
 from pvtime.run.source import NO_SCREEN, FromSaved
 
-PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
+PVTIME = [sys.executable, "-m", "pvtime"]
 GUEST = ("--memory", "256M", "--busy", "0", "--engine", "unicorn")
 LIMIT = 120
 """Seconds after which a guest has failed to boot."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 
 from framework.fakes import FakeEngine
-from pvtime.cli.command import main
+from pvtime.__main__ import main
 from pvtime.engine import registry
 from pvtime.engine.base import Engine
 from pvtime.inject.schedule import NOTHING, Schedule

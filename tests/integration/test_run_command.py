@@ -24,7 +24,7 @@ from pvtime.report import document
 from pvtime.report.model import VcpuRow
 from pvtime.userland.build import build_initramfs
 
-PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
+PVTIME = [sys.executable, "-m", "pvtime"]
 
 pytestmark = pytest.mark.usefixtures("stock_images")
 

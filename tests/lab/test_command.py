@@ -14,7 +14,7 @@ import pytest
 import pvtime
 from framework.wait import DEADLINE, wait_until
 
-PVTIME = [sys.executable, "-c", "import sys; from pvtime.cli import main; sys.exit(main())"]
+PVTIME = [sys.executable, "-m", "pvtime"]
 
 
 def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:

@@ -17,6 +17,7 @@ from framework.imports import Import, classes_of, imports_of
 ROOT = Path(__file__).parents[2] / "src"
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("scenario",),
     ("lab", "doctor"),

@@ -69,7 +69,7 @@ SITE: Final = "usr/lib/python3/dist-packages"
 REQUIRED: Final = ("cattrs", "click", "fdt", "rich")
 """Distributions that pvtime imports in the lab."""
 
-START: Final = b"#!/usr/bin/python3\nimport sys\nfrom pvtime.cli import main\nsys.exit(main())\n"
+START: Final = b"#!/usr/bin/python3\nimport sys\nfrom pvtime.__main__ import main\nsys.exit(main())\n"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 

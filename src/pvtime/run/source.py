@@ -187,10 +187,10 @@ class FromMigration:
         from pvtime.snapshot.stream import MigrationStream
 
         address = Address.parse(self.address)
-        listener = address.listen()
-        if options.progress_output is not None:
-            print(f"pvtime: waiting for a machine at {address}", file=options.progress_output, flush=True)
-        stream = MigrationStream(first_peer(listener))
+        with address.listen() as listener:
+            if options.progress_output is not None:
+                print(f"pvtime: waiting for a machine at {address}", file=options.progress_output, flush=True)
+            stream = MigrationStream(first_peer(listener))
         received = receive(stream, lambda description: _rebuild(description, options, inbox))
         built = _resumed(received.machine, received.engine, received.description)
         return replace(built, on_start=lambda: confirm(stream))

@@ -222,6 +222,50 @@ def test_a_signal_ends_a_run_with_its_last_table(images: Images, number: signal.
     assert err == ""
 
 
+STALLED_IMPORT = """
+import sys, time
+class Stall:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            print("importing", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Stall())
+sys.argv[1:] = ["images"]
+from pvtime.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_imports_gets_no_traceback(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STALLED_IMPORT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    code, _, err = finished(process)
+    assert (code, err.strip()) == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_with_its_cleanup(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "peer"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvtime", "receive", f"unix:{path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "waiting for a machine" in process.stdout.readline()
+    assert path.exists()
+    process.send_signal(number)
+    code, _, err = finished(process)
+    assert (code, err.strip()) == (128 + number, "")
+    assert not path.exists()
+
+
 def test_a_reader_that_leaves_gets_no_traceback(images: Images) -> None:
     process = program(images, "--append", "end")
     assert process.stdout is not None
@@ -244,7 +288,7 @@ def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:
 @pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "<&- >&-"])
 def test_an_output_that_takes_nothing_is_no_traceback(redirection: str, tmp_path: Path) -> None:
     # A full disk gave an OSError's traceback, a closed stream an AttributeError's.
-    command = f"'{sys.executable}' -c 'import sys; from pvtime.cli import main; sys.exit(main([\"images\"]))'"
+    command = f"'{sys.executable}' -m pvtime images"
     done = subprocess.run(
         ["sh", "-c", f"{command} {redirection}"],
         env=os.environ | {"PVTIME_CACHE": str(tmp_path)},
