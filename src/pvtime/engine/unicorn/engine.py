@@ -49,7 +49,7 @@ class UnicornEngine(Engine):
         machine.connect(self.set_irq)
 
     def start(self) -> None:
-        self._loop.calls.open()
+        self._loop.alive = True
         self._thread.start()
 
     def stop(self) -> None:
@@ -82,7 +82,7 @@ class UnicornEngine(Engine):
         self.call(partial(self._loop.protect, region, access))
 
     def set_irq(self, spi: int, level: bool) -> None:
-        if self._loop.calls.on_thread:
+        if self._loop.on_thread:
             self.vm.gic.set_spi(spi, level)
         else:
             self._loop.calls.submit(partial(self.vm.gic.set_spi, spi, level))
@@ -91,7 +91,7 @@ class UnicornEngine(Engine):
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` on the engine's thread, between two slices, and return its result."""
-        return self._loop.calls.call(work)
+        return work() if self._loop.on_thread else self._loop.calls.call(work)
 
     @property
     def vm(self) -> UnicornVm:

@@ -7,17 +7,19 @@ engine's thread, but for calls that come before the thread starts or after it ha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from pvtime.engine.base import Ending, Outcome, VcpuSample
-from pvtime.engine.unicorn.call_queue import CallQueue
+from pvtime.engine.call_queue import CallQueue
+from pvtime.engine.unicorn.cores import make_core
 from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.guest_traps import GuestTraps
 from pvtime.engine.unicorn.physical_cpu import PhysicalCpu
 from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.saved import UnicornState, restore_engine, save_engine
 from pvtime.engine.unicorn.scheduler import pick_next, place_entity, yield_to
-from pvtime.engine.unicorn.unicorn_vm import build_vm
+from pvtime.engine.unicorn.unicorn_vm import CoreMaker, build_vm
 from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.inject.schedule import Schedule
@@ -35,6 +37,8 @@ class RunLoop:
 
     :param steal: the steal to inject.
     :param ending: told how the run ends.
+    :param clock: the time, and the run_delay of the thread that runs the loop.
+    :param core_maker: makes the emulated CPU.
     :raises UsageError: an unknown CPU model or option, or a schedule for vCPUs that the machine lacks.
     :raises EngineError: the library's internals were asked for and cannot be used.
     """
@@ -46,15 +50,21 @@ class RunLoop:
         steal: Schedule,
         ending: Ending,
         clock: ThreadClock | None = None,
+        core_maker: CoreMaker = make_core,
     ) -> None:
         self._machine = machine
         self._injects = bool(steal)
         self._ending = ending
         self._clock = clock or ThreadClock()
         self.traps = GuestTraps(self, machine.mpidrs)
-        self.vm = build_vm(machine, options, steal, irq_changed=self._irq_changed, traps=self.traps)
+        self.vm = build_vm(
+            machine, options, steal, irq_changed=self._irq_changed, traps=self.traps, core_maker=core_maker
+        )
         self.timer = PreemptionTimer(self.vm.core.kick)
-        self.calls = CallQueue(self.timer.preempt_now)
+        self.calls = CallQueue(self._preempt)
+        self.alive = False
+        """A thread runs the loop, or is about to."""
+        self._thread: int | None = None
         self.cpu = PhysicalCpu(self.vm, self.timer, self._clock)
         self.paused = False
         self._paused_since = 0
@@ -70,7 +80,7 @@ class RunLoop:
     def run(self) -> None:
         """Run the machine to its end, on the calling thread."""
         try:
-            self.calls.attach()
+            self._thread = threading.get_ident()
             self._clock.attach()
             self.timer.start()
             self.boot_or_resume()
@@ -85,7 +95,8 @@ class RunLoop:
             failure.__cause__ = error
             self._ending.fail(failure)
         finally:
-            self.calls.close()
+            self.calls.run_pending()
+            self.alive = False
             self._ending.conclude()
             self.timer.close()
             self._clock.close()
@@ -168,6 +179,16 @@ class RunLoop:
         # A vCPU that this wakes was ready when the host's timer fired; the thread waited for a CPU since.
         now, delay = self._clock.read()
         self._awake_since = now - (delay - delay_before)
+
+    @property
+    def on_thread(self) -> bool:
+        """Whether the caller is on the loop's thread."""
+        return threading.get_ident() == self._thread
+
+    def _preempt(self) -> bool:
+        """Bring the thread to its calls soon; return whether it is alive."""
+        self.timer.preempt_now()
+        return self.alive
 
     # Wake-ups.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
 from pvtime.engine.unicorn.core import Core, CoreConfig, TrapHandler
@@ -22,7 +22,9 @@ from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
 
-__all__ = ["DEFAULT_CPU", "UnicornVm", "build_vm"]
+__all__ = ["DEFAULT_CPU", "CoreMaker", "UnicornVm", "build_vm"]
+
+CoreMaker: TypeAlias = Callable[[Mapping[str, str], CoreConfig], Core]
 
 DEFAULT_CPU: Final = "cortex-a72"
 
@@ -47,6 +49,7 @@ def build_vm(
     *,
     irq_changed: Callable[[int, bool], None],
     traps: TrapHandler,
+    core_maker: CoreMaker = make_core,
 ) -> UnicornVm:
     """Build the parts that execute a machine.
 
@@ -64,7 +67,7 @@ def build_vm(
         _build_vcpu(gic, index, structure, steal) for index, structure in enumerate(machine.structures())
     ]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
-    core = make_core(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
+    core = core_maker(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
     core.trap_handler = traps
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
     return UnicornVm(machine, gic, vcpus, core, GuestCounter())

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine's loop, on a clock that the test moves and a core that takes the time it is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TypeAlias, cast
+
+import pytest
+
+from pvtime.abi.psci import Psci
+from pvtime.abi.pvtime import PvTime
+from pvtime.engine.base import Ending, Outcome, VcpuSample
+from pvtime.engine.unicorn.core import Core, Exit
+from pvtime.engine.unicorn.run_loop import RunLoop
+from pvtime.engine.unicorn.scheduler import SLICE_NS
+from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.inject.schedule import Schedule
+from pvtime.machine.image import KernelImage
+from pvtime.machine.layout import STOLEN_TIME
+from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI
+from pvtime.steal.run_delay import ThreadClock
+
+MS = 1_000_000
+WFI = "wfi"
+
+GICD_CTLR, GICD_ISENABLER, GICC_CTLR, GICC_PMR = 0x000, 0x100, 0x000, 0x004
+"""Offsets of the GICv2's registers."""
+TIMER_INTID = 16 + PHYSICAL_TIMER_PPI
+
+Action: TypeAlias = int | str | Callable[[], object]
+"""A time to run, in ns; WFI; or something that the guest has its hypervisor do."""
+Program: TypeAlias = Generator[Action, None, None]
+
+
+class FakeClock(ThreadClock):
+    """A clock that stands still unless it is moved. It is ahead of the real one: no timer is due by that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origin = self.time = (time.monotonic_ns() // NS_PER_TICK + 10**13) * NS_PER_TICK
+        self.delay = 0
+
+    def now(self) -> int:
+        return self.time
+
+    def read(self) -> tuple[int, int]:
+        return self.time, self.delay
+
+    def attach(self) -> None:
+        pass
+
+    def steal(self, ns: int) -> None:
+        """Have the host keep the thread waiting."""
+        self.time += ns
+        self.delay += ns
+
+
+@dataclass
+class FakeCore:
+    """Runs a program for each vCPU, by the clock."""
+
+    clock: FakeClock
+    programs: dict[int, Callable[[], Program]]
+    model: str = "fake"
+    page_sizes: frozenset[int] = frozenset({4096})
+    irq: bool = False
+    kicked: bool = False
+    loop: RunLoop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.contexts = SimpleNamespace(new=self._new, load=self._load, save=lambda _context: None)
+        self.address_space = SimpleNamespace(forget_code=lambda: None)
+        self._program: Program | None = None
+        self._left: dict[int, int] = {}
+
+    def _new(self, mpidr: int, _entry: int, _x0: int) -> Program:
+        self._left.pop(mpidr, None)
+        return self.programs[mpidr]()
+
+    def _load(self, program: Program) -> None:
+        self._program = program
+
+    def set_irq(self, level: bool) -> None:
+        self.irq = level
+
+    def kick(self) -> None:
+        self.kicked = True
+
+    def run(self) -> Exit:
+        index = self.loop.loaded.index
+        assert self._program is not None
+        while not self.kicked:
+            left = self._left.pop(index, 0)
+            if not left:
+                action = next(self._program)
+                if action == WFI:
+                    if not self.irq:
+                        return Exit.IDLE
+                    continue
+                if not isinstance(action, int):
+                    assert callable(action)
+                    action()
+                    continue
+                left = action
+            end = self.clock.time + left
+            deadline = self.loop.timer.deadline
+            if deadline is not None and deadline < end:
+                self._left[index] = end - max(deadline, self.clock.time)
+                self.clock.time = max(deadline, self.clock.time)
+                return Exit.STOPPED
+            self.clock.time = end
+            return Exit.STOPPED  # as a call of another thread has it: a busy vCPU comes back to the loop
+        self.kicked = False
+        return Exit.STOPPED
+
+
+@dataclass
+class Bench:
+    """A loop with its clock and core."""
+
+    loop: RunLoop
+    clock: FakeClock
+    core: FakeCore
+    ending: Ending
+
+    def iterate(self, until: Callable[[], bool]) -> None:
+        """Go round until something has happened."""
+        for _ in range(10_000):
+            if until():
+                return
+            self.loop.iterate()
+        raise AssertionError(f"it did not happen: {self.sample()}")
+
+    def run_for(self, ns: int) -> None:
+        """Go round until that much time has passed."""
+        end = self.clock.time + ns
+        self.iterate(lambda: self.clock.time >= end)
+
+    def sample(self) -> list[VcpuSample]:
+        """Return the figures, in which truth is the structure to the ns."""
+        samples = self.loop.sample()
+        assert [sample.structure_ns for sample in samples] == [sample.truth_ns for sample in samples]
+        return samples
+
+    def call(self, function: int, *arguments: int) -> Callable[[], object]:
+        """Return what makes a hypervisor call."""
+        registers = [function, *arguments, 0, 0, 0][:4]
+        return lambda: self.loop.traps.hypercall(registers)
+
+    def set_timer(self, ns: int) -> Callable[[], object]:
+        """Return what has the calling vCPU's timer expire so long from then on, a multiple of a tick."""
+
+        def write() -> None:
+            gic, timer = self.loop.vm.gic, self.loop.loaded.timer
+            gic.distributor.write(GICD_CTLR, 4, 1)
+            gic.distributor.write(GICD_ISENABLER, 4, 1 << TIMER_INTID)
+            gic.cpu_interface.write(GICC_CTLR, 4, 1)
+            gic.cpu_interface.write(GICC_PMR, 4, 0xFF)
+            timer.write_control(0)
+            timer.write_compare((self.clock.time + ns) // NS_PER_TICK)
+            timer.write_control(1)
+            self.loop.timer_changed()
+
+        return write
+
+    @property
+    def states(self) -> list[RunState]:
+        """What each vCPU does."""
+        return [vcpu.state for vcpu in self.loop.vm.vcpus]
+
+
+@contextmanager
+def bench(
+    *programs: Callable[[Bench], Program], steal: tuple[str, ...] = (), on: int | None = None
+) -> Iterator[Bench]:
+    """Make a loop that has booted; vCPU 0 has switched the first ``on`` vCPUs on (None: all)."""
+    machine = Machine(
+        MachineConfig(len(programs), 64 << 20, KernelImage(bytes(64), 0, 4096, None)),
+        lambda _: None,
+        lambda _: None,
+    )
+    clock, ending = FakeClock(), Ending()
+    core = FakeCore(clock, {})
+    loop = RunLoop(
+        machine, {}, Schedule.parse(steal), ending, clock, core_maker=lambda *_: cast("Core", core)
+    )
+    core.loop = loop
+    loop.timer.preempt_now = core.kick  # type: ignore[method-assign]
+    made = Bench(loop, clock, core, ending)
+
+    def first() -> Program:
+        for index in range(1, len(programs) if on is None else on):
+            yield made.call(Psci.CPU_ON_64, index, 0x4000_0000, 0)
+        yield from programs[0](made)
+
+    core.programs[0] = first
+    for index, program in enumerate(programs[1:], 1):
+        core.programs[index] = lambda program=program: program(made)  # type: ignore[misc]
+
+    def wait(timeout: float | None) -> None:
+        assert timeout is not None, "every vCPU sleeps for ever"
+        clock.time += round(timeout * 1e9)
+
+    loop.calls.wait = wait  # type: ignore[method-assign]
+    try:
+        loop.boot_or_resume()
+        yield made
+    finally:
+        machine.close()
+
+
+def busy(_bench: Bench) -> Program:
+    """Run for ever."""
+    while True:
+        yield 100 * MS
+
+
+def test_two_busy_vcpus_share_the_cpu_and_each_is_stolen_from_while_the_other_runs() -> None:
+    with bench(busy, busy) as it:
+        it.run_for(100 * MS)
+        first, second = it.sample()
+        elapsed = it.clock.time - it.clock.origin
+        assert first.ran_ns + second.ran_ns == elapsed
+        assert (first.truth_ns, second.truth_ns) == (second.ran_ns, first.ran_ns)
+        assert abs(first.ran_ns - second.ran_ns) <= SLICE_NS
+
+
+def test_time_that_the_host_takes_is_stolen_from_the_vcpu_that_runs_and_from_those_that_wait() -> None:
+    def robbed(it: Bench) -> Program:
+        yield 1 * MS
+        yield lambda: it.clock.steal(7 * MS)
+        yield from busy(it)
+
+    with bench(robbed) as it:
+        it.run_for(20 * MS)
+        (alone,) = it.sample()
+        assert alone.truth_ns == 7 * MS
+        assert alone.ran_ns == it.clock.time - it.clock.origin - 7 * MS
+    with bench(robbed, busy) as it:
+        it.run_for(50 * MS)
+        first, second = it.sample()
+        elapsed = it.clock.time - it.clock.origin
+        assert first.ran_ns + second.ran_ns == elapsed - 7 * MS
+        assert first.truth_ns == second.ran_ns + 7 * MS
+        assert second.truth_ns == first.ran_ns + 7 * MS
+
+
+def test_an_idle_vcpu_is_not_stolen_from_and_its_timer_wakes_it_on_time() -> None:
+    def dozing(it: Bench) -> Program:
+        while True:
+            yield it.set_timer(10 * MS)
+            yield WFI
+            yield it.set_timer(100 * MS)  # lowers the line
+            yield 1 * MS
+
+    with bench(dozing) as it:
+        it.run_for(55 * MS)
+        (alone,) = it.sample()
+        assert (alone.truth_ns, alone.ran_ns) == (0, 5 * MS)
+
+
+def test_a_vcpu_whose_timer_is_due_while_another_runs_waits_from_the_deadline_on() -> None:
+    resumed: list[int] = []
+
+    def dozing(it: Bench) -> Program:
+        yield it.set_timer(10 * MS)
+        yield WFI
+        yield lambda: resumed.append(it.clock.time)
+        yield from busy(it)
+
+    with bench(busy, dozing) as it:
+        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is RunState.IDLE)
+        before = it.sample()[1].truth_ns
+        due = it.loop.vm.vcpus[1].timer.deadline
+        assert due is not None
+        # The slice of vCPU 0 ends late: the timer's vCPU was ready all the while.
+        it.clock.time = due + 3 * MS
+        it.iterate(lambda: bool(resumed))
+        assert it.sample()[1].truth_ns - before == resumed[0] - due >= 3 * MS
+
+
+def test_a_wake_up_that_the_host_delays_is_stolen_and_the_sleep_before_it_is_not() -> None:
+    def dozing(it: Bench) -> Program:
+        yield it.set_timer(10 * MS)
+        yield WFI
+        yield from busy(it)
+
+    with bench(dozing) as it:
+        it.iterate(lambda: it.states[0] is RunState.IDLE)
+
+        def late(timeout: float | None) -> None:
+            assert timeout is not None
+            it.clock.time += round(timeout * 1e9)
+            it.clock.steal(2 * MS)
+
+        it.loop.calls.wait = late  # type: ignore[method-assign]
+        it.iterate(lambda: it.sample()[0].loads > 1)
+        assert it.sample()[0].truth_ns == 2 * MS
+
+
+def test_a_pause_is_nobodys_time() -> None:
+    with bench(busy, busy) as it:
+        it.run_for(30 * MS)
+        it.loop.pause()
+        before = it.sample()
+        it.clock.time += 5_000 * MS
+        assert it.sample() == before
+        it.loop.resume()
+        assert it.sample() == before
+        resumed = it.clock.time
+        it.run_for(30 * MS)
+        after = it.sample()
+        ran = sum(now.ran_ns - then.ran_ns for now, then in zip(after, before, strict=True))
+        assert ran == it.clock.time - resumed
+
+
+def test_pv_time_st_starts_the_count_again_and_the_hosts_steal_before_it_is_not_in_it() -> None:
+    def asking(it: Bench) -> Program:
+        yield 1 * MS
+        yield lambda: it.clock.steal(4 * MS)
+        yield it.call(PvTime.ST)
+        yield lambda: it.clock.steal(2 * MS)
+        yield from busy(it)
+
+    with bench(asking) as it:
+        it.run_for(20 * MS)
+        (alone,) = it.sample()
+        assert (alone.truth_ns, alone.enabled) == (2 * MS, True)
+
+
+def test_a_vcpu_that_is_off_is_not_stolen_from() -> None:
+    def ends(it: Bench) -> Program:
+        yield 1 * MS
+        yield it.call(Psci.CPU_OFF)
+
+    with bench(busy, ends) as it:
+        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is RunState.OFF)
+        before = it.sample()[1]
+        it.run_for(50 * MS)
+        assert it.sample()[1] == before
+        assert it.sample()[1].ran_ns == 1 * MS
+
+
+def test_a_vcpu_that_has_not_been_switched_on_has_no_figures() -> None:
+    with bench(busy, busy, on=1) as it:
+        it.run_for(20 * MS)
+        assert (it.sample()[1].ran_ns, it.sample()[1].truth_ns, it.states[1]) == (0, 0, RunState.OFF)
+
+
+def test_a_reset_boots_the_machine_again_and_truth_starts_from_zero() -> None:
+    resets: list[int] = []
+
+    def resetting(it: Bench) -> Program:
+        yield lambda: it.clock.steal(3 * MS)
+        yield 1 * MS
+        if not resets:
+            resets.append(it.sample()[0].ran_ns)
+            yield it.call(Psci.SYSTEM_RESET)
+        yield from busy(it)
+
+    with bench(resetting) as it:
+        it.run_for(20 * MS)
+        (alone,) = it.sample()
+        assert len(resets) == 1
+        assert alone.truth_ns == 3 * MS, "the host's steal of the second life alone"
+        assert not alone.enabled
+
+
+@pytest.mark.parametrize(("steal", "injected"), [("4ms@10ms", 4), ("2ms/10ms@0-50ms", 10), ("30%@0-1", 300)])
+def test_a_schedule_is_injected_to_the_nanosecond(steal: str, injected: int) -> None:
+    with bench(busy, steal=(steal,)) as it:
+        it.run_for(1_500 * MS)
+        (alone,) = it.sample()
+        assert alone.truth_ns == alone.injected_ns == injected * MS
+        assert alone.ran_ns == it.clock.time - it.clock.origin - injected * MS
+
+
+def test_a_vcpu_held_on_purpose_beside_a_busy_one_is_charged_once() -> None:
+    with bench(busy, busy, steal=("1:20ms@10ms",)) as it:
+        it.run_for(100 * MS)
+        first, second = it.sample()
+        assert (first.injected_ns, second.injected_ns) == (0, 20 * MS)
+        elapsed = it.clock.time - it.clock.origin
+        assert second.ran_ns + second.truth_ns == first.ran_ns + first.truth_ns == elapsed
+
+
+def test_the_guests_power_off_ends_the_run() -> None:
+    def ends(it: Bench) -> Program:
+        yield 1 * MS
+        yield it.call(Psci.SYSTEM_OFF)
+
+    with bench(ends) as it:
+        it.iterate(lambda: it.ending.outcome is not None)
+        assert it.ending.outcome is Outcome.POWER_OFF
+        assert it.loop.vm.machine.stolen_time.base == STOLEN_TIME.base
