@@ -114,9 +114,9 @@ class TurnHost(Host):
 
     def asleep(self, index: int) -> bool:
         """See :meth:`Host.asleep`."""
-        from pvtime.engine.unicorn.vcpu import RunState
+        from pvtime.engine.unicorn.vcpu import SchedState
 
-        return self._engine.run_states()[index] in (RunState.IDLE, RunState.OFF)
+        return self._engine.run_states()[index] in (SchedState.IDLE, SchedState.OFF)
 
 
 def host_of(engine: Engine) -> Host:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from framework.wait import wait_until
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 
 __all__ = ["Watched", "watch_idle"]
 
@@ -61,7 +61,7 @@ def watch_idle(engine: UnicornEngine, index: int, enough_ns: int) -> Watched:
     def look() -> _Moment:
         now = time.monotonic_ns()
         sample = vcpu.sample(now)
-        idle, deadline = vcpu.state is RunState.IDLE, vcpu.timer.deadline
+        idle, deadline = vcpu.state is SchedState.IDLE, vcpu.timer.deadline
         return _Moment(now, idle, sample.loads, deadline, sample.ran_ns, sample.truth_ns)
 
     first = last = engine.call(look)

@@ -20,7 +20,7 @@ from framework.moved import take
 from framework.moving_linux import end_elsewhere, move, moving_linux
 from pvtime.engine.base import Outcome, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.images.store import StockImages
 
 OTHER: Final = {"on": "off", "off": "on"}
@@ -153,7 +153,9 @@ def test_nothing_of_a_kernels_registers_is_lost(
 def look(engine: UnicornEngine) -> int:
     """Pause, and check every vCPU that has registers; return how many."""
     engine.pause()
-    there = [vcpu for vcpu in engine.vm.vcpus if vcpu.state is not RunState.OFF and vcpu.context is not None]
+    there = [
+        vcpu for vcpu in engine.vm.vcpus if vcpu.state is not SchedState.OFF and vcpu.context is not None
+    ]
 
     def check() -> None:
         for vcpu in there:

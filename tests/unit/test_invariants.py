@@ -22,7 +22,7 @@ from pvtime.abi.pvtime import STRUCTURE_ALIGN, PvTime, StolenTime
 from pvtime.abi.registration import KvmStealTime, RegisterCall, RegisterResult
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
@@ -290,7 +290,7 @@ class Everything(RuleBasedStateMachine):
         """It has answered that it rests; where it is held on purpose it has yet to get there."""
         assert isinstance(self.engine, UnicornEngine)
         vcpu = self.engine.vm.vcpus[index]
-        wait_until(lambda: vcpu.state is RunState.IDLE, self.engine, message="it does not idle")
+        wait_until(lambda: vcpu.state is SchedState.IDLE, self.engine, message="it does not idle")
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()

@@ -13,7 +13,7 @@ from pvtime.engine.unicorn.guest_traps import HypercallObserver
 from pvtime.engine.unicorn.run_loop import RunLoop
 from pvtime.engine.unicorn.saved import UnicornState
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.errors import EngineError
 from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.dirty import Comparison, DirtyTracker
@@ -103,7 +103,7 @@ class UnicornEngine(Engine):
         """Whether the library's internals are in use."""
         return self.vm.core.internals
 
-    def run_states(self) -> list[RunState]:
+    def run_states(self) -> list[SchedState]:
         """Return every vCPU's state, without a look at the engine's thread."""
         return [vcpu.state for vcpu in self.vm.vcpus]
 

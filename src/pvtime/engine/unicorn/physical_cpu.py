@@ -7,7 +7,7 @@ from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.scheduler import slice_ns
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
-from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError
 from pvtime.steal.run_delay import ThreadClock
 
@@ -62,9 +62,9 @@ class PhysicalCpu:
     def vcpu_put(self) -> None:
         """Take the current vCPU off the CPU, with its registers; a runnable one waits from here on."""
         last, self.current = self.current, None
-        if last is not None and last.state is not RunState.OFF:
+        if last is not None and last.state is not SchedState.OFF:
             self._core.contexts.save(last.context)
-            if last.state is RunState.RUNNABLE:
+            if last.state is SchedState.RUNNABLE:
                 if not last.run_delay.waiting:  # else it has idled here, and waits since it was woken
                     last.run_delay.wait(last.ran_until)
                 last.account.preempt()
@@ -86,8 +86,8 @@ class PhysicalCpu:
         vcpu.ran_until = end = self.account_host_steal()
         vcpu.ran_ns += max(0, end - start - self._host_steal)
         vcpu.vruntime_ns += max(0, end - self._charged_until - self._host_steal)
-        if left is Exit.IDLE and vcpu.state is RunState.RUNNABLE and not vcpu.irq:
-            vcpu.state = RunState.IDLE
+        if left is Exit.IDLE and vcpu.state is SchedState.RUNNABLE and not vcpu.irq:
+            vcpu.state = SchedState.IDLE
 
     def account_host_steal(self) -> int:
         """Charge the vCPU with the time for which the host kept the thread off its CPU; return the time."""

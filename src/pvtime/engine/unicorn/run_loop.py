@@ -20,7 +20,7 @@ from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.saved import UnicornState, restore_engine, save_engine
 from pvtime.engine.unicorn.scheduler import pick_next, place_entity, yield_to
 from pvtime.engine.unicorn.unicorn_vm import CoreMaker, build_vm
-from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
@@ -144,7 +144,7 @@ class RunLoop:
 
     def _boot(self) -> None:
         for vcpu in self.vm.vcpus:
-            vcpu.state = RunState.OFF
+            vcpu.state = SchedState.OFF
             vcpu.timer.reset()
             vcpu.hold.reset()
             vcpu.held = False
@@ -161,7 +161,7 @@ class RunLoop:
     def _settle_holds(self, now: int) -> None:
         """Hold the vCPUs whose steal is due, and release those whose hold is over."""
         current = self.cpu.current
-        if current is not None and current.state is RunState.RUNNABLE:
+        if current is not None and current.state is SchedState.RUNNABLE:
             due = current.hold.next_due()
             if due is not None and due <= now:
                 self.cpu.vcpu_put()
@@ -207,11 +207,11 @@ class RunLoop:
         if not level:
             return
         current = self.cpu.current
-        if vcpu.state is RunState.IDLE:
+        if vcpu.state is SchedState.IDLE:
             due = self._expiring
             self._wake(vcpu, self._clock.now() if due is None else max(due, self._awake_since))
         elif (
-            vcpu.state is RunState.RUNNABLE
+            vcpu.state is SchedState.RUNNABLE
             and not vcpu.held
             and vcpu is not current
             and self._expiring is None
@@ -224,7 +224,7 @@ class RunLoop:
 
     def _wake(self, vcpu: UnicornVcpu, since: int) -> None:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
-        vcpu.state = RunState.RUNNABLE
+        vcpu.state = SchedState.RUNNABLE
         # Its timer may have been due while it still ran: the host ended the slice late.
         since = max(since, vcpu.ran_until)
         vcpu.hold.woke(self._paused_since if self.paused else since)
@@ -233,7 +233,7 @@ class RunLoop:
         self.cpu.update_curr()
         place_entity(vcpu, self.vm.vcpus)
         current = self.cpu.current
-        if current is not None and current.state is RunState.RUNNABLE:
+        if current is not None and current.state is SchedState.RUNNABLE:
             # The vCPU that woke it may wait for its answer: let the scheduler look.
             self.timer.preempt_now()
 
@@ -260,7 +260,7 @@ class RunLoop:
         now = self._awake_since = self._clock.now()
         for vcpu in self.vm.vcpus:
             vcpu.hold.resume(now - self._paused_since)
-            if vcpu.state is RunState.RUNNABLE:
+            if vcpu.state is SchedState.RUNNABLE:
                 vcpu.run_delay.wait(now)
 
     def sample(self) -> list[VcpuSample]:
@@ -327,7 +327,7 @@ class RunLoop:
 
     def is_on(self, index: int) -> bool:
         """Whether the vCPU is powered."""
-        return self.vm.vcpus[index].state is not RunState.OFF
+        return self.vm.vcpus[index].state is not SchedState.OFF
 
     def power_on(self, index: int, entry: int, context: int) -> None:
         """Reset a vCPU that is off, and make it runnable."""
@@ -335,13 +335,13 @@ class RunLoop:
         vcpu.context = None
         vcpu.entry = entry, context
         vcpu.timer.reset()
-        vcpu.state = RunState.IDLE
+        vcpu.state = SchedState.IDLE
         self._wake(vcpu, self._clock.now())
 
     def power_off(self, index: int) -> None:
         """Stop the calling vCPU."""
         vcpu = self.vm.vcpus[index]
-        vcpu.state = RunState.OFF
+        vcpu.state = SchedState.OFF
         vcpu.account.power_off(vcpu.run_delay.read(self._clock.now()))
         self.vm.core.kick()
 
@@ -349,7 +349,7 @@ class RunLoop:
         """Stop the calling vCPU until an interrupt is pending for it."""
         vcpu = self.vm.vcpus[index]
         if not vcpu.irq:
-            vcpu.state = RunState.IDLE
+            vcpu.state = SchedState.IDLE
             self.vm.core.kick()
 
     def system_off(self) -> None:

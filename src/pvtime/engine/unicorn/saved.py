@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pvtime.abi.layout import U64_MAX
 from pvtime.engine.unicorn.registers import CpuRegisters
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
-from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
 from pvtime.machine.gicv2 import GicV2State
 from pvtime.machine.timer import TimerState, counter
@@ -25,7 +25,7 @@ class UnicornVcpuState:
     """One vCPU. Times in ns."""
 
     power: str
-    """A :class:`RunState`."""
+    """A :class:`SchedState`."""
     cpu: CpuRegisters | None
     """None where it is switched off."""
     timer: TimerState
@@ -78,14 +78,14 @@ def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
         _restore_vcpu(vm, vcpu, saved, now)
     vm.gic.restore(state.gic)
     for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
-        vcpu.state = RunState(saved.power)
-        if vcpu.state is RunState.IDLE and vcpu.irq:
-            vcpu.state = RunState.RUNNABLE
+        vcpu.state = SchedState(saved.power)
+        if vcpu.state is SchedState.IDLE and vcpu.irq:
+            vcpu.state = SchedState.RUNNABLE
     vm.core.address_space.forget_code()
 
 
 def _save_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, now: int) -> UnicornVcpuState:
-    off = vcpu.state is RunState.OFF
+    off = vcpu.state is SchedState.OFF
     if not off and vcpu.context is None:
         vcpu.context = vm.core.contexts.new(vm.machine.mpidrs[vcpu.index], *vcpu.entry)
     return UnicornVcpuState(
@@ -126,9 +126,9 @@ def _check(vm: UnicornVm, state: UnicornState) -> None:
 
 
 def _check_vcpu(vcpu: UnicornVcpuState) -> None:
-    if vcpu.power not in {state.value for state in RunState}:
+    if vcpu.power not in {state.value for state in SchedState}:
         raise SavedStateError(f"the saved vCPU is {vcpu.power[:40]!r}")
-    if (vcpu.cpu is None) != (vcpu.power == RunState.OFF.value):
+    if (vcpu.cpu is None) != (vcpu.power == SchedState.OFF.value):
         raise SavedStateError(
             f"the saved vCPU is {vcpu.power} and has {'no' if vcpu.cpu is None else ''} registers"
         )

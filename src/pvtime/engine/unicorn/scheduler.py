@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 
 __all__ = ["SLICE_NS", "pick_next", "place_entity", "slice_ns", "yield_to"]
 
@@ -23,13 +23,13 @@ _LEAD_NS: Final = SLICE_NS // 2
 
 
 def _runnable(vcpus: Iterable[UnicornVcpu], *but: UnicornVcpu | None) -> list[UnicornVcpu]:
-    return [v for v in vcpus if v.state is RunState.RUNNABLE and not v.held and v not in but]
+    return [v for v in vcpus if v.state is SchedState.RUNNABLE and not v.held and v not in but]
 
 
 def pick_next(vcpus: Iterable[UnicornVcpu], current: UnicornVcpu | None) -> UnicornVcpu | None:
     """Return the vCPU to run: ``current``, unless another has run clearly less; None: none is runnable."""
     first = min(_runnable(vcpus), key=lambda vcpu: vcpu.vruntime_ns, default=None)
-    if first is None or current is None or current.state is not RunState.RUNNABLE:
+    if first is None or current is None or current.state is not SchedState.RUNNABLE:
         return first
     return first if current.vruntime_ns - first.vruntime_ns >= _LEAD_NS else current
 

@@ -14,10 +14,10 @@ from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account, GuestUse
 from pvtime.steal.run_delay import RunDelay
 
-__all__ = ["RunState", "UnicornVcpu"]
+__all__ = ["SchedState", "UnicornVcpu"]
 
 
-class RunState(Enum):
+class SchedState(Enum):
     """The state of a vCPU, as the scheduler sees it."""
 
     OFF = "off"
@@ -35,7 +35,7 @@ class UnicornVcpu:
     account: Account
     timer: VcpuTimer
     run_delay: RunDelay = field(default_factory=RunDelay)
-    state: RunState = RunState.OFF
+    state: SchedState = SchedState.OFF
     context: Context = None
     """The registers of a vCPU that is not on the CPU; None: it begins at :attr:`entry`."""
     entry: tuple[int, int] = (0, 0)

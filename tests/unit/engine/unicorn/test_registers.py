@@ -15,7 +15,7 @@ from framework.payload import Guest, Payload, boot, both_cores
 from pvtime.abi.arm64 import SysReg
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.registers import SYSTEM_REGISTERS, CpuRegisters
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 
 MODELS: Final = ["cortex-a53", "cortex-a57", "cortex-a72"]
 
@@ -114,7 +114,7 @@ def test_anything_in_the_registers_neither_is_lost_nor_ends_the_engine(internals
                 state.sp_el0,
                 state.sp_el1,
             )
-            vcpu.state = RunState.RUNNABLE
+            vcpu.state = SchedState.RUNNABLE
             loads = vcpu.loads
             guest.engine.resume()
             while vcpu.loads == loads:

@@ -18,7 +18,7 @@ from pvtime.engine.base import Ending, Outcome, VcpuSample
 from pvtime.engine.unicorn.core import Core, Exit
 from pvtime.engine.unicorn.run_loop import RunLoop
 from pvtime.engine.unicorn.scheduler import SLICE_NS
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import STOLEN_TIME
@@ -170,7 +170,7 @@ class Bench:
         return write
 
     @property
-    def states(self) -> list[RunState]:
+    def states(self) -> list[SchedState]:
         """What each vCPU does."""
         return [vcpu.state for vcpu in self.loop.vm.vcpus]
 
@@ -275,7 +275,7 @@ def test_a_vcpu_whose_timer_is_due_while_another_runs_waits_from_the_deadline_on
         yield from busy(it)
 
     with bench(busy, dozing) as it:
-        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is RunState.IDLE)
+        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is SchedState.IDLE)
         before = it.sample()[1].truth_ns
         due = it.loop.vm.vcpus[1].timer.deadline
         assert due is not None
@@ -292,7 +292,7 @@ def test_a_wake_up_that_the_host_delays_is_stolen_and_the_sleep_before_it_is_not
         yield from busy(it)
 
     with bench(dozing) as it:
-        it.iterate(lambda: it.states[0] is RunState.IDLE)
+        it.iterate(lambda: it.states[0] is SchedState.IDLE)
 
         def late(timeout: float | None) -> None:
             assert timeout is not None
@@ -340,7 +340,7 @@ def test_a_vcpu_that_is_off_is_not_stolen_from() -> None:
         yield it.call(Psci.CPU_OFF)
 
     with bench(busy, ends) as it:
-        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is RunState.OFF)
+        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is SchedState.OFF)
         before = it.sample()[1]
         it.run_for(50 * MS)
         assert it.sample()[1] == before
@@ -350,7 +350,7 @@ def test_a_vcpu_that_is_off_is_not_stolen_from() -> None:
 def test_a_vcpu_that_has_not_been_switched_on_has_no_figures() -> None:
     with bench(busy, busy, on=1) as it:
         it.run_for(20 * MS)
-        assert (it.sample()[1].ran_ns, it.sample()[1].truth_ns, it.states[1]) == (0, 0, RunState.OFF)
+        assert (it.sample()[1].ran_ns, it.sample()[1].truth_ns, it.states[1]) == (0, 0, SchedState.OFF)
 
 
 def test_a_reset_boots_the_machine_again_and_truth_starts_from_zero() -> None:

@@ -24,7 +24,7 @@ from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.saved import UnicornState
-from pvtime.engine.unicorn.vcpu import RunState
+from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
@@ -188,7 +188,7 @@ def test_a_timer_that_a_sleeper_waits_for_has_as_many_ticks_left(internals: str)
     with boot(taken(payload), internals) as guest:
         began = time.monotonic_ns()
         guest.engine.start()
-        guest.until(lambda: guest.engine.vm.vcpus[0].state is RunState.IDLE)
+        guest.until(lambda: guest.engine.vm.vcpus[0].state is SchedState.IDLE)
         image = take(guest.machine, guest.engine)
         (vcpu,) = image.document()["vcpus"]
         assert vcpu["power"] == "idle"

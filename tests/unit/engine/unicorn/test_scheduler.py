@@ -10,30 +10,30 @@ from framework.payload import Payload, boot, both_cores
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.scheduler import SLICE_NS, pick_next, place_entity, slice_ns, yield_to
-from pvtime.engine.unicorn.vcpu import RunState, UnicornVcpu
+from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.machine.timer import VcpuTimer
 from pvtime.steal.account import Account
 
-some = st.tuples(st.integers(0, 10**12), st.sampled_from(RunState))
+some = st.tuples(st.integers(0, 10**12), st.sampled_from(SchedState))
 
 
-def vcpu(index: int, vruntime_ns: int = 0, state: RunState = RunState.RUNNABLE) -> UnicornVcpu:
+def vcpu(index: int, vruntime_ns: int = 0, state: SchedState = SchedState.RUNNABLE) -> UnicornVcpu:
     """Make a vCPU that has run so long."""
     return UnicornVcpu(index, Account(None), VcpuTimer(lambda _: None), state=state, vruntime_ns=vruntime_ns)
 
 
 def test_nobody_runs_where_all_are_idle_or_off() -> None:
     assert pick_next([], None) is None
-    assert pick_next([vcpu(0, state=RunState.IDLE), vcpu(1, state=RunState.OFF)], None) is None
+    assert pick_next([vcpu(0, state=SchedState.IDLE), vcpu(1, state=SchedState.OFF)], None) is None
 
 
 @given(given=st.lists(some, min_size=1, max_size=8), on_cpu=st.integers(0, 7))
 def test_the_runnable_one_that_has_run_least_is_next_but_for_a_small_difference(
-    given: list[tuple[int, RunState]], on_cpu: int
+    given: list[tuple[int, SchedState]], on_cpu: int
 ) -> None:
     vcpus = [vcpu(index, *each) for index, each in enumerate(given)]
     current = vcpus[on_cpu] if on_cpu < len(vcpus) else None
-    runnable = [each for each in vcpus if each.state is RunState.RUNNABLE]
+    runnable = [each for each in vcpus if each.state is SchedState.RUNNABLE]
     chosen = pick_next(vcpus, current)
     assert (chosen in runnable) if runnable else chosen is None
     if chosen is not None:
@@ -57,7 +57,7 @@ def test_a_turn_is_over_when_another_ones_begins_and_not_before(ran: list[int]) 
 
 def test_a_turn_has_no_end_where_nobody_waits() -> None:
     current = vcpu(0)
-    assert slice_ns([current, vcpu(1, state=RunState.IDLE), vcpu(2, state=RunState.OFF)], current) is None
+    assert slice_ns([current, vcpu(1, state=SchedState.IDLE), vcpu(2, state=SchedState.OFF)], current) is None
 
 
 @given(count=st.integers(2, 8), late=st.lists(st.integers(0, SLICE_NS), min_size=50, max_size=200))
@@ -91,7 +91,7 @@ def test_whoever_has_run_more_gains_nothing_by_a_short_sleep() -> None:
 
 def test_whoever_wakes_alone_keeps_its_place() -> None:
     sleeper = vcpu(0, 5)
-    place_entity(sleeper, [sleeper, vcpu(1, 10**12, RunState.IDLE)])
+    place_entity(sleeper, [sleeper, vcpu(1, 10**12, SchedState.IDLE)])
     assert sleeper.vruntime_ns == 5
 
 
