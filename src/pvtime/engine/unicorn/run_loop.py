@@ -23,6 +23,7 @@ from pvtime.engine.unicorn.unicorn_vm import CoreMaker, build_vm
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.inject.schedule import Schedule
+from pvtime.machine.boot import BootEntry
 from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
@@ -102,14 +103,18 @@ class RunLoop:
             self._clock.close()
 
     def boot_or_resume(self) -> None:
-        """Boot the machine, or resume it where it was restored; the schedule's time begins."""
+        """Boot the machine, or resume it where it was restored; the schedule's time begins.
+
+        It begins with the guest: on a busy host, to load a kernel takes longer than a schedule's period.
+        """
+        entry = None if self._restored else self._load_guest()
         now = self._paused_since = self._clock.now()
         for vcpu in self.vm.vcpus:
             vcpu.hold.start(now)
-        if self._restored:
+        if entry is None:
             self.resume()
         else:
-            self._boot()
+            self._start_vcpu(0, entry.pc, entry.x0, now)
 
     def iterate(self) -> None:
         """Make the pending calls, raise the timers that are due, then run one slice or sleep."""
@@ -135,14 +140,16 @@ class RunLoop:
         self.cpu.run_slice(vcpu)
         if self._restart:
             self._restart = False
-            self._boot()
+            entry = self._load_guest()
+            self._start_vcpu(0, entry.pc, entry.x0, self._clock.now())
 
     def end(self, outcome: Outcome) -> None:
         """End the run."""
         self._ending.end(outcome)
         self.vm.core.kick()
 
-    def _boot(self) -> None:
+    def _load_guest(self) -> BootEntry:
+        """Load the guest into a machine whose vCPUs are all off; return where vCPU 0 begins."""
         for vcpu in self.vm.vcpus:
             vcpu.state = SchedState.OFF
             vcpu.timer.reset()
@@ -156,7 +163,16 @@ class RunLoop:
             vcpu.run_delay.idle()
             vcpu.account.reset(vcpu.run_delay.read(now))
         self.cpu.vcpu_put()  # a vCPU that is off leaves no registers behind
-        self.power_on(0, entry.pc, entry.x0)
+        return entry
+
+    def _start_vcpu(self, index: int, entry: int, context: int, since: int) -> None:
+        """Reset a vCPU that is off, and make it runnable from ``since`` on."""
+        vcpu = self.vm.vcpus[index]
+        vcpu.context = None
+        vcpu.entry = entry, context
+        vcpu.timer.reset()
+        vcpu.state = SchedState.IDLE
+        self._wake(vcpu, since)
 
     def _settle_holds(self, now: int) -> None:
         """Hold the vCPUs whose steal is due, and release those whose hold is over."""
@@ -331,12 +347,7 @@ class RunLoop:
 
     def power_on(self, index: int, entry: int, context: int) -> None:
         """Reset a vCPU that is off, and make it runnable."""
-        vcpu = self.vm.vcpus[index]
-        vcpu.context = None
-        vcpu.entry = entry, context
-        vcpu.timer.reset()
-        vcpu.state = SchedState.IDLE
-        self._wake(vcpu, self._clock.now())
+        self._start_vcpu(index, entry, context, self._clock.now())
 
     def power_off(self, index: int) -> None:
         """Stop the calling vCPU."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import pytest
 
@@ -20,6 +20,7 @@ from pvtime.engine.unicorn.run_loop import RunLoop
 from pvtime.engine.unicorn.scheduler import SLICE_NS
 from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.inject.schedule import Schedule
+from pvtime.machine.boot import BootEntry
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
@@ -379,6 +380,29 @@ def test_a_schedule_is_injected_to_the_nanosecond(steal: str, injected: int) -> 
         (alone,) = it.sample()
         assert alone.truth_ns == alone.injected_ns == injected * MS
         assert alone.ran_ns == it.clock.time - it.clock.origin - injected * MS
+
+
+def test_a_schedule_begins_with_the_guest_however_long_it_takes_to_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On a busy host the first period was over before vCPU 0 was switched on, and expired.
+    load, clocks = Machine.load, list[FakeClock]()
+
+    def slow_load(machine: Machine, *arguments: Any) -> BootEntry:
+        clocks[0].time += 250 * MS
+        return load(machine, *arguments)
+
+    make = FakeClock.__init__
+
+    def remember(clock: FakeClock) -> None:
+        make(clock)
+        clocks.append(clock)
+
+    monkeypatch.setattr(FakeClock, "__init__", remember)
+    monkeypatch.setattr(Machine, "load", slow_load)
+    with bench(busy, steal=("30%@0-0.5",)) as it:
+        it.run_for(1_000 * MS)
+        assert it.sample()[0].injected_ns == 150 * MS
 
 
 def test_a_vcpu_held_on_purpose_beside_a_busy_one_is_charged_once() -> None:
