@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from framework.a64 import MPIDR_EL1, Program
 from pvtime.abi.ns16550 import Reg
 from pvtime.abi.psci import Psci
 from pvtime.engine.kvm.engine import KvmEngine
@@ -19,6 +18,7 @@ from pvtime.images.store import stock_images
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import AGENT, RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.probe.assembler import MPIDR_EL1, Program
 from pvtime.userland.build import build_initramfs
 
 MEMORY = 512

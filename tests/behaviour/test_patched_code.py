@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from framework.a64 import Program
 from framework.engines import Choice
 from framework.payload import Payload, run_on
 from pvtime.abi.arm64 import IC_IALLU, IC_IALLUIS, IC_IVAU, SysReg
 from pvtime.machine.layout import RAM_BASE
+from pvtime.probe.assembler import Program
 
 ALIAS: Final = 2 << 30
 """Virtual address of a second mapping of RAM, which is not executable."""

@@ -13,8 +13,8 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.probe import mailbox_client
+from pvtime.probe.assembler import CNTVCT_EL0, MPIDR_EL1
 from pvtime.probe.guest import boot, guest
-from pvtime.probe.instruction import CNTVCT_EL0, MPIDR_EL1
 from pvtime.probe.mailbox import CODE
 from pvtime.probe.mailbox_client import ProbeError, ProbeFaultError
 from pvtime.probe.probe import Difference, Probe

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from framework.a64 import Program
 from pvtime.abi.kvm_reg import PC
 from pvtime.abi.kvm_run import ExitReason
 from pvtime.abi.kvm_types import VcpuFeature
@@ -16,6 +15,7 @@ from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.memory import GuestMemory
+from pvtime.probe.assembler import Program
 
 __all__ = ["RESULTS", "BareVm", "bare_vm"]
 

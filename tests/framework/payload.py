@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
 
 import pytest
 
-from framework.a64 import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
 from framework.engines import Choice
 from framework.evidence import guest_evidence, witness
 from framework.wait import DEADLINE, wait_until
@@ -21,6 +20,8 @@ from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.probe.assembler import ELR_EL1, ESR_EL1, FAR_EL1, MPIDR_EL1, VBAR_EL1, Program
+from pvtime.probe.guest import machine_with_engine
 
 if TYPE_CHECKING:
     from pvtime.engine.unicorn.engine import UnicornEngine
@@ -154,14 +155,14 @@ def _boot(
     kernel = KernelImage(code.assemble(), 0, _SIZE, None)
     console = bytearray()
     config = MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu)
-    machine = Machine(config, console.extend, lambda _: None)
-    engine = build(machine, steal)
-    try:
-        with witness(partial(guest_evidence, partial(console.decode, "ascii", "replace"), engine)):
-            yield Guest(machine, engine, console)
-    finally:
-        engine.stop()
-        machine.close()
+    with (
+        machine_with_engine(lambda machine: build(machine, steal), config, console.extend) as (
+            machine,
+            engine,
+        ),
+        witness(partial(guest_evidence, partial(console.decode, "ascii", "replace"), engine)),
+    ):
+        yield Guest(machine, engine, console)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 
-from framework.a64 import ELR_EL1
 from framework.payload import Payload, boot, both_cores
 from framework.power import FakePower
 from pvtime.abi.arm64 import SysReg
@@ -19,6 +18,7 @@ from pvtime.machine.memory_map import MemoryMap
 from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.machine.uart import Ns16550
+from pvtime.probe.assembler import ELR_EL1
 from pvtime.steal.account import Account
 from pvtime.steal.placement import UserspacePlacement
 

@@ -10,7 +10,6 @@ from enum import IntEnum
 
 import pytest
 
-from framework.a64 import Program
 from framework.bare import RESULTS, BareVm, bare_vm
 from pvtime.abi.kvm_device import PvTimeAttr, VcpuGroup
 from pvtime.abi.kvm_types import MemoryFlag
@@ -24,6 +23,7 @@ from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
+from pvtime.probe.assembler import Program
 from pvtime.steal.account import Account
 
 NONE = (1 << 64) - 1

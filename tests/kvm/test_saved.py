@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from framework.a64 import Program
 from framework.bare import bare_vm
 from framework.engines import Choice, host_of
 from framework.payload import RESULTS, Guest, Payload, boot_on
@@ -31,6 +30,7 @@ from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.layout import CONSOLE
 from pvtime.machine.machine import Machine
 from pvtime.machine.pages import extents
+from pvtime.probe.assembler import Program
 from pvtime.snapshot.codec import decode, encode
 
 COUNT = StolenTime.stolen_time.offset

@@ -13,7 +13,7 @@ from pvtime.abi.psci import Affinity, Psci, PsciReturn
 from pvtime.engine.base import Engine
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
-from pvtime.probe.instruction import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0, mrs, msr
+from pvtime.probe.assembler import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0, mrs, msr
 from pvtime.probe.mailbox import ALIGN, CODE, FIRST_SPI, SECONDARY_ENTRY, SIZE, Command
 from pvtime.probe.mailbox_client import MailboxClient, ProbeError
 
@@ -89,11 +89,11 @@ class Probe:
 
     def read_register(self, vcpu: int, register: SysReg) -> int:
         """Return a system register."""
-        return self.execute(vcpu, mrs(register))[0]
+        return self.execute(vcpu, mrs(0, register))[0]
 
     def write_register(self, vcpu: int, register: SysReg, value: int) -> None:
         """Set a system register."""
-        self.execute(vcpu, msr(register), value)
+        self.execute(vcpu, msr(register, 0), value)
 
     def spin(self, vcpu: int, rounds: int) -> None:
         """Execute a loop of two instructions ``rounds`` times."""

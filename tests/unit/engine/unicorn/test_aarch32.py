@@ -7,14 +7,14 @@ from typing import Final
 
 import pytest
 
-from framework.a64 import CNTP_CTL_EL0, CNTP_TVAL_EL0, ELR_EL1
 from framework.moved import restored, take
 from framework.payload import Payload, boot, run
 from framework.wait import DEADLINE
-from pvtime.abi.arm64 import Esr, ExceptionClass, SysReg
+from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_TVAL_EL0, Esr, ExceptionClass, SysReg
 from pvtime.abi.gicv2 import Gicc, Gicd
 from pvtime.errors import EngineError
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
+from pvtime.probe.assembler import ELR_EL1
 
 SPSR_EL1: Final = SysReg(3, 0, 4, 0, 0)
 USER: Final = 0x10

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, VBAR_EL1
 from framework.payload import Payload, boot, both_cores, run
 from framework.wait import DEADLINE
-from pvtime.abi.arm64 import Esr, ExceptionClass
+from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, Esr, ExceptionClass
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Outcome
 from pvtime.machine.layout import CONSOLE, GIC_CPU_INTERFACE, RAM_BASE, STOLEN_TIME
+from pvtime.probe.assembler import VBAR_EL1
 
 HOLE = 0x1000
 BEHIND_RAM = RAM_BASE + (64 << 20)

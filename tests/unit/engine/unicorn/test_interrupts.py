@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
 from framework.idle import watch_idle
 from framework.payload import RESULTS, Payload, boot, both_cores, run
+from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime

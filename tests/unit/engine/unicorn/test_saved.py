@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import pytest
 
-from framework.a64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
 from framework.moved import Image, restored, take
 from framework.payload import Guest, Payload, boot, both_cores
 from framework.wait import DEADLINE
-from pvtime.abi.arm64 import SysReg
+from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime

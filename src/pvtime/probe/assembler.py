@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An assembler for payloads: the handful of A64 instructions that a test needs (Arm ARM, section C6.2).
+"""An assembler for bare guests: the A64 instructions that the probe is given and that tests need.
+
+Encodings are those of the Arm ARM (DDI 0487), section C6.2.
 
 >>> program = Program(0x4000_0000)
 >>> program.mov(0, 0x8400_0008).hvc()
@@ -12,34 +14,70 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Self
 
-from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, SysReg
+from pvtime.abi.arm64 import SysReg
+from pvtime.abi.layout import Field, Register
 
 __all__ = [
-    "CNTPCT_EL0",
-    "CNTP_CTL_EL0",
-    "CNTP_CVAL_EL0",
-    "CNTP_TVAL_EL0",
+    "CNTVCT_EL0",
     "ELR_EL1",
     "ESR_EL1",
     "FAR_EL1",
+    "ID_AA64PFR0_EL1",
     "MPIDR_EL1",
     "VBAR_EL1",
     "XZR",
+    "IdAa64Pfr0",
     "Program",
+    "mrs",
+    "msr",
 ]
 
 XZR: Final = 31
 
 MPIDR_EL1: Final = SysReg(3, 0, 0, 0, 5)
+ID_AA64PFR0_EL1: Final = SysReg(3, 0, 0, 4, 0)
 ELR_EL1: Final = SysReg(3, 0, 4, 0, 1)
 ESR_EL1: Final = SysReg(3, 0, 5, 2, 0)
 FAR_EL1: Final = SysReg(3, 0, 6, 0, 0)
 VBAR_EL1: Final = SysReg(3, 0, 12, 0, 0)
-CNTPCT_EL0: Final = SysReg(3, 3, 14, 0, 1)
+CNTVCT_EL0: Final = SysReg(3, 3, 14, 0, 2)
 
 _LDR: Final = {1: 0x3940_0000, 2: 0x7940_0000, 4: 0xB940_0000, 8: 0xF940_0000}
 _STR: Final = {1: 0x3900_0000, 2: 0x7900_0000, 4: 0xB900_0000, 8: 0xF900_0000}
 _CONDITIONS: Final = {"eq": 0, "ne": 1, "hs": 2, "lo": 3}
+
+
+class IdAa64Pfr0(Register):
+    """ID_AA64PFR0_EL1."""
+
+    gic = Field(27, 24)
+    """Not 0: the CPU interface of the interrupt controller is in system registers: a GICv3 or later."""
+
+
+class Move(Register):
+    """MRS and MSR (C6.2.228, C6.2.230)."""
+
+    fixed = Field(31, 22)
+    read = Field(21)
+    op0 = Field(20, 19)
+    op1 = Field(18, 16)
+    crn = Field(15, 12)
+    crm = Field(11, 8)
+    op2 = Field(7, 5)
+    rt = Field(4, 0)
+
+
+_MOVE: Final = 0b11_0101_0100
+
+
+def mrs(rt: int, register: SysReg) -> int:
+    """Return the code of MRS Xt, register."""
+    return Move.of(fixed=_MOVE, read=1, rt=rt, **register._asdict())
+
+
+def msr(register: SysReg, rt: int) -> int:
+    """Return the code of MSR register, Xt."""
+    return Move.of(fixed=_MOVE, read=0, rt=rt, **register._asdict())
 
 
 class Program:
@@ -64,12 +102,12 @@ class Program:
     def label(self, name: str) -> Self:
         """Name the next instruction."""
         if name in self._labels:
-            raise ValueError(f"label {name} is there already")
+            raise ValueError(f"the label {name} is in use: give another name")
         self._labels[name] = self.here
         return self
 
     def address(self, name: str) -> int:
-        """Return where a label is."""
+        """Return the address of a label."""
         return self._labels[name]
 
     def align(self, size: int) -> Self:
@@ -191,13 +229,8 @@ class Program:
 
     def mrs(self, rt: int, register: SysReg) -> Self:
         """MRS Xt, register."""
-        return self.word(0xD530_0000 | _named(register) | rt)
+        return self.word(mrs(rt, register))
 
     def msr(self, register: SysReg, rt: int) -> Self:
         """MSR register, Xt."""
-        return self.word(0xD510_0000 | _named(register) | rt)
-
-
-def _named(register: SysReg) -> int:
-    op0, op1, crn, crm, op2 = register
-    return (op0 - 2) << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
+        return self.word(msr(register, rt))
