@@ -20,6 +20,10 @@ from pvtime.report import document
 TIMEOUT = 400
 """Seconds after which a command in the lab is given up; a quiet host needs a tenth of it."""
 
+HANG_TIMEOUT = 150
+"""Seconds after which a test in the lab has hung: pytest prints every thread's traceback and exits. That is
+longer than a test waits for a cause, and leaves room within TIMEOUT."""
+
 PYTHON = {"PYTHONPATH": "tests"}
 
 
@@ -33,7 +37,8 @@ def in_lab(lab: Lab, *argv: str, out: dict[str, Path] | None = None) -> Complete
 
 def test_every_behavioural_test_passes_on_kvm_and_none_is_skipped(lab: Lab) -> None:
     options = ("-p", "no:cacheprovider", "-v", "--engine", "kvm")
-    done = in_lab(lab, "python3", "-m", "pytest", *options, "tests/behaviour", "tests/kvm")
+    on_hang = ("-o", f"faulthandler_timeout={HANG_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true")
+    done = in_lab(lab, "python3", "-m", "pytest", *options, *on_hang, "tests/behaviour", "tests/kvm")
     *lines, summary = done.stdout.decode().splitlines()
     tests = [line for line in lines if re.match(r"tests/\S+::.* PASSED", line)]
     files = {Path(line.partition("::")[0]).name for line in tests}

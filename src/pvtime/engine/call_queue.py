@@ -63,7 +63,9 @@ class CallQueue:
         return wait
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on the thread and return its result; if the thread is not alive, run it here.
+        """Run ``work`` on the thread and return its result.
+
+        If the thread is not alive, run it here, after the calls that are pending.
 
         Exceptions of ``work`` are the caller's.
         """
@@ -77,13 +79,14 @@ class CallQueue:
                 errors.append(error)
 
         if not self.submit(run)():
+            self.run_pending()
             return work()
         if errors:
             raise errors[0]
         return results[0]
 
     def run_pending(self) -> None:
-        """Run the pending calls, on the thread."""
+        """Run the pending calls."""
         while True:
             try:
                 run = self._pending.popleft()

@@ -103,6 +103,18 @@ def test_a_call_for_a_thread_that_has_not_started_runs_here_and_only_here() -> N
     assert runs == [threading.current_thread()]
 
 
+def test_calls_before_the_threads_start_are_run_in_order() -> None:
+    runs: list[int] = []
+    worker = Worker()
+    worker.calls.submit(lambda: runs.append(1))
+    worker.calls.call(lambda: runs.append(2))
+    worker.calls.submit(lambda: runs.append(3))
+    worker.thread.start()
+    worker.calls.call(worker.end)
+    worker.thread.join()
+    assert runs == [1, 2, 3]
+
+
 def test_the_calls_that_a_thread_leaves_are_withdrawn() -> None:
     entered, exit_now = threading.Event(), threading.Event()
     worker = Worker()

@@ -103,7 +103,7 @@ def run_guest(
                 handle()
 
 
-class RunState(Enum):
+class VcpuThreadState(Enum):
     """The work of a vCPU's thread."""
 
     NEW = auto()
@@ -144,7 +144,7 @@ class VcpuThread:
         self._sampler = Sampler(vcpu, self._view, self._exits, truth, parking)
         self._sample = last_sample(vcpu.index, truth)
         self._stolen = truth.state(0)
-        self._state = RunState.NEW
+        self._state = VcpuThreadState.NEW
         self._calls = CallQueue(self._kick)
         self._exit_lock = threading.Lock()
         """Held while the thread is signalled, and when it exits: one that has exited cannot be signalled."""
@@ -157,13 +157,13 @@ class VcpuThread:
 
         :raises EngineError: the host has no room for another thread.
         """
-        self._state = RunState.PAUSED if paused else RunState.RUNNING
+        self._state = VcpuThreadState.PAUSED if paused else VcpuThreadState.RUNNING
         if paused:
             self._injected.pause(time.monotonic_ns())
         try:
             self._thread.start()
         except RuntimeError as error:
-            self._state = RunState.NEW
+            self._state = VcpuThreadState.NEW
             raise EngineError(f"no thread for {self._vcpu.name}: {error}") from error
 
     def sample(self) -> VcpuSample:
@@ -213,7 +213,7 @@ class VcpuThread:
     def _kick(self) -> bool:
         """Bring the vCPU out of the guest, or keep it from entering; return whether its thread is alive."""
         with self._exit_lock:
-            if self._state in (RunState.NEW, RunState.EXITED) or self._thread.ident is None:
+            if self._state in (VcpuThreadState.NEW, VcpuThreadState.EXITED) or self._thread.ident is None:
                 return False
             # KVM reads immediate_exit first: it serves where the signal comes before KVM_RUN.
             self._view.set_immediate_exit(True)
@@ -235,7 +235,7 @@ class VcpuThread:
             self._events.fail(fault)
         finally:
             with self._exit_lock:
-                self._state = RunState.EXITED
+                self._state = VcpuThreadState.EXITED
 
     def _run(self) -> None:
         try:
@@ -251,9 +251,9 @@ class VcpuThread:
         while True:
             self._view.set_immediate_exit(False)  # first: a call that is submitted from here on sets it again
             self._calls.run_pending()
-            if self._state is RunState.LEAVING:
+            if self._state is VcpuThreadState.LEAVING:
                 return False
-            if self._state is RunState.PAUSED:
+            if self._state is VcpuThreadState.PAUSED:
                 self._calls.wait(None)
             elif remaining_ns := self._charge():
                 self._calls.wait(remaining_ns / 1e9)
@@ -267,32 +267,32 @@ class VcpuThread:
         return self._injected.remaining(now)
 
     def _begin_hold(self) -> None:
-        if self._state is RunState.RUNNING:
+        if self._state is VcpuThreadState.RUNNING:
             self._measure(final=False)
-        if self._state is not RunState.RUNNING or self._vcpu.stopped:
+        if self._state is not VcpuThreadState.RUNNING or self._vcpu.stopped:
             self._injected.cancel()
         else:
             self._injected.begin_hold(time.monotonic_ns())
 
     def _pause(self) -> None:
-        if self._state is RunState.RUNNING:
+        if self._state is VcpuThreadState.RUNNING:
             self._charge()
             self._measure_paused()
             self._injected.pause(time.monotonic_ns())
-            self._state = RunState.PAUSED
+            self._state = VcpuThreadState.PAUSED
 
     def _resume(self) -> None:
-        if self._state is RunState.PAUSED:
+        if self._state is VcpuThreadState.PAUSED:
             self._injected.resume(time.monotonic_ns())
-            self._state = RunState.RUNNING
+            self._state = VcpuThreadState.RUNNING
 
     def _leave(self) -> None:
         self._resume()
-        self._state = RunState.LEAVING
+        self._state = VcpuThreadState.LEAVING
 
     def _measure_now(self) -> None:
         # A measurement steps the guest: when the vCPU was paused, or began to be held, the last one was made.
-        if self._state is not RunState.RUNNING:
+        if self._state is not VcpuThreadState.RUNNING:
             return
         if self._charge():
             truth, structure = self._truth.figures

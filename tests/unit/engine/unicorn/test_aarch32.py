@@ -80,9 +80,9 @@ def test_a_saved_program_goes_on_with_the_registers_that_it_had() -> None:
             guest.engine.resume()
         last = guest.result(100)
     with restored(image, "on") as guest:
-        guest.engine.start()
         start = guest.result(100)
         assert start <= last
+        guest.engine.start()
         while guest.result(100) <= start + 100_000:
             assert guest.result(9) == 0, hex(guest.result(0))
             assert guest.engine.wait(0) is None
