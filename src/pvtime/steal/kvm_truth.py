@@ -113,7 +113,10 @@ class KvmTruth:
         self.injected_ns += ns
         if self._structure is not None:
             self._structure.store((self._structure.load() + ns) & U64_MAX)
-        self.figures = self.figures[0] + ns, self.structure()
+        # As of the last measurement: the kernel may have updated the structure since, which truth has not.
+        truth, structure = self.figures
+        readable = structure is not None and self.structure() is not None
+        self.figures = truth + ns, (structure or 0) + ns & U64_MAX if readable else None
 
     def state(self, run_delay: int) -> StolenState:
         """Return what a saved machine must hold beside the structure.

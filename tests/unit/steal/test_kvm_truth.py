@@ -137,6 +137,19 @@ def test_without_a_structure_truth_is_all_of_run_delay_and_the_count_is_absent()
     assert restored.measure(30) == (550, None)
 
 
+def test_figures_stay_of_one_moment_where_the_kernel_updates_before_an_injection(
+    structures: Structures,
+) -> None:
+    # Seen in the lab: truth of the last measurement beside a structure of the moment of the injection.
+    truth = structures.truth()
+    structures.add(100)
+    truth.measure(100)
+    structures.add(40)  # the guest was entered again, and has not been measured since
+    truth.inject(7)
+    assert truth.figures == (107, 107)
+    assert truth.measure(140) == (147, 147)
+
+
 def test_a_count_that_nobody_can_read_is_absent_and_an_injection_is_not_lost(structures: Structures) -> None:
     truth = structures.truth()
     structures.add(100)
