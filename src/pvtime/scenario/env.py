@@ -10,16 +10,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.engine.base import Engine, VcpuSample
+from pvtime.errors import PvTimeDeviceError
 from pvtime.machine.machine import Machine
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.mailbox_client import ProbeError
 from pvtime.probe.probe import Probe
 from pvtime.scenario.events import Finding
 from pvtime.scenario.guest_side import GuestSide
+from pvtime.steal.hypervisor import HypervisorPlacement, PvTimeDevice
 from pvtime.steal.placement import PlacementName
 
-__all__ = ["MIN_STOLEN_NS", "ScenarioEnv", "await_loads", "await_stolen", "await_truth", "re_enable"]
+__all__ = [
+    "MIN_STOLEN_NS",
+    "ScenarioEnv",
+    "await_loads",
+    "await_stolen",
+    "await_truth",
+    "device_attributes",
+    "device_of",
+    "re_enable",
+]
 
 MIN_STOLEN_NS: Final = 20_000_000
 """Stolen time that nobody takes for what is stolen between two calls."""
@@ -116,3 +128,23 @@ def re_enable(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSam
     after = probe.engine.sample()[vcpu]
     passed = time.monotonic_ns() - began
     return answer, after, "starts from zero" if after.count_ns <= passed else "goes on"
+
+
+def device_of(probe: Probe) -> PvTimeDevice | None:
+    """Return the hypervisor's device; None where the hypervisor does not provide the memory."""
+    placement = probe.machine.placement
+    return placement.device if isinstance(placement, HypervisorPlacement) else None
+
+
+def device_attributes(probe: Probe) -> list[str]:
+    """Return the names of the attributes that the VMM can get from the hypervisor's device, if any."""
+    device = device_of(probe)
+    return [] if device is None else [group.name for group in PvTimeGroup if _has(device, group)]
+
+
+def _has(device: PvTimeDevice, group: PvTimeGroup) -> bool:
+    try:
+        device.get_attr(group, 0)
+    except PvTimeDeviceError:
+        return False
+    return True

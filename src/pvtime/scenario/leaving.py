@@ -18,10 +18,9 @@ from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.machine import Machine
 from pvtime.probe.probe import Probe
 from pvtime.run.exporter import Exporter
-from pvtime.scenario.env import ScenarioEnv, await_stolen
+from pvtime.scenario.env import ScenarioEnv, await_stolen, device_attributes
 from pvtime.scenario.events import Finding
 from pvtime.scenario.guest_side import GuestSide
-from pvtime.scenario.memory import attributes, device_of
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.directory import load
 from pvtime.snapshot.receive import ReceivedMachine, confirm, receive
@@ -160,7 +159,7 @@ def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[l
 
 def needs(env: ScenarioEnv, probe: Probe, guest: Guest, topic: str) -> Finding:
     """Find what must be kept of a placement beside the memory that the VMM saves and moves anyhow."""
-    own = [name for name in attributes(device_of(probe)) if name.startswith("STATE")]
+    own = [name for name in device_attributes(probe) if name.startswith("STATE")]
     given = "the address that the guest gave"
     if guest.kernel.registered(probe, 0):
         own.append(given)

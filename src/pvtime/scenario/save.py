@@ -10,10 +10,9 @@ from typing import Final
 
 from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.scenario import claims
-from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.env import ScenarioEnv, device_of
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import exporter, guest_with_count, needs
-from pvtime.scenario.memory import device_of
 from pvtime.scenario.model import Scenario
 from pvtime.snapshot.manifest import memory_name
 
