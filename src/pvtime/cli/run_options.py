@@ -67,12 +67,21 @@ def parse_steal(values: Iterable[str]) -> Schedule:
 
 
 def _items_of_file(path: Path) -> Iterator[Item]:
+    """Yield the items of a regular, small file of text, of which there is one at least."""
     try:
-        text = path.read_text("utf-8-sig")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_SCHEDULE_FILE + 1)
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:  # invalid UTF-8, or a name with a NUL
-        raise UsageError(f"{path} is not a text file: {error}") from error
+    except ValueError:  # invalid UTF-8, or a name with a NUL
+        raise UsageError(f"{path} is not a text file") from None
+    if len(data) > MAX_SCHEDULE_FILE:
+        raise UsageError(f"{path} is larger than {MAX_SCHEDULE_FILE >> 10} KiB: it is no steal schedule")
+    if not any(line.partition("#")[0].strip() for line in text.splitlines()):
+        raise UsageError(f"{path} has no item: write one a line, such as 30%@5-10")
     for number, line in enumerate(text.splitlines(), 1):
         if item := line.partition("#")[0].strip():
             try:
@@ -84,6 +93,9 @@ def _items_of_file(path: Path) -> Iterator[Item]:
 def _save_at(value: tuple[str, Path]) -> SaveAt:
     return SaveAt(seconds(value[0]), value[1])
 
+
+MAX_SCHEDULE_FILE: Final = 64 << 10
+"""Bytes of a file of steal items."""
 
 OPTIONS: Final = (
     click.option(

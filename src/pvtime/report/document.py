@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
@@ -112,11 +113,27 @@ def refuse_unwritable(path: Path) -> None:
     :raises UsageError: no report can be written; the message has the reason.
     """
     try:
+        _refuse_foreign_link(path)
         reason = _why_unwritable(Path(os.path.realpath(path)))
     except OSError as error:
         reason = error.strerror
     if reason is not None:
         raise UsageError(f"cannot write the report to {path}: {reason}")
+
+
+def _refuse_foreign_link(path: Path) -> None:
+    """Check that ``path`` is not a symbolic link of another user's in a directory that all may write to.
+
+    Where the kernel's protected_symlinks is off, such a link has root write over a file of the link's choice.
+
+    :raises UsageError: it is.
+    """
+    if path.is_symlink():
+        link, directory = path.lstat(), path.parent.stat()
+        if directory.st_mode & stat.S_IWOTH and link.st_uid not in (os.geteuid(), directory.st_uid):
+            raise UsageError(
+                f"cannot write the report to {path}: it is another user's symbolic link; choose another name"
+            )
 
 
 def _why_unwritable(path: Path) -> str | None:
@@ -144,6 +161,7 @@ def write(report: RunReport, path: Path) -> None:
     """
     text = to_json(report)
     try:
+        _refuse_foreign_link(path)
         if _is_plain(path):
             _replace(path, text)
         else:

@@ -130,27 +130,37 @@ class Session:
     # Input: from the guest, the user and the engine
 
     def _take(self) -> None:
-        """Handle what has come since the last call."""
+        """Handle what has come since the last call; no guest may hold up the events.
+
+        Of many reports of /proc/stat at once the last counts: each takes a sample, and a guest that sent a
+        megabyte of them kept Ctrl-C waiting for 19 s.
+        """
+        reports: dict[bool, protocol.StatReport] = {}
+        for message in self._decoder.feed(self._inbox.take_agent()):
+            if isinstance(message, protocol.StatReport):
+                reports[message.final] = message
+            elif isinstance(message, protocol.Ready):
+                self._handle_ready(message)
+        for event in self._inbox.take_events():
+            self._handle_event(event)
         if console := self._inbox.take_console():
             self._banner.feed(console)
             self._view.console(console)
-        for message in self._decoder.feed(self._inbox.take_agent()):
-            self._handle_message(message)
-        for event in self._inbox.take_events():
-            self._handle_event(event)
+        for report in reports.values():
+            self._handle_report(report)
 
-    def _handle_message(self, message: protocol.Message) -> None:
-        if isinstance(message, protocol.Ready):
-            self._times.ready_at = self._times.now()
-            self._banner.release = self._banner.release or message.release
-            if self._size:
-                self._tell_agent("size", self._size.rows, self._size.columns)
-        elif isinstance(message, protocol.StatReport):
-            self._asked_at = None
-            moment = self._sample(message)
-            if message.final:
-                self._final = moment
-            self._view.moment(moment)
+    def _handle_ready(self, ready: protocol.Ready) -> None:
+        self._times.ready_at = self._times.now()
+        self._banner.release = self._banner.release or ready.release
+        if self._size:
+            self._tell_agent("size", self._size.rows, self._size.columns)
+
+    def _handle_report(self, report: protocol.StatReport) -> None:
+        self._asked_at = None
+        moment = self._sample(report)
+        if report.final:
+            self._final = moment
+        self._view.moment(moment)
 
     def _handle_event(self, event: object) -> None:
         match event:

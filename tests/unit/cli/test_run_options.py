@@ -31,6 +31,8 @@ def test_a_file_may_come_from_an_editor_that_marks_utf8_and_ends_lines_with_cr(t
         (b"10%\n\n120% # much", ":3: steal schedule item '120%': the amount is longer than the period"),
         (b"\xff", "is not a text file"),
         (None, "No such file"),
+        (b"# nothing\n\n", "has no item"),
+        (b"#" * (1 << 17), "larger than 64 KiB"),
     ],
 )
 def test_a_file_that_is_none_is_refused_by_name_and_line(
@@ -43,3 +45,9 @@ def test_a_file_that_is_none_is_refused_by_name_and_line(
         parse_steal(["10%", f"@{file}"])
     assert str(file) in str(refused.value)
     assert said in str(refused.value)
+
+
+def test_a_device_is_not_read_without_end() -> None:
+    # /dev/zero took 1.4 GB in 4 s.
+    with pytest.raises(UsageError, match=r"/dev/zero is not a regular file"):
+        parse_steal(["@/dev/zero"])

@@ -136,6 +136,21 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert document.from_json((tmp_path / "target").read_text()) == REPORT
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link")
+def test_another_users_link_in_a_directory_for_all_is_not_written_through(tmp_path: Path) -> None:
+    # Its owner chose the file that root then wrote.
+    shared, target = tmp_path / "tmp", tmp_path / "target"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "link").symlink_to(target)
+    os.lchown(shared / "link", 65534, 65534)
+    with pytest.raises(UsageError, match="another user's symbolic link"):
+        document.refuse_unwritable(shared / "link")
+    with pytest.raises(UsageError, match="another user's symbolic link"):
+        document.write(REPORT, shared / "link")
+    assert not target.exists()
+
+
 def test_the_check_before_the_boot_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("old")
     document.refuse_unwritable(tmp_path / "old")
