@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bare guest that does what it is told, and the host's side of it."""
+"""The bare guest that executes commands of its host, and the host's side of it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the probe (guests/probe.S) and its host agree on: the mailbox, the commands, and what lies where.
+"""The interface of the probe (guests/probe.S) and its host: mailboxes, commands, and layout of memory.
 
 The probe's source has the same numbers, and a test compares them.
 """
@@ -33,24 +33,24 @@ CODE: Final = 0x1000
 """Bytes of code."""
 
 SECONDARY_ENTRY: Final = 4
-"""Bytes from the probe's base to where CPU_ON enters it."""
+"""Bytes from the probe's base to the entry for CPU_ON."""
 
 MAILBOXES: Final = 0x5000
 """Bytes from the probe's base to vCPU 0's mailbox; the others' follow."""
 
 SIZE: Final = 0x7000
-"""Bytes from the probe's base to the end of what it calls its own."""
+"""Bytes from the probe's base to the end of its own memory."""
 
 
 ARGUMENTS: Final = 5
-"""Arguments of a command, in X0 to X4; those that it has not are 0."""
+"""Arguments of a command, in X0 to X4; unused ones are 0."""
 
 RESULTS: Final = 4
 """Results, from X0 to X3."""
 
 
 class Command(IntEnum):
-    """What a vCPU is told to do. The source says what its arguments and results are."""
+    """Commands to a vCPU; the source documents their arguments and results."""
 
     CALL = 0
     LOAD = 1
@@ -73,7 +73,7 @@ class ProbeState(IntEnum):
 
 
 class Mailbox(ctypes.LittleEndianStructure):
-    """One vCPU's: the host writes the first 64 bytes, the guest the second."""
+    """A vCPU's mailbox: the host writes the first 64 bytes, the guest the second."""
 
     _pack_ = 1
     _fields_ = (

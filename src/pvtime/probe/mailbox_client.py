@@ -16,18 +16,18 @@ from pvtime.probe.mailbox import ARGUMENTS, BOXES, FIRST_SPI, RESULTS, Command, 
 __all__ = ["MailboxClient", "ProbeError", "ProbeFaultError"]
 
 ANSWER_TIMEOUT_S: Final = 30
-"""Seconds after which a vCPU is given up."""
+"""Longest wait for an answer, in seconds."""
 
 POLL_INTERVAL_S: Final = 0.000_05
-"""Seconds between two looks for an answer."""
+"""Between two checks for an answer."""
 
 
 class ProbeError(PvtimeError):
-    """The probe did not do what it was told."""
+    """The probe did not execute a command."""
 
 
 class ProbeFaultError(ProbeError):
-    """What it was told raised an exception in the guest."""
+    """A command raised an exception in the guest."""
 
     def __init__(self, what: str, esr: int, far: int, elr: int) -> None:
         super().__init__(f"{what}: exception in the guest, ESR {esr:#x}, FAR {far:#x}, ELR {elr:#x}")
@@ -52,25 +52,25 @@ class MailboxClient:
         self._memory.store_u64(self._base + BOXES[vcpu] + offset, value)
 
     def asked(self, vcpu: int) -> int:
-        """Return how many commands a vCPU was given, all its lives together."""
+        """Return how many commands a vCPU was given, over all its starts."""
         return self._load(vcpu, Mailbox.asked.offset)
 
     def ready(self, vcpu: int) -> bool:
         """Whether a vCPU waits for a command. The last one of a vCPU that is off is never answered."""
-        there = self._load(vcpu, Mailbox.state.offset) != ProbeState.ABSENT
-        return there and self._load(vcpu, Mailbox.answered.offset) == self.asked(vcpu)
+        started = self._load(vcpu, Mailbox.state.offset) != ProbeState.ABSENT
+        return started and self._load(vcpu, Mailbox.answered.offset) == self.asked(vcpu)
 
     def context(self, vcpu: int) -> int:
-        """Return what a vCPU found in X0 when it started."""
+        """Return X0 of a vCPU at its start."""
         return self._load(vcpu, Mailbox.context.offset)
 
     def send(self, vcpu: int, command: Command, *arguments: int) -> None:
-        """Give a vCPU a command, and wake it; see :meth:`lower_wakeup`."""
+        """Send a vCPU a command and wake it; :meth:`lower_wakeup` must follow."""
         resting = self._load(vcpu, Mailbox.state.offset) == ProbeState.RESTING
         self._store(vcpu, Mailbox.command.offset, command)
         for index, argument in enumerate(arguments + (0,) * (ARGUMENTS - len(arguments))):
             self._store(vcpu, Mailbox.arguments.offset + 8 * index, argument)
-        # What gives up and takes the interpreter's lock keeps the stores before it and behind it in order.
+        # Releasing and taking the interpreter's lock orders the stores before and after it.
         time.sleep(0)
         self._store(vcpu, Mailbox.asked.offset, self.asked(vcpu) + 1)
         if resting:
@@ -78,7 +78,7 @@ class MailboxClient:
             self._engine.set_irq(FIRST_SPI + vcpu, True)
 
     def lower_wakeup(self, vcpu: int) -> None:
-        """Lower the wire that woke a vCPU, once it has done what it was told."""
+        """Lower the interrupt line that woke a vCPU; call this once it is done."""
         if vcpu in self._raised:
             self._raised.remove(vcpu)
             self._engine.set_irq(FIRST_SPI + vcpu, False)

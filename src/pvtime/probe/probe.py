@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's side of the probe (guests/probe.S): tells its vCPUs what to do and returns their answers."""
+"""The host's side of the probe (guests/probe.S): commands to its vCPUs, and their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORD: Final = 4
 
 @dataclass(frozen=True)
 class Difference:
-    """A word in guest memory that is not what it was."""
+    """A word in guest memory that differs from the expected value."""
 
     address: int
     value: int
@@ -34,7 +34,7 @@ class Difference:
 class Probe:
     """The vCPUs of a machine that runs the probe at ``base``. One thread uses it.
 
-    Each method waits until the vCPU has done it. Medians, embedded engine, nothing else busy: 0.08 ms for a
+    Each method waits until the vCPU is done. Medians, embedded engine, nothing else busy: 0.08 ms for a
     load, 0.21 ms for a hypervisor call, 0.24 ms for a load by a vCPU that rests.
 
     :raises ProbeFaultError: of each method: the guest took an exception.
@@ -71,19 +71,19 @@ class Probe:
 
     def differences(self, vcpu: int, address: int, size: int, word: int) -> list[Difference]:
         """Return the 8-byte words of ``size`` bytes of RAM that are not ``word``."""
-        found, end = [], address + size
+        different, end = [], address + size
         while address < end:
-            at, value, *_ = self._mailboxes.request(vcpu, Command.COMPARE, address, end - address, word)
-            if not at:
+            changed, value, *_ = self._mailboxes.request(vcpu, Command.COMPARE, address, end - address, word)
+            if not changed:
                 break
-            found.append(Difference(at, value))
-            address = at + 8
-        return found
+            different.append(Difference(changed, value))
+            address = changed + 8
+        return different
 
     # The CPU.
 
     def execute(self, vcpu: int, instruction: int, *arguments: int) -> tuple[int, ...]:
-        """Execute an instruction with arguments in X0 to X3, which alone it may change; return them."""
+        """Execute an instruction with arguments in X0 to X3; return them. It may change no others."""
         x = arguments + (0,) * (4 - len(arguments))
         return self._mailboxes.request(vcpu, Command.EXECUTE, *x, instruction)
 
@@ -125,7 +125,7 @@ class Probe:
         self.store(vcpu, distributor + Gicd.CTLR, GicdCtlr.of(enable_group0=1, enable_group1=1), _WORD)
 
     def context(self, vcpu: int) -> int:
-        """Return what a vCPU found in X0 when it started: the device tree's address, or CPU_ON's argument."""
+        """Return X0 of a vCPU at its start: the device tree's address, or CPU_ON's argument."""
         return self._mailboxes.context(vcpu)
 
     # Power.
@@ -157,14 +157,14 @@ class Probe:
         self._mailboxes.send(vcpu, Command.CALL, Psci.SYSTEM_RESET)
         self._mailboxes.wait(f"vCPU {vcpu}: SYSTEM_RESET", lambda: not self._mailboxes.asked(vcpu))
         self._mailboxes.lower_wakeup(vcpu)
-        first = Probe(self.machine, self.engine)
-        first.await_start(0)
-        return first
+        rebooted = Probe(self.machine, self.engine)
+        rebooted.await_start(0)
+        return rebooted
 
     def take_over(self, to: int, argument: int = 0) -> Probe:
         """Have a second kernel, a copy of the first, take over as kexec does: on vCPU 0, with the MMU off.
 
-        The other vCPUs are to be switched off before. What the first one had in memory stays.
+        The other vCPUs must be off. Memory of the first kernel stays as it is.
 
         :param to: the second kernel's base.
         :param argument: its X0.
@@ -179,5 +179,5 @@ class Probe:
         return second
 
     def await_start(self, vcpu: int) -> None:
-        """Wait until a vCPU is there to be told something."""
+        """Wait until a vCPU has started and takes commands."""
         self._mailboxes.wait(f"vCPU {vcpu} starts", lambda: self._mailboxes.ready(vcpu))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What has changed in a guest's memory between two moments, word by word."""
+"""Differences between a guest's memory at two moments, word by word."""
 
 from __future__ import annotations
 
@@ -18,58 +18,68 @@ _WORD = 8
 
 @dataclass(frozen=True)
 class Change:
-    """Eight bytes that are not what they were."""
+    """A changed word of eight bytes."""
 
     address: int
-    was: bytes
-    now: bytes
+    before: bytes
+    after: bytes
 
 
 class Snapshot:
-    """A copy of memory, but for what may change."""
+    """A copy of memory, compared with it later except in one region."""
 
     def __init__(self, memory: GuestMemory, may_change: Region) -> None:
         self._memory = memory
         self._may_change = may_change
-        self._was = memory.read(memory.base, memory.size)
+        self._before = memory.read(memory.base, memory.size)
 
     @property
     def bytes_compared(self) -> int:
-        """How many bytes are compared."""
+        """Number of bytes that are compared."""
         return self._memory.size - self._may_change.size
 
     def changes(self) -> list[Change]:
         """Return every word that has changed."""
         base = self._memory.base
-        found = []
-        for chunk in range(0, len(self._was), _CHUNK):
+        changes = []
+        for chunk in range(0, len(self._before), _CHUNK):
             now = self._memory.read(base + chunk, _CHUNK)
-            if now == self._was[chunk : chunk + _CHUNK]:
+            if now == self._before[chunk : chunk + _CHUNK]:
                 continue
-            for at in range(0, _CHUNK, _WORD):
-                word, was = now[at : at + _WORD], self._was[chunk + at : chunk + at + _WORD]
-                here = Region("word", base + chunk + at, _WORD)
-                if word != was and not here.overlaps(self._may_change):
-                    found.append(Change(here.base, was, word))
-        return found
+            for offset in range(0, _CHUNK, _WORD):
+                word, before = (
+                    now[offset : offset + _WORD],
+                    self._before[chunk + offset : chunk + offset + _WORD],
+                )
+                here = Region("word", base + chunk + offset, _WORD)
+                if word != before and not here.overlaps(self._may_change):
+                    changes.append(Change(here.base, before, word))
+        return changes
 
 
 def dump(changes: Sequence[Change]) -> tuple[str, ...]:
-    """Return a line for each word, with what it was and what it is."""
-    return tuple(f"{one.address:#x}  {one.was.hex(' ')}  ->  {one.now.hex(' ')}" for one in changes)
+    """Return a line for each word, with its old and its new bytes."""
+    return tuple(
+        f"{change.address:#x}  {change.before.hex(' ')}  ->  {change.after.hex(' ')}" for change in changes
+    )
 
 
-def fields_of(structure: type[ctypes.LittleEndianStructure], at: int, changes: Sequence[Change]) -> list[str]:
-    """Return which fields of a structure at ``at`` the changed bytes are, in their order; else addresses."""
+def fields_of(
+    structure: type[ctypes.LittleEndianStructure], address: int, changes: Sequence[Change]
+) -> list[str]:
+    """Return the names of the changed fields of a structure, in order; for other bytes their addresses."""
     changed = [
-        one.address + index for one in changes for index in range(_WORD) if one.was[index] != one.now[index]
+        change.address + index
+        for change in changes
+        for index in range(_WORD)
+        if change.before[index] != change.after[index]
     ]
     names = []
-    for address in changed:
-        name = f"{address:#x}"
+    for byte in changed:
+        name = f"{byte:#x}"
         for field, *_ in structure._fields_:
             place = getattr(structure, field)
-            if place.offset <= address - at < place.offset + place.size:
+            if place.offset <= byte - address < place.offset + place.size:
                 name = field
         if name not in names:
             names.append(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the thread says of the three placements, in its words; each scenario names what it tests."""
+"""Quotations from the thread about the three placements; each scenario names those that it tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What scenarios have shown, as JSON."""
+"""The results of scenarios as JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SCHEMA: Final = 1
 def to_json(engine: str, runs: Sequence[ScenarioRun], *, real: bool) -> str:
     """Return the document; docs/placements.md describes it.
 
-    :param real: it was Debian's kernel that ran, and not the probe.
+    :param real: the guest was Debian's kernel, not the probe.
     """
     scenarios: dict[str, dict[str, Any]] = {}
-    for one in runs:
-        scenarios.setdefault(one.scenario.name, _scenario(one.scenario))["runs"].append(_run(one))
+    for run in runs:
+        scenarios.setdefault(run.scenario.name, _scenario(run.scenario))["runs"].append(_run(run))
     document = {"schema": SCHEMA, "engine": engine, "real": real, "scenarios": list(scenarios.values())}
     return json.dumps(document, indent=2) + "\n"
 
@@ -37,21 +37,21 @@ def _scenario(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _run(one: ScenarioRun) -> Mapping[str, Any]:
+def _run(run: ScenarioRun) -> Mapping[str, Any]:
     return {
-        "placement": one.placement.value,
-        "holds": one.holds,
-        "refusal": one.refusal,
-        "failure": one.failure,
-        "duration_ns": one.duration_ns,
+        "placement": run.placement.value,
+        "holds": run.holds,
+        "refusal": run.refusal,
+        "failure": run.failure,
+        "duration_ns": run.duration_ns,
         "steps": [
             {"text": event.text, "lines": list(event.lines)}
-            for event in one.events
+            for event in run.events
             if isinstance(event, Step)
         ],
         "findings": [
             {"topic": event.topic, "seen": event.observed, "expected": event.expected, "holds": event.holds}
-            for event in one.events
+            for event in run.events
             if isinstance(event, Finding)
         ],
     }

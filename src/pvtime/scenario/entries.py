@@ -26,14 +26,14 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
     """Have a vCPU make calls that nothing but an exit and an entry comes of, while nobody steals from it."""
     kernel = env.guest_side(MEMORY)
     with env.boot() as probe:
-        at = kernel.enable(probe, 0)
+        structure = kernel.enable(probe, 0)
         await_stolen(probe, 0)
         probe.rest(1)
         before = probe.engine.sample()[0]
-        version = probe.load(0, at + KvmStealTime.version.offset, 4)
+        version = probe.load(0, structure + KvmStealTime.version.offset, 4)
         for _ in range(CALLS):
             probe.call(0, Psci.VERSION)
-        updates = (probe.load(0, at + KvmStealTime.version.offset, 4) - version) // PER_UPDATE
+        updates = (probe.load(0, structure + KvmStealTime.version.offset, 4) - version) // PER_UPDATE
         after = probe.engine.sample()[0]
         loads = after.loads - before.loads
         yield Step(

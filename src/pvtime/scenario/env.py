@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where a scenario plays: an engine, a placement, and guests that run the probe."""
+"""The environment of a scenario: an engine, a placement, and guests that run the probe."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 MIN_STOLEN_NS: Final = 20_000_000
-"""Stolen time that nobody takes for what is stolen between two calls."""
+"""More than can be stolen between two calls."""
 
 EVENT_TIMEOUT_S: Final = 60
-"""Seconds after which what must happen is given up; it takes milliseconds."""
+"""Longest wait for an event, in seconds; it takes milliseconds."""
 
 T = TypeVar("T")
 
@@ -55,10 +55,10 @@ class ScenarioEnv:
 
     @contextlib.contextmanager
     def boot(self, vcpus: int = 2, **changes: Any) -> Iterator[Probe]:
-        """Start a guest; all vCPUs poll, and steal from each other, for the host gives them one CPU.
+        """Start a guest; all vCPUs poll, and steal from each other, as they share one CPU of the host.
 
-        :param changes: what of :class:`MachineConfig` is to be otherwise.
-        :raises UsageError: the configuration cannot be, or not here.
+        :param changes: fields of :class:`MachineConfig` to replace.
+        :raises UsageError: the configuration is impossible, or the engine cannot run it.
         """
         config = replace(guest(vcpus), placement=self.placement, **changes)
         with contextlib.ExitStack() as stack:
@@ -71,21 +71,21 @@ class ScenarioEnv:
     def guest_side(self, base: int) -> GuestSide:
         """Return software in the guest that wants stolen time.
 
-        :param base: memory of its own for the structures, where the guest provides it.
+        :param base: address of its memory for the structures, where the guest provides it.
         """
         return GuestSide(self.placement, base)
 
     def finding(self, topic: str, observed: str, expected: str, **otherwise: str) -> Finding:
         """Return a finding.
 
-        :param otherwise: what is expected of the placements that are not like the others.
+        :param otherwise: expectations for individual placements.
         """
         return Finding(topic, observed, otherwise.get(self.placement.value, expected))
 
 
 @contextlib.contextmanager
 def _one_cpu() -> Iterator[None]:
-    """Have threads that start meanwhile, as vCPUs' do, share one CPU of the host's."""
+    """Have threads that start meanwhile, such as vCPUs', share one CPU of the host."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
@@ -95,9 +95,9 @@ def _one_cpu() -> Iterator[None]:
 
 
 def await_truth(probe: Probe, what: str, happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:
-    """Wait until the host sees ``what``; return each vCPU's figures then.
+    """Wait until ``what`` has happened by the host's figures; return each vCPU's.
 
-    :raises ProbeError: it does not come.
+    :raises ProbeError: it takes too long.
     """
     end = time.monotonic() + EVENT_TIMEOUT_S
     while not happened(samples := probe.engine.sample()):
@@ -108,26 +108,26 @@ def await_truth(probe: Probe, what: str, happened: Callable[[list[VcpuSample]], 
 
 
 def await_stolen(probe: Probe, *vcpus: int, ns: int = MIN_STOLEN_NS) -> list[VcpuSample]:
-    """Wait until so much was stolen from vCPUs since they asked; return each one's figures."""
+    """Wait until vCPUs have ``ns`` of stolen time since they enabled it; return every vCPU's figures."""
     return await_truth(probe, "stolen time", lambda now: all(now[index].truth_ns >= ns for index in vcpus))
 
 
 def await_loads(probe: Probe, vcpu: int, loads: int) -> list[VcpuSample]:
-    """Wait until a vCPU was loaded so often; return each one's figures."""
+    """Wait for a number of loads of a vCPU; return every vCPU's figures."""
     enough = probe.engine.sample()[vcpu].loads + loads
     return await_truth(probe, f"{loads} loads of vCPU {vcpu}", lambda now: now[vcpu].loads >= enough)
 
 
 def re_enable(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSample, str]:
-    """Let a vCPU do something; return the answer, its figures then, and whether its count starts from zero.
+    """Have a vCPU request stolen time again; return the answer, its figures, and the fate of its count.
 
-    It has done so if no more was stolen than time has passed since.
+    It starts from zero if it is no larger than the time that has passed since the request.
     """
     began = time.monotonic_ns()
     answer = ask()
     after = probe.engine.sample()[vcpu]
     passed = time.monotonic_ns() - began
-    return answer, after, "starts from zero" if after.count_ns <= passed else "goes on"
+    return answer, after, "starts from zero" if after.count_ns <= passed else "continues"
 
 
 def device_of(probe: Probe) -> PvTimeDevice | None:

@@ -43,18 +43,16 @@ def _fault(env: ScenarioEnv, what: str, access: Access) -> Iterator[Event]:
             f"structure's. The report says: {during.fault or 'nothing'}."
         )
         if during.fault is None:
-            observed = (
-                "counts on" if during.truth_ns == during.structure_ns else "is wrong, and nobody says it"
-            )
+            observed = "counts on" if during.truth_ns == during.structure_ns else "is wrong, and not reported"
         else:
-            observed = "stands still until it is back" if during.enabled else "stops for good"
-            observed += ", said in the report"
+            observed = "stops until it is back" if during.enabled else "stops for good"
+            observed += ", as reported"
         yield env.finding(
             f"memory {what}: the count",
             observed,
-            "stands still until it is back, said in the report",
+            "stops until it is back, as reported",
             hypervisor="counts on",
-            guest="stops for good, said in the report",
+            guest="stops for good, as reported",
         )
         _limit(probe, region, Access.WRITE)
         after = await_loads(probe, 0, LOADS)[0]
@@ -63,16 +61,16 @@ def _fault(env: ScenarioEnv, what: str, access: Access) -> Iterator[Event]:
             f"{_count(after)} by the structure's."
         )
         if after.structure_ns is None:
-            observed = "is absent: the guest has no structure any more"
+            observed = "is absent: the guest has no structure afterwards"
         elif after.truth_ns != after.structure_ns:
             observed = "is wrong"
         else:
-            observed = "is the truth to the ns"
+            observed = "equals the truth to the ns"
         yield env.finding(
             f"memory {what}, then back: the count",
             observed,
-            "is the truth to the ns",
-            guest="is absent: the guest has no structure any more",
+            "equals the truth to the ns",
+            guest="is absent: the guest has no structure afterwards",
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""hostile: the guest writes its own structure, and names addresses that are not for it to name."""
+"""hostile: the guest writes its own structure, and registers addresses that it must not."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ LOADS: Final = 10
 
 
 def events(env: ScenarioEnv) -> Iterator[Event]:
-    """Have vCPU 0 lie to itself; vCPU 1 is honest."""
+    """Have vCPU 0 forge its count; vCPU 1 leaves its own alone."""
     kernel = env.guest_side(MEMORY)
     with env.boot() as probe:
         yield from _addresses(env, probe, kernel)
-        at = [kernel.enable(probe, index) for index in range(2)]
+        structures = [kernel.enable(probe, index) for index in range(2)]
         await_stolen(probe, 0, 1)
-        probe.store(0, kernel.count_address(at[0]), FORGED_STEAL_NS)
+        probe.store(0, kernel.count_address(structures[0]), FORGED_STEAL_NS)
         if kernel.guest_provides:
-            probe.store(0, at[0] + KvmStealTime.version.offset, 1, size=4)
-        liar, honest = await_loads(probe, 0, LOADS)
+            probe.store(0, structures[0] + KvmStealTime.version.offset, 1, size=4)
+        forged, honest = await_loads(probe, 0, LOADS)
         yield Step(
-            f"vCPU 0 writes {FORGED_STEAL_NS} into its structure at {at[0]:#x}. {LOADS} loads later the "
-            f"structure says {liar.structure_ns} ns, and the host {liar.truth_ns} ns: the report's column "
-            f"'structure - truth' is {liar.count_ns - liar.truth_ns} ns."
+            f"vCPU 0 writes {FORGED_STEAL_NS} into its structure at {structures[0]:#x}. {LOADS} loads later "
+            f"the structure says {forged.structure_ns} ns, the host {forged.truth_ns} ns: the report's "
+            f"column 'structure - truth' is {forged.count_ns - forged.truth_ns} ns."
         )
-        difference = liar.count_ns - liar.truth_ns
-        observed = "unaffected" if 0 < liar.truth_ns < FORGED_STEAL_NS else "affected"
-        yield env.finding("it overwrites its count: truth", observed, "unaffected")
+        difference = forged.count_ns - forged.truth_ns
+        observed = "unaffected" if 0 < forged.truth_ns < FORGED_STEAL_NS else "affected"
+        yield env.finding("truth, after the guest forges its count", observed, "unaffected")
         observed = "shown in the report" if difference > FORGED_STEAL_NS // 2 else "not to be seen"
-        yield env.finding("the lie", observed, "shown in the report")
+        yield env.finding("the forged count", observed, "shown in the report")
         same = honest.truth_ns == honest.structure_ns and honest.enabled
         yield Step(
             f"Of vCPU 1 {honest.truth_ns} ns are stolen, and {honest.structure_ns} ns in its structure."
@@ -53,7 +53,7 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
 
 
 def _addresses(env: ScenarioEnv, probe: Probe, kernel: GuestSide) -> Iterator[Event]:
-    """Give away what is not RAM, or is somebody's."""
+    """Register addresses that are no RAM, or in use."""
     kernel.enable(probe, 1)
     bad = {
         "in the GIC": GIC_DISTRIBUTOR.base,
@@ -68,18 +68,20 @@ def _addresses(env: ScenarioEnv, probe: Probe, kernel: GuestSide) -> Iterator[Ev
         kernel.disable(probe, 0)
         kernel.disable(probe, 1)
     yield Step(
-        "vCPU 0 gives addresses: " + ", ".join(f"{name} {answer}" for name, answer in answers.items()) + "."
+        "vCPU 0 registers addresses: "
+        + ", ".join(f"{name} {answer}" for name, answer in answers.items())
+        + "."
     )
     if set(answers.values()) == {int(RegisterResult.NOT_SUPPORTED)}:
         answer = signed(probe.call(0, PvTime.ST, GIC_DISTRIBUTOR.base)[0])
         yield Step(f"PV_TIME_ST with the GIC's address as an argument answers {answer:#x}: it takes none.")
-        observed = "cannot be given" if answer != GIC_DISTRIBUTOR.base else "accepted"
+        observed = "cannot be registered" if answer != GIC_DISTRIBUTOR.base else "accepted"
     else:
         accepted = [name for name, answer in answers.items() if answer == RegisterResult.SUCCESS]
         observed = f"accepted: {', '.join(accepted)}" if accepted else f"all {len(answers)} refused"
-    yield env.finding("bad addresses", observed, "cannot be given", guest="all 5 refused")
+    yield env.finding("bad addresses", observed, "cannot be registered", guest="all 5 refused")
 
 
 SCENARIO: Final = Scenario(
-    "hostile", "the guest writes its own structure, and gives away addresses that are not its to give", events
+    "hostile", "the guest writes its own structure, and registers addresses that it must not", events
 )

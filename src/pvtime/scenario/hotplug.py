@@ -32,16 +32,18 @@ LINUX_STOLEN_NS: Final = 300_000_000
 
 
 def events(env: ScenarioEnv) -> Iterator[Event]:
-    """Switch vCPU 1 off and on; vCPU 0 and vCPU 2 go on."""
+    """Switch vCPU 1 off and on; vCPUs 0 and 2 keep running."""
     kernel = env.guest_side(MEMORY)
     with env.boot(3) as probe:
-        at = [kernel.enable(probe, index) for index in range(3)]
+        structures = [kernel.enable(probe, index) for index in range(3)]
         await_stolen(probe, 0, 1)
-        previous = kernel.count(probe, 1, at[1])
-        yield Step(f"vCPU 1's structure is at {at[1]:#x}; the guest reads {previous} ns and keeps that.")
+        previous = kernel.count(probe, 1, structures[1])
+        yield Step(
+            f"vCPU 1's structure is at {structures[1]:#x}; the guest reads {previous} ns and keeps that."
+        )
         probe.stop_vcpu(1)
         gone = probe.engine.sample()[1]
-        ram_was = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE)
+        ram_before = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE)
         probe.start_vcpu(1)
         back = await_loads(probe, 1, LOADS)[1]
         yield Step(
@@ -49,25 +51,25 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
             f"{back.structure_ns} ns."
         )
         if not back.enabled:
-            alone = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE) == ram_was
+            alone = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE) == ram_before
             meanwhile = "disabled, its memory left alone" if alone else "disabled, and written"
         else:
-            meanwhile = "goes on" if back.count_ns >= gone.count_ns else "runs backwards"
+            meanwhile = "continues" if back.count_ns >= gone.count_ns else "runs backwards"
         yield env.finding(
-            "the count once it is on", meanwhile, "goes on", guest="disabled, its memory left alone"
+            "the count after CPU_ON", meanwhile, "continues", guest="disabled, its memory left alone"
         )
         for index in (0, 2):
             probe.rest(index)
         _, after, observed = re_enable(probe, 1, lambda: kernel.enable(probe, 1))
-        yield env.finding("the count once it asks again", observed, "starts from zero")
-        clock = kernel.count(probe, 1, at[1])
+        yield env.finding("the count after a new request", observed, "starts from zero")
+        clock = kernel.count(probe, 1, structures[1])
         elapsed = (clock - previous) % U64
         yield Step(
             f"{kernel.call} again: {after.structure_ns} ns. A guest that kept its previous reading computes "
             f"{clock} - {previous}, which in 64 bits is {elapsed} ns, or {elapsed / YEAR_NS:.0f} years."
         )
         observed = "underflows" if elapsed > clock else "does not underflow"
-        yield env.finding("clock - previous of a guest that keeps it", observed, "underflows")
+        yield env.finding("clock - previous, with previous kept", observed, "underflows")
         others = [sample for sample in probe.engine.sample() if sample.index != 1]
         same = all(sample.truth_ns == sample.structure_ns and sample.enabled for sample in others)
         yield env.finding("the other vCPUs", "exact to the ns" if same else "disturbed", "exact to the ns")
@@ -83,22 +85,22 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
         guest.until(
             lambda now: all(sample.truth_ns > LINUX_STOLEN_NS for sample in now), "stolen time of busy vCPUs"
         )
-        stat_was, was = _steal(guest), guest.engine.sample()[CPU]
+        stat_before, before = _steal(guest), guest.engine.sample()[CPU]
         yield Step(
-            f"Linux {release} is busy on both CPUs. Of CPU {CPU} {_ms(was.truth_ns)} are stolen; /proc/stat "
-            f"says {_ms(stat_was)}."
+            f"Linux {release} is busy on both CPUs. Of CPU {CPU} {_ms(before.truth_ns)} are stolen; "
+            f"/proc/stat says {_ms(stat_before)}."
         )
         guest.command("offline", CPU)
         guest.command("online", CPU)
         now = guest.engine.sample()[CPU]
         stat = _steal(guest)
         yield Step(f"It goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat {_ms(stat)}.")
-        observed = "starts from zero" if now.enabled and now.count_ns < was.count_ns else "goes on"
-        yield Finding("the count once it asks again", observed, "starts from zero")
-        observed = "runs backwards" if stat < stat_was else "does not run backwards"
+        observed = "starts from zero" if now.enabled and now.count_ns < before.count_ns else "continues"
+        yield Finding("the count after a new request", observed, "starts from zero")
+        observed = "runs backwards" if stat < stat_before else "does not run backwards"
         yield Step(
             f"Linux (steal_account_process_time) adds clock - previous, which underflows, to a sum that "
-            f"wraps: {_ms(stat_was)} before, {_ms(stat)} after."
+            f"wraps: {_ms(stat_before)} before, {_ms(stat)} after."
         )
         yield Finding("steal in /proc/stat", observed, "runs backwards")
 

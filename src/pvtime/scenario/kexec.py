@@ -22,10 +22,10 @@ from pvtime.steal.placement import PlacementName
 __all__ = ["SCENARIO"]
 
 SECOND: Final = RAM_BASE + (32 << 20)
-"""Where the second kernel is."""
+"""Address of the second kernel."""
 
 DATA: Final = Region("data", RAM_BASE + (16 << 20), 1 << 20)
-"""What the second kernel uses of the memory, in which the first one had structures if it had to give any."""
+"""Data of the second kernel, over the first kernel's structures where the guest provides them."""
 
 OLD: Final = DATA.base + 0x4_0000
 NEW: Final = SECOND + (1 << 20)
@@ -34,7 +34,7 @@ LOADS: Final = 20
 
 
 def events(env: ScenarioEnv) -> Iterator[Event]:
-    """Let the first kernel disable nothing, then let it disable what it can."""
+    """Hand over without disabling stolen time first, then with it."""
     yield from _hand_over(env, disable=False)
     yield from _hand_over(env, disable=True)
 
@@ -42,14 +42,14 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
 def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
     old, new = env.guest_side(OLD), env.guest_side(NEW)
     with env.boot() as first:
-        at = [old.enable(first, index) for index in range(2)]
-        where = " and ".join(f"{ipa:#x}" for ipa in at)
+        structures = [old.enable(first, index) for index in range(2)]
+        where = " and ".join(f"{ipa:#x}" for ipa in structures)
         before = await_stolen(first, 0, 1)[0]
         yield Step(f"The first kernel asks for stolen time ({old.call}): structures at {where}. They count.")
         how = ""
         if disable:
             answer = old.disable(first, 0)
-            how = "there is none; " if answer == RegisterResult.NOT_SUPPORTED else ""
+            how = "no such call; " if answer == RegisterResult.NOT_SUPPORTED else ""
             yield Step(f"It asks the hypervisor to leave vCPU 0's alone: the answer is {answer}.")
         first.stop_vcpu(1)
         second = first.take_over(SECOND)
@@ -69,15 +69,17 @@ def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
             f"mailboxes, {8 * len(changes)} are in words that somebody else has changed.",
             dump(changes),
         )
-        fields = fields_of(KvmStealTime, at[0], changes)
+        fields = fields_of(KvmStealTime, structures[0], changes)
         observed = how + (f"overwritten: {', '.join(fields)}" if fields else "no byte of RAM changed")
         if not disable:
             corrupted = "overwritten: steal, version, preempted"
-            yield env.finding("nothing is disabled", observed, "no byte of RAM changed", guest=corrupted)
+            yield env.finding(
+                "not disabled before kexec", observed, "no byte of RAM changed", guest=corrupted
+            )
             yield from _second_request(env, second, new)
             return
         unchanged = "no byte of RAM changed"
-        yield env.finding("it is disabled before", observed, f"there is none; {unchanged}", guest=unchanged)
+        yield env.finding("disabled before kexec", observed, f"no such call; {unchanged}", guest=unchanged)
         _, after, observed = re_enable(second, 0, lambda: new.enable(second, 0))
         yield Step(
             f"The second kernel asks for stolen time: {before.truth_ns} ns or more were stolen by then, and "
@@ -87,12 +89,12 @@ def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
 
 
 def _second_request(env: ScenarioEnv, second: Probe, new: GuestSide) -> Iterator[Event]:
-    """Show what a second kernel is answered that knows nothing of the first one."""
+    """Make the request of a second kernel that knows nothing of the first."""
     answer = new.request(second, 0)
     said = "granted" if answer >= 0 else f"refused: {RegisterResult(answer).name}"
     shown = f"{answer:#x}" if answer >= 0 else str(answer)
     yield Step(f"The second kernel's own {new.call} is answered {shown}.")
-    yield env.finding("the second kernel's request then", said, "granted", guest="refused: IN_USE")
+    yield env.finding("the second kernel's request", said, "granted", guest="refused: IN_USE")
 
 
 def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests that leave their machine, and come to life in another one."""
+"""Guests that leave their machine, and come to life in another after."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ MEMORY: Final = RAM_BASE + (16 << 20)
 
 @dataclass(frozen=True)
 class Guest:
-    """One with two vCPUs that have stolen time."""
+    """A guest with two vCPUs that have stolen time."""
 
     probe: Probe
     kernel: GuestSide
-    at: list[int]
-    """Each one's structure."""
+    structures: list[int]
+    """Address of each vCPU's structure."""
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def revived(env: ScenarioEnv, path: Path, stolen_time: Region | None = None) -> 
 
 @contextlib.contextmanager
 def migrated(env: ScenarioEnv, probe: Probe) -> Iterator[tuple[Probe, MigrationResult]]:
-    """Move a machine to another engine, over a socket, and go on with it there."""
+    """Move a machine to another engine, over a socket, and resume it there."""
     here, there = socket.socketpair()
     target = _Target(env, MigrationStream(there))
     target.start()
@@ -140,27 +140,27 @@ def _discard(_data: bytes) -> None:
 
 
 def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[list[VcpuSample], str]:
-    """Return the figures of a guest that has come to life again, and what its count is.
+    """Return the figures of a guest that has resumed, and a verdict on its count.
 
     :param saved: the figures when it left.
-    :param since_ns: when it was about to come to life; no more can have been stolen than time has passed.
+    :param since_ns: a time before it resumed; no more can have been stolen than time has passed since.
     """
     now = probe.engine.sample()
     passed = time.monotonic_ns() - since_ns
-    for was, one in zip(saved, now, strict=True):
-        if one.truth_ns != one.structure_ns:
+    for before, after in zip(saved, now, strict=True):
+        if after.truth_ns != after.structure_ns:
             return now, "is not the truth"
-        if one.count_ns < was.count_ns:
+        if after.count_ns < before.count_ns:
             return now, "runs backwards"
-        if one.count_ns - was.count_ns > passed:
+        if after.count_ns - before.count_ns > passed:
             return now, "counts what was not stolen"
     return now, "saved + new truth, to the ns"
 
 
 def needs(env: ScenarioEnv, probe: Probe, guest: Guest, topic: str) -> Finding:
-    """Find what must be kept of a placement beside the memory that the VMM saves and moves anyhow."""
+    """Find the state of a placement beside the memory that the VMM saves and moves anyway."""
     own = [name for name in device_attributes(probe) if name.startswith("STATE")]
-    given = "the address that the guest gave"
+    given = "the address that the guest registered"
     if guest.kernel.registered(probe, 0):
         own.append(given)
     return env.finding(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""kexec for real: Debian's kernel starts itself anew in the same machine, without a reset.
+"""kexec for real: Debian's kernel starts itself again in the same machine, without a reset.
 
 The first kernel enables stolen time and keeps its vCPUs busy, so that they steal from each other; then
 kexec-tools loads the same kernel and jumps into it. Nothing tells the hypervisor: it counts on, into a
@@ -33,7 +33,7 @@ MEMORY: Final = 512 << 20
 the place it is copied to. 256 MiB were enough for Linux 6.1."""
 
 MIN_STOLEN_NS: Final = 300_000_000
-"""What must be stolen from each busy vCPU before its kernel ends."""
+"""Stolen from each busy vCPU before its kernel ends."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _found(kernel: Kernel) -> str:
 
 
 def _figures(truth_ns: int, structure_ns: int, steal_ns: int | None) -> str:
-    stat = "is not there" if steal_ns is None else f"says {_ms(steal_ns)}"
+    stat = "has no such CPU" if steal_ns is None else f"says {_ms(steal_ns)}"
     return f"{_ms(truth_ns)} stolen, {_ms(structure_ns)} in the structure, /proc/stat {stat}"
 
 
@@ -146,6 +146,8 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
     yield Finding("the second kernel", observed, "uses stolen time")
     calls = kernels.second.calls
     zero = calls and all(call.after.count_ns == 0 < call.before.count_ns for call in calls)
-    yield Finding("the second kernel's count", "starts from zero" if zero else "goes on", "starts from zero")
+    yield Finding(
+        "the second kernel's count", "starts from zero" if zero else "continues", "starts from zero"
+    )
     exact = all(end.truth_ns == end.structure_ns for end in kernels.second.end)
     yield Finding("truth and structure at its end", "equal" if exact else "different", "equal")

@@ -28,16 +28,16 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
                 f"{moved.sent_bytes} bytes are sent: {moved.rounds} rounds while it runs, and "
                 f"{moved.paused_bytes} bytes for which it does not, for {moved.pause_ns / 1e6:.1f} ms."
             )
-            for was, left, one in zip(before, saved, now, strict=True):
+            for start, left, arrived in zip(before, saved, now, strict=True):
                 yield Step(
-                    f"vCPU {one.index}: {was.structure_ns} ns before, {left.structure_ns} ns when it left, "
-                    f"{one.structure_ns} ns there, by that host's count {one.truth_ns} ns."
+                    f"vCPU {arrived.index}: {start.structure_ns} ns before, {left.structure_ns} ns when it "
+                    f"left, {arrived.structure_ns} ns there, by that host's count {arrived.truth_ns} ns."
                 )
             yield env.finding("the count", observed, "saved + new truth, to the ns")
-            yield needs(env, probe, guest, "what is sent beside memory")
-            read = guest.kernel.count(probe, 0, guest.at[0])
-            on = all(one.enabled for one in now) and read >= saved[0].count_ns
-            yield env.finding("the guest", "goes on reading" if on else "must ask again", "goes on reading")
+            yield needs(env, probe, guest, "sent beside memory")
+            read = guest.kernel.count(probe, 0, guest.structures[0])
+            on = all(sample.enabled for sample in now) and read >= saved[0].count_ns
+            yield env.finding("the guest", "keeps reading" if on else "must ask again", "keeps reading")
 
 
 SCENARIO: Final = Scenario(

@@ -40,6 +40,6 @@ class Scenario:
     :raises PvtimeError: the guest did not do its part.
     """
     claims: tuple[Claim, ...] = ()
-    """Statements of the thread that it tests; empty for a scenario that the thread does not mention."""
+    """Statements of the thread that it tests; empty: the scenario comes from practice."""
     real: LinuxEvents | None = None
     """Run it with Debian's kernel on the embedded engine; None: Linux has no way to do this."""

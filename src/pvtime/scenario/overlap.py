@@ -27,7 +27,7 @@ INVALID: Final = "refused: INVALID_PARAMETER"
 
 
 def events(env: ScenarioEnv) -> Iterator[Event]:
-    """Ask for each place, of whoever decides on it."""
+    """Request each overlap from the side that decides on the address."""
     with env.boot() as probe:
         if env.guest_side(MEMORY).guest_provides:
             yield from _given(env, probe)

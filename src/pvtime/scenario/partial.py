@@ -35,22 +35,22 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
                 f"PV_TIME_FEATURES(PV_TIME_ST) {own}."
             )
             yield env.finding(
-                f"PV_TIME_FEATURES on the vCPU with{'out' if index == WITHOUT else ''}",
+                f"PV_TIME_FEATURES on the vCPU with{'out' if index == WITHOUT else ''} a structure",
                 {SUCCESS: "yes", NOT_SUPPORTED: "no"}.get(own, str(own)),
                 "no" if index == WITHOUT else "yes",
                 guest="no",
             )
         kernel.enable(probe, 0)
         answer = kernel.request(probe, WITHOUT)
-        yield Step(f"vCPU {WITHOUT} asks all the same: {kernel.call} answers {answer}.")
+        yield Step(f"vCPU {WITHOUT} requests stolen time all the same: {kernel.call} answers {answer}.")
         observed = "NOT_SUPPORTED" if answer == NOT_SUPPORTED else f"{answer:#x}"
-        yield env.finding("the vCPU without asks", observed, "NOT_SUPPORTED")
-        one, other = await_stolen(probe, 0)
+        yield env.finding("a request by the vCPU without a structure", observed, "NOT_SUPPORTED")
+        counting, without = await_stolen(probe, 0)
         yield Step(
-            f"Of vCPU 0 {one.truth_ns} ns are stolen and {one.structure_ns} ns are in its structure; of "
-            f"vCPU {WITHOUT} nobody counts ({other.structure_ns} ns)."
+            f"Of vCPU 0 {counting.truth_ns} ns are stolen and {counting.structure_ns} ns in its structure; "
+            f"of vCPU {WITHOUT} nobody counts ({without.structure_ns} ns)."
         )
-        observed = "counts" if one.truth_ns == one.structure_ns else "is disturbed"
+        observed = "counts" if counting.truth_ns == counting.structure_ns else "is disturbed"
         yield env.finding("the other vCPU", observed, "counts")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""reset: the machine starts anew."""
+"""reset: the machine reboots."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
     """Reset a machine whose two vCPUs have stolen time."""
     kernel = env.guest_side(MEMORY)
     with env.boot() as old:
-        at = [kernel.enable(old, index) for index in range(2)]
+        structures = [kernel.enable(old, index) for index in range(2)]
         before = await_stolen(old, 0, 1)
         probe = old.reset()
         after = await_loads(probe, 0, LOADS)
         for index in range(2):
             yield Step(
-                f"vCPU {index}, structure at {at[index]:#x}: {before[index].structure_ns} ns before the "
-                f"reset and {after[index].structure_ns} ns after it."
+                f"vCPU {index}, structure at {structures[index]:#x}: {before[index].structure_ns} ns before "
+                f"the reset and {after[index].structure_ns} ns after it."
             )
         off = not any(sample.enabled for sample in after)
-        yield env.finding("enabled after it", "no" if off else "yes", "no")
+        yield env.finding("enabled after the reset", "no" if off else "yes", "no")
         area = kernel.area_of(0)
         clear = not any(probe.machine.memory.read(area, 2 * STRUCTURE_STRIDE))
         yield Step(
@@ -43,7 +43,7 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         yield env.finding("written into the new kernel's RAM", observed, "nothing")
         _, counts, observed = re_enable(probe, 0, lambda: kernel.enable(probe, 0))
         yield Step(f"The new kernel asks ({kernel.call}): {counts.structure_ns} ns.")
-        yield env.finding("the count once it asks", observed, "starts from zero")
+        yield env.finding("the count after a new request", observed, "starts from zero")
 
 
-SCENARIO: Final = Scenario("reset", "the machine starts anew: what is left of stolen time", events)
+SCENARIO: Final = Scenario("reset", "the machine reboots: is anything of stolen time left?", events)

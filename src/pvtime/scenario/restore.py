@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""restore: a saved machine goes on, and with it each count."""
+"""restore: a saved machine resumes, and with it each count."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         since = time.monotonic_ns()
         with revived(env, path) as probe:
             now, observed = count_after(probe, saved, since)
-            for was, one in zip(saved, now, strict=True):
+            for before, after in zip(saved, now, strict=True):
                 yield Step(
-                    f"vCPU {one.index}: {was.structure_ns} ns when saved. Restored {DOWNTIME_S * 1e3:.0f} ms "
-                    f"later and run for a moment: {one.structure_ns} ns; the host counts {one.truth_ns} ns."
+                    f"vCPU {after.index}: {before.structure_ns} ns when saved. Restored "
+                    f"{DOWNTIME_S * 1e3:.0f} ms later: {after.structure_ns} ns (host: {after.truth_ns} ns)."
                 )
             yield env.finding("the count", observed, "saved + new truth, to the ns")
-            read = guest.kernel.count(probe, 0, guest.at[0])
-            yield Step(f"The guest reads {read} ns at {guest.at[0]:#x} without having asked again.")
-            on = all(one.enabled for one in now) and read >= saved[0].count_ns
-            yield env.finding("the guest", "goes on reading" if on else "must ask again", "goes on reading")
+            read = guest.kernel.count(probe, 0, guest.structures[0])
+            yield Step(f"The guest reads {read} ns at {guest.structures[0]:#x} without having asked again.")
+            on = all(sample.enabled for sample in now) and read >= saved[0].count_ns
+            yield env.finding("the guest", "keeps reading" if on else "must ask again", "keeps reading")
         yield from _elsewhere(env, path, guest)
 
 
@@ -53,7 +53,7 @@ def _elsewhere(env: ScenarioEnv, path: Path, guest: Guest) -> Iterator[Event]:
     try:
         with revived(env, path, MOVED_REGION) as probe:
             given = guest.kernel.registered(probe, 0) or 0
-            observed = "accepted" if not given else "there is none; the guest's address is kept"
+            observed = "accepted" if not given else "not used; the guest's address is kept"
             yield Step(
                 f"A machine with its region at {MOVED_REGION.base:#x} starts; GET answers {given:#x} there."
             )
@@ -61,13 +61,13 @@ def _elsewhere(env: ScenarioEnv, path: Path, guest: Guest) -> Iterator[Event]:
         observed = "refused"
         yield Step(f"A machine with its region at {MOVED_REGION.base:#x} is refused: {error}.")
     yield env.finding(
-        "restored at another base", observed, "refused", guest="there is none; the guest's address is kept"
+        "restored at another base", observed, "refused", guest="not used; the guest's address is kept"
     )
 
 
 SCENARIO: Final = Scenario(
     "restore",
-    "a saved machine goes on, and with it each count; the structures cannot be elsewhere",
+    "a saved machine resumes, and with it each count; can the structures move?",
     events,
     (claims.SAVE,),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs a scenario, and says how it ended."""
+"""Run scenarios, and report how they end."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class ScenarioRun:
     events: tuple[Event, ...]
     duration_ns: int
     refusal: str | None = None
-    """What the engine lacks; nothing was done then."""
+    """The missing feature of the engine, if nothing could be run."""
     failure: str | None = None
-    """What kept it from its end."""
+    """The error that ended it early."""
 
     @property
     def findings(self) -> list[Finding]:
-        """What it has shown."""
+        """Its observations."""
         return [event for event in self.events if isinstance(event, Finding)]
 
     @property
     def holds(self) -> bool:
-        """Whether all is as expected; so it is where nothing was expected to be shown."""
+        """Whether all findings are as expected; true without findings."""
         return self.failure is None and all(finding.holds for finding in self.findings)
 
 
@@ -95,23 +95,23 @@ def run_scenario(
     events: Iterator[Event],
     show: Callable[[Event], object] = lambda _: None,
 ) -> ScenarioRun:
-    """Let a scenario happen.
+    """Run a scenario for one placement.
 
-    :param events: what it tells.
-    :param show: is given each event as it happens.
+    :param events: its events.
+    :param show: called with each event as it happens.
     """
-    told: list[Event] = []
+    happened: list[Event] = []
     refusal = failure = None
     began = time.monotonic_ns()
     try:
         for event in events:
-            told.append(event)
+            happened.append(event)
             show(event)
     except PvtimeError as error:
-        # What an engine lacks it says before anything is done, and as what it is: not as a SavedStateError.
-        if type(error) is UsageError and not told:
+        # An engine lacks something only if it says so before the first event, and not by a subclass.
+        if type(error) is UsageError and not happened:
             refusal = str(error)
         else:
             failure = str(error)
     duration = time.monotonic_ns() - began
-    return ScenarioRun(scenario, placement, tuple(told), duration, refusal, failure)
+    return ScenarioRun(scenario, placement, tuple(happened), duration, refusal, failure)

@@ -31,11 +31,13 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         sizes = [(file.name, file.stat().st_blocks * 512) for file in sorted(path.iterdir())]
         files = ", ".join(f"{name} ({size} bytes on disk)" for name, size in sizes)
         yield Step(
-            f"Structures at {guest.at[0]:#x} and {guest.at[1]:#x} hold {count}. The machine is saved: "
-            f"{saved.bytes} bytes, and it did not run for {saved.pause_ns / 1e6:.1f} ms."
+            f"Structures at {guest.structures[0]:#x} and {guest.structures[1]:#x} hold {count}. The "
+            f"machine is saved: {saved.bytes} bytes, and it did not run for {saved.pause_ns / 1e6:.1f} ms."
         )
         yield Step(f"Files: {files}.")
-        holders = [one for one in probe.machine.memories if one.base <= guest.at[0] < one.end]
+        holders = [
+            memory for memory in probe.machine.memories if memory.base <= guest.structures[0] < memory.end
+        ]
         device = device_of(probe)
         if holders:
             yield Step(f"The structures are in {memory_name(holders[0].base)}.")
@@ -53,7 +55,7 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
             hypervisor="by the device's STATE",
             guest="with the VMM's memory: RAM",
         )
-        yield needs(env, probe, guest, "what is saved beside memory")
+        yield needs(env, probe, guest, "saved beside memory")
 
 
 SCENARIO: Final = Scenario(

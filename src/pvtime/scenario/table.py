@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The table of what the scenarios have shown, in Markdown: every cell is a finding of a run."""
+"""The findings of the scenarios as a table in Markdown."""
 
 from __future__ import annotations
 

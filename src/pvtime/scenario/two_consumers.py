@@ -22,7 +22,7 @@ LOADS: Final = 10
 
 
 def events(env: ScenarioEnv) -> Iterator[Event]:
-    """Let firmware ask on vCPU 0, then a kernel; the other vCPU is there to steal from it."""
+    """Let firmware ask on vCPU 0, then a kernel; the other vCPU steals from it."""
     firmware, kernel = env.guest_side(FIRMWARE), env.guest_side(KERNEL)
     with env.boot() as probe:
         first = firmware.enable(probe, 0)
@@ -38,16 +38,16 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         yield Step(
             f"A kernel asks too ({kernel.call}), and is {request}. The count is {now.structure_ns} ns."
         )
-        yield env.finding("the second one's request", request, "granted", guest="refused: IN_USE")
-        yield env.finding("the first one's count then", fate, "starts from zero", guest="goes on")
+        yield env.finding("the second consumer's request", request, "granted", guest="refused: IN_USE")
+        yield env.finding("the first consumer's count then", fate, "starts from zero", guest="continues")
         if not granted:
             where = firmware.registered(probe, 0)
-            yield Step(f"GET says where the first one is: {where:#x}. The kernel disables that.")
+            yield Step(f"GET answers the first structure's address: {where:#x}. The kernel disables that.")
             kernel.disable(probe, 0)
         left = probe.machine.memory.read(firmware.area_of(0), STRUCTURE_STRIDE)
         second, now, fate = re_enable(probe, 0, lambda: kernel.enable(probe, 0))
-        yield Step(f"Asked once more, it has {second:#x}. The count is {now.structure_ns} ns.")
-        yield env.finding("the second one's count", fate, "starts from zero")
+        yield Step(f"It asks again and has {second:#x}. The count is {now.structure_ns} ns.")
+        yield env.finding("the second consumer's count", fate, "starts from zero")
         await_loads(probe, 0, LOADS)
         if first == second:
             region = "shared with the second"
@@ -58,7 +58,7 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
             f"After {LOADS} more loads firmware reads {firmware.count(probe, 0, first)} ns at {first:#x}."
         )
         yield env.finding(
-            "the first one's region", region, "shared with the second", guest="left alone once disabled"
+            "the first consumer's region", region, "shared with the second", guest="left alone once disabled"
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What needs no guest of the kexec scenario: what it refuses, and its words."""
+"""Refusals and output of the kexec scenario with Debian's kernel; no guest is needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_lines_say_what_was_not_found_and_which_cpu_did_not_come() -> None:
     assert list(explain(KexecRun(first, second)))[:5] == [
         "Linux 6.1 uses stolen time.",
         "  vCPU 0: 2.000 ms stolen, 2.000 ms in the structure, /proc/stat says 10.000 ms",
-        "  vCPU 1: 3.000 ms stolen, 3.000 ms in the structure, /proc/stat is not there",
+        "  vCPU 1: 3.000 ms stolen, 3.000 ms in the structure, /proc/stat has no such CPU",
         "It started Linux 6.2 by kexec, which does not use stolen time.",
         "  vCPU 0: its PV_TIME_ST found 2.500 ms in the structure, and left 0.000 ms",
     ]
