@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pvtime.abi.layout import U32_MAX, U64_MAX, Field, Register
@@ -46,10 +47,14 @@ def counter() -> int:
 
 
 class VcpuTimer:
-    """CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0 with the interrupt line that they drive."""
+    """CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0 with the interrupt line that they drive.
 
-    def __init__(self, line: IrqLine) -> None:
+    :param now: CLOCK_MONOTONIC, in ns.
+    """
+
+    def __init__(self, line: IrqLine, now: Callable[[], int] = time.monotonic_ns) -> None:
         self._line = line
+        self._now = now
         self._compare = 0
         self._control = TimerControl(0)
         self._asserted = False
@@ -80,7 +85,7 @@ class VcpuTimer:
     def read_control(self) -> int:
         """CNTP_CTL_EL0, with ISTATUS as it is now."""
         enabled = self._control.enable
-        met = enabled and counter() >= self._compare
+        met = enabled and self._now() // NS_PER_TICK >= self._compare
         return self._control.with_(istatus=int(bool(met)))
 
     def write_control(self, value: int) -> None:
@@ -100,12 +105,12 @@ class VcpuTimer:
 
     def read_value(self) -> int:
         """CNTP_TVAL_EL0: ticks until the compare value, 32 bits."""
-        return (self._compare - counter()) & U32_MAX
+        return (self._compare - self._now() // NS_PER_TICK) & U32_MAX
 
     def write_value(self, value: int) -> None:
         """CNTP_TVAL_EL0: a signed 32-bit number of ticks from now."""
         ticks = (value & U32_MAX) - ((value & 1 << 31) << 1)
-        self.write_compare(counter() + ticks)
+        self.write_compare(self._now() // NS_PER_TICK + ticks)
 
     def expire(self, now: int) -> None:
         """Raise the line if it is due at ``now`` ns."""
@@ -117,7 +122,7 @@ class VcpuTimer:
         due = self._compare * NS_PER_TICK
         armed = self._control.enable and not self._control.imask and due < _NEVER_NS
         self.deadline = due if armed else None
-        if armed and time.monotonic_ns() >= due:
+        if armed and self._now() >= due:
             self.expire(due)
         else:
             self._assert(False)

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.machine import timer
 from pvtime.machine.timer import NS_PER_TICK, TimerControl, VcpuTimer
 
 START_NS = 10**15
@@ -26,7 +23,7 @@ class Bench:
         self.now = START_NS
         self.line = False
         self.changes = 0
-        self.timer = VcpuTimer(self._set)
+        self.timer = VcpuTimer(self._set, self.monotonic_ns)
 
     def _set(self, level: bool) -> None:
         assert level != self.line, "set to what it is"
@@ -48,22 +45,9 @@ class Bench:
         return self.now // NS_PER_TICK
 
 
-@pytest.fixture(autouse=True)
-def real_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the module its clock back after each test."""
-    monkeypatch.setitem(vars(timer), "time", time)
-
-
-def make() -> Bench:
-    """Make a timer whose clock stands still; the last one made has it."""
-    bench = Bench()
-    vars(timer)["time"] = bench
-    return bench
-
-
 @given(delta=ticks32)
 def test_a_timer_value_is_a_compare_value_from_now(delta: int) -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_value(delta & 0xFFFF_FFFF)
     assert bench.timer.read_compare() == bench.ticks + delta
     assert bench.timer.read_value() == delta & 0xFFFF_FFFF
@@ -71,7 +55,7 @@ def test_a_timer_value_is_a_compare_value_from_now(delta: int) -> None:
 
 @given(compare=u64, later=st.integers(0, 10**12))
 def test_the_timer_value_counts_down_in_32_bits(compare: int, later: int) -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_compare(compare)
     bench.now += later
     assert bench.timer.read_value() == (compare - bench.ticks) % (1 << 32)
@@ -80,7 +64,7 @@ def test_the_timer_value_counts_down_in_32_bits(compare: int, later: int) -> Non
 
 @given(compare=u64, control=u64)
 def test_status_is_whether_the_counter_has_come_to_the_compare_value(compare: int, control: int) -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_compare(compare)
     bench.timer.write_control(control)
     shown = TimerControl(bench.timer.read_control())
@@ -93,7 +77,7 @@ def test_status_is_whether_the_counter_has_come_to_the_compare_value(compare: in
 
 @given(delta=st.integers(0, (1 << 31) - 1))
 def test_the_line_rises_at_the_deadline_and_not_before(delta: int) -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_value(delta)
     bench.timer.write_control(ENABLE)
     due = (bench.ticks + delta) * NS_PER_TICK
@@ -110,7 +94,7 @@ def test_the_line_rises_at_the_deadline_and_not_before(delta: int) -> None:
 
 @pytest.mark.parametrize("control", [0, MASKED])
 def test_disabling_or_masking_drops_the_line_and_the_deadline(control: int) -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_control(ENABLE)  # the compare value is 0: long past
     assert bench.line
     bench.timer.write_control(control)
@@ -121,7 +105,7 @@ def test_disabling_or_masking_drops_the_line_and_the_deadline(control: int) -> N
 
 
 def test_a_later_compare_value_drops_the_line_until_then() -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_control(ENABLE)
     bench.timer.write_value(100)
     assert not bench.line
@@ -131,7 +115,7 @@ def test_a_later_compare_value_drops_the_line_until_then() -> None:
 
 @pytest.mark.parametrize("compare", [(1 << 64) - 1, 1 << 63, 1 << 60])
 def test_the_end_of_time_is_no_deadline(compare: int) -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_compare(compare)
     bench.timer.write_control(ENABLE)
     assert bench.timer.deadline is None
@@ -140,14 +124,14 @@ def test_the_end_of_time_is_no_deadline(compare: int) -> None:
 
 
 def test_a_negative_timer_value_is_past() -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_control(ENABLE)
     bench.timer.write_value((1 << 32) - 1)
     assert bench.line
 
 
 def test_a_negative_timer_value_soon_after_the_hosts_start_wraps() -> None:
-    bench = make()
+    bench = Bench()
     bench.now = 0
     bench.timer.write_value((1 << 32) - 1)
     bench.timer.write_control(ENABLE)
@@ -156,7 +140,7 @@ def test_a_negative_timer_value_soon_after_the_hosts_start_wraps() -> None:
 
 
 def test_reset_drops_everything() -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_compare(1)
     bench.timer.write_control(ENABLE)
     bench.timer.reset()
@@ -165,7 +149,7 @@ def test_reset_drops_everything() -> None:
 
 
 def test_masked_it_shows_its_status_without_an_interrupt() -> None:
-    bench = make()
+    bench = Bench()
     bench.timer.write_control(MASKED)
     assert bench.timer.read_control() == MASKED.with_(istatus=1)
     assert bench.changes == 0

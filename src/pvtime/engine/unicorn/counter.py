@@ -7,9 +7,11 @@ traps, and it is behind the host's by as much.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Final
 
-from pvtime.machine.timer import counter
+from pvtime.machine.timer import NS_PER_TICK
 
 __all__ = ["GuestCounter"]
 
@@ -17,9 +19,13 @@ _NEVER: Final = (1 << 64) - 1
 
 
 class GuestCounter:
-    """The host's counter and the guest's. Both in ticks of the host's."""
+    """The host's counter and the guest's. Both in ticks of the host's.
 
-    def __init__(self) -> None:
+    :param now: CLOCK_MONOTONIC, in ns.
+    """
+
+    def __init__(self, now: Callable[[], int] = time.monotonic_ns) -> None:
+        self._now = now
         self.offset = 0
         """By how much the guest's is behind; below 0: ahead."""
 
@@ -27,9 +33,13 @@ class GuestCounter:
         """Make it ``ticks`` where the host's is ``now``."""
         self.offset = now - ticks
 
+    def host(self) -> int:
+        """Return the host's, now."""
+        return self._now() // NS_PER_TICK
+
     def read(self) -> int:
         """Return the guest's, now."""
-        return self.at(counter())
+        return self.at(self.host())
 
     def at(self, now: int) -> int:
         """Return the guest's, where the host's is ``now``."""

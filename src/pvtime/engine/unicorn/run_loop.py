@@ -59,9 +59,15 @@ class RunLoop:
         self._clock = clock or ThreadClock()
         self.traps = GuestTraps(self, machine.mpidrs)
         self.vm = build_vm(
-            machine, options, steal, irq_changed=self._irq_changed, traps=self.traps, core_maker=core_maker
+            machine,
+            options,
+            steal,
+            irq_changed=self._irq_changed,
+            traps=self.traps,
+            now=self._clock.now,
+            core_maker=core_maker,
         )
-        self.timer = PreemptionTimer(self.vm.core.kick)
+        self.timer = PreemptionTimer(self.vm.core.kick, self._clock.now)
         self.calls = CallQueue(self._preempt)
         self.alive = False
         """A thread runs the loop, or is about to."""

@@ -11,7 +11,7 @@ from pvtime.engine.unicorn.unicorn_vm import UnicornVm
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
 from pvtime.machine.gicv2 import GicV2State
-from pvtime.machine.timer import TimerState, counter
+from pvtime.machine.timer import TimerState
 from pvtime.steal.account import AccountState, GuestUse
 
 __all__ = ["UnicornState", "restore_engine", "save_engine"]
@@ -56,7 +56,7 @@ def save_engine(vm: UnicornVm) -> UnicornState:
         raise EngineError(
             f"a machine with CPU model {_NOT_SAVED} cannot be saved: its SVE registers cannot be read"
         )
-    now = counter()
+    now = vm.counter.host()
     # The vCPUs come first: they bring the structures up to date.
     vcpus = [_save_vcpu(vm, vcpu, now) for vcpu in vm.vcpus]
     placement = vm.machine.placement.state()
@@ -69,7 +69,7 @@ def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
     :raises SavedStateError: it is not the state of such a machine; nothing may run then.
     """
     _check(vm, state)
-    now = counter()
+    now = vm.counter.host()
     vm.counter.go_on(state.counter, now)
     vm.core.contexts.move_counter(vm.counter.offset)
     if state.placement is not None:

@@ -49,6 +49,7 @@ def build_vm(
     *,
     irq_changed: Callable[[int, bool], None],
     traps: TrapHandler,
+    now: Callable[[], int],
     core_maker: CoreMaker = make_core,
 ) -> UnicornVm:
     """Build the parts that execute a machine.
@@ -56,6 +57,7 @@ def build_vm(
     :param steal: the steal to inject.
     :param irq_changed: called with a vCPU's index and the new level of its IRQ input.
     :param traps: handles the traps of the guest.
+    :param now: CLOCK_MONOTONIC, in ns.
     :raises UsageError: an unknown CPU model or option, a schedule for vCPUs that the machine lacks, too
         little memory on this host, or a kernel with pages that the CPU model lacks.
     :raises EngineError: the library's internals were asked for and cannot be used.
@@ -64,15 +66,17 @@ def build_vm(
     steal.check_vcpus(machine.config.vcpus)
     gic = GicV2(machine.config.vcpus, on_change=irq_changed)
     vcpus = [
-        _build_vcpu(gic, index, structure, steal) for index, structure in enumerate(machine.structures())
+        _build_vcpu(gic, index, structure, steal, now) for index, structure in enumerate(machine.structures())
     ]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
     core = core_maker(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
     core.trap_handler = traps
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
-    return UnicornVm(machine, gic, vcpus, core, GuestCounter())
+    return UnicornVm(machine, gic, vcpus, core, GuestCounter(now))
 
 
-def _build_vcpu(gic: GicV2, index: int, structure: Structure | None, steal: Schedule) -> UnicornVcpu:
-    timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI))
+def _build_vcpu(
+    gic: GicV2, index: int, structure: Structure | None, steal: Schedule, now: Callable[[], int]
+) -> UnicornVcpu:
+    timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI), now)
     return UnicornVcpu(index, Account(structure), timer, pending_steal=steal.pending(index))

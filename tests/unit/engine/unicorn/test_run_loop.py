@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import pytest
 
+from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Ending, Outcome, VcpuSample
@@ -30,9 +30,8 @@ from pvtime.steal.run_delay import ThreadClock
 MS = 1_000_000
 WFI = "wfi"
 
-GICD_CTLR, GICD_ISENABLER, GICC_CTLR, GICC_PMR = 0x000, 0x100, 0x000, 0x004
-"""Offsets of the GICv2's registers."""
 TIMER_INTID = 16 + PHYSICAL_TIMER_PPI
+SGI = 5
 
 Action: TypeAlias = int | str | Callable[[], object]
 """A time to run, in ns; WFI; or something that the guest has its hypervisor do."""
@@ -40,11 +39,11 @@ Program: TypeAlias = Generator[Action, None, None]
 
 
 class FakeClock(ThreadClock):
-    """A clock that stands still unless it is moved. It is ahead of the real one: no timer is due by that."""
+    """A clock that stands still unless it is moved."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.origin = self.time = (time.monotonic_ns() // NS_PER_TICK + 10**13) * NS_PER_TICK
+        self.origin = self.time = 10**12 * NS_PER_TICK
         self.delay = 0
 
     def now(self) -> int:
@@ -55,6 +54,10 @@ class FakeClock(ThreadClock):
 
     def attach(self) -> None:
         pass
+
+    def move(self, ns: int) -> None:
+        """Let time pass."""
+        self.time += ns
 
     def steal(self, ns: int) -> None:
         """Have the host keep the thread waiting."""
@@ -158,17 +161,32 @@ class Bench:
         """Return what has the calling vCPU's timer expire so long from then on, a multiple of a tick."""
 
         def write() -> None:
-            gic, timer = self.loop.vm.gic, self.loop.loaded.timer
-            gic.distributor.write(GICD_CTLR, 4, 1)
-            gic.distributor.write(GICD_ISENABLER, 4, 1 << TIMER_INTID)
-            gic.cpu_interface.write(GICC_CTLR, 4, 1)
-            gic.cpu_interface.write(GICC_PMR, 4, 0xFF)
+            timer = self.loop.loaded.timer
+            self.use_gic()
             timer.write_control(0)
             timer.write_compare((self.clock.time + ns) // NS_PER_TICK)
             timer.write_control(1)
             self.loop.timer_changed()
 
         return write
+
+    def use_gic(self) -> None:
+        """Enable the private interrupts of the calling vCPU."""
+        gic = self.loop.vm.gic
+        gic.distributor.write(Gicd.CTLR, 4, 1)
+        gic.distributor.write(Gicd.ISENABLER, 4, 1 << TIMER_INTID | 1 << SGI)
+        gic.cpu_interface.write(Gicc.CTLR, 4, 1)
+        gic.cpu_interface.write(Gicc.PMR, 4, 0xFF)
+
+    def acknowledge(self) -> None:
+        """Take the calling vCPU's interrupt and complete it."""
+        gic = self.loop.vm.gic
+        gic.cpu_interface.write(Gicc.EOIR, 4, gic.cpu_interface.read(Gicc.IAR, 4))
+
+    def interrupt(self, index: int) -> Callable[[], object]:
+        """Return what sends another vCPU an interrupt."""
+        sgi = GicdSgir.of(cpus=1 << index, intid=SGI)
+        return lambda: self.loop.vm.gic.distributor.write(Gicd.SGIR, 4, sgi)
 
     @property
     def states(self) -> list[SchedState]:
@@ -303,6 +321,112 @@ def test_a_wake_up_that_the_host_delays_is_stolen_and_the_sleep_before_it_is_not
         it.loop.calls.wait = late  # type: ignore[method-assign]
         it.iterate(lambda: it.sample()[0].loads > 1)
         assert it.sample()[0].truth_ns == 2 * MS
+
+
+def test_a_vcpu_whose_timer_is_due_while_it_runs_itself_has_not_waited_then() -> None:
+    def dozing(it: Bench) -> Program:
+        yield it.set_timer(1 * MS)
+        yield lambda: it.clock.move(5 * MS)  # the host is late to end the slice
+        yield WFI
+        yield 1 * MS
+
+    with bench(dozing) as it:
+        it.iterate(lambda: it.states[0] is SchedState.IDLE)
+        it.iterate(lambda: it.sample()[0].loads > 1)
+        (alone,) = it.sample()
+        assert (alone.ran_ns, alone.truth_ns) == (it.clock.time - it.clock.origin, 0)
+
+
+def test_a_vcpu_that_another_interrupts_wakes_then_and_runs_at_once() -> None:
+    moments: list[int] = []
+
+    def sends(it: Bench) -> Program:
+        yield 4 * MS
+        yield it.interrupt(1)
+        yield from busy(it)
+
+    def sleeps(it: Bench) -> Program:
+        yield it.use_gic
+        yield WFI
+        yield lambda: moments.append(it.clock.time)
+        yield it.acknowledge
+        yield 1 * MS
+        yield WFI
+
+    with bench(sends, sleeps) as it:
+        it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is SchedState.IDLE)
+        asleep = it.sample()[1]
+        it.iterate(lambda: len(moments) == 1 and it.states[1] is SchedState.IDLE)
+        first, second = it.sample()
+        assert moments == [it.clock.origin + 4 * MS]
+        assert (second.ran_ns, second.truth_ns) == (1 * MS, asleep.truth_ns)
+        assert (first.ran_ns, first.truth_ns) == (4 * MS, 1 * MS)
+        assert it.clock.time == it.clock.origin + 5 * MS
+
+
+def test_a_vcpu_that_waits_has_its_turn_when_another_interrupts_it() -> None:
+    sent: list[int] = []
+
+    def sends(it: Bench) -> Program:
+        yield SLICE_NS // 2  # the other has its first turn
+        yield 100_000
+        yield lambda: sent.append(it.clock.time)
+        yield it.interrupt(1)
+        yield from busy(it)
+
+    def spins(it: Bench) -> Program:
+        yield it.use_gic
+        yield from busy(it)
+
+    with bench(sends, spins) as it:
+        it.iterate(lambda: bool(sent))
+        assert it.loop.cpu.current is not None
+        before = it.sample()
+        it.loop.iterate()
+        after = it.sample()
+        assert it.loop.cpu.current.index == 1, "the sender has kept the CPU"
+        # Nothing passed between the interrupt and its load.
+        assert after[1].ran_ns > before[1].ran_ns
+        assert after[1].truth_ns == before[1].truth_ns
+        assert after[0].truth_ns - before[0].truth_ns == after[1].ran_ns - before[1].ran_ns
+
+
+def test_a_vcpu_that_is_switched_on_waits_from_the_call_on_and_gets_no_time_of_before() -> None:
+    def switches(it: Bench) -> Program:
+        yield lambda: it.clock.move(40 * MS)  # in one slice, which is not over at the call
+        yield it.call(Psci.CPU_ON_64, 1, 0x4000_0000, 0)
+        yield from busy(it)
+
+    with bench(switches, busy, on=1) as it:
+        it.run_for(80 * MS)
+        first, second = it.sample()
+        switched_on = it.clock.origin + 40 * MS
+        assert second.ran_ns + second.truth_ns == it.clock.time - switched_on
+        assert first.ran_ns + first.truth_ns == it.clock.time - it.clock.origin
+        assert first.truth_ns == second.ran_ns
+        assert abs(first.ran_ns - 40 * MS - second.ran_ns) <= 2 * SLICE_NS
+
+
+def test_a_wait_that_a_pause_interrupts_goes_on_where_it_was() -> None:
+    with bench(busy, steal=("4ms@10ms",)) as it:
+
+        def interrupted(timeout: float | None) -> None:
+            assert timeout is not None
+            it.clock.move(1 * MS)
+
+        it.loop.calls.wait = interrupted  # type: ignore[method-assign]
+        it.iterate(lambda: it.loop.vm.vcpus[0].held)
+        it.loop.pause()
+        before = it.sample()
+        assert (before[0].injected_ns, before[0].truth_ns) == (1 * MS, 1 * MS)
+        it.clock.move(1_000 * MS)
+        assert it.sample() == before
+        it.loop.resume()
+        assert it.sample() == before
+        it.iterate(lambda: it.sample()[0].loads > 1)
+        (alone,) = it.sample()
+        assert (alone.injected_ns, alone.truth_ns) == (4 * MS, 4 * MS)
+        assert alone.ran_ns == it.clock.time - it.clock.origin - 1_004 * MS
 
 
 def test_a_pause_is_nobodys_time() -> None:
