@@ -62,7 +62,7 @@ ARBITRATION: Final = Claim(
 )
 RETURN: Final = Claim(
     PRICE,
-    "3. [...] c) ScenarioRun can suffer if the host kernel doesn't have a suitably aligned/sized area to "
+    "3. [...] c) Performance can suffer if the host kernel doesn't have a suitably aligned/sized area to "
     "use. [...] The structure is updated on every return to the VM.",
 )
 X86: Final = Claim(PRICE, "Of course x86 does prove the third approach can work")
