@@ -12,7 +12,6 @@ from pvtime.abi.psci import VERSION_1_1, Affinity, Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
-from pvtime.probe import mailbox_client
 from pvtime.probe.assembler import CNTVCT_EL0, MPIDR_EL1
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.mailbox import CODE
@@ -192,11 +191,11 @@ def test_it_powers_off_and_then_answers_no_more(engine: Choice) -> None:
             probe.spin(0, 1)
 
 
-def test_who_does_not_answer_is_given_up(engine: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vcpu_that_does_not_answer_is_given_up(engine: Choice) -> None:
     with boot(engine.build, guest(2)) as probe:
-        monkeypatch.setattr(mailbox_client, "ANSWER_TIMEOUT_S", 0.01)
+        impatient = Probe(probe.machine, probe.engine, timeout_s=0.01)
         with pytest.raises(ProbeError, match=r"vCPU 1: load 0x0 0x8: no answer within 0\.01 s"):
-            probe.load(1, 0)
+            impatient.load(1, 0)
 
 
 def test_a_probe_that_is_found_running_is_told_things_too(engine: Choice) -> None:

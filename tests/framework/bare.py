@@ -21,12 +21,12 @@ __all__ = ["RESULTS", "BareVm", "bare_vm"]
 
 SIZE = 1 << 20
 RESULTS = RAM_BASE + SIZE // 2
-"""Where a program leaves 64-bit words."""
+"""Address of the 64-bit words that a program stores."""
 
 
 @dataclass
 class BareVm:
-    """What :func:`bare_vm` makes."""
+    """A VM without an engine, its memories and its vCPUs."""
 
     vm: VmFd
     memory: GuestMemory

@@ -41,7 +41,7 @@ __all__ = [
 E = TypeVar("E", bound=Engine)
 
 RESULTS: Final = RAM_BASE + (1 << 20)
-"""Where a payload leaves 64-bit words; zero at the start."""
+"""Address of the 64-bit words that a payload stores; zero at the start."""
 
 _SLOTS: Final = 512
 _SIZE: Final = 2 << 20
@@ -187,7 +187,7 @@ def boot(
 
 @dataclass(frozen=True)
 class Finished:
-    """What a payload that powered off has left."""
+    """The results of a payload that powered off."""
 
     results: tuple[int, ...]
     samples: list[VcpuSample]

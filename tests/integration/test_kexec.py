@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""kexec for real: Debian's kernel starts itself anew, and the second one's stolen time is right again.
+"""kexec for real: Debian's kernel starts itself again, and the second one's stolen time is right again.
 
 Neither placement needs anything of the guest for it.
 """

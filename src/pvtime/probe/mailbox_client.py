@@ -13,10 +13,10 @@ from pvtime.errors import PvtimeError
 from pvtime.machine.memory import GuestMemory
 from pvtime.probe.mailbox import ARGUMENTS, BOXES, FIRST_SPI, RESULTS, Command, Mailbox, ProbeState
 
-__all__ = ["MailboxClient", "ProbeError", "ProbeFaultError"]
+__all__ = ["ANSWER_TIMEOUT_S", "MailboxClient", "ProbeError", "ProbeFaultError"]
 
 ANSWER_TIMEOUT_S: Final = 30
-"""Longest wait for an answer, in seconds."""
+"""Default of the longest wait for an answer, in seconds."""
 
 POLL_INTERVAL_S: Final = 0.000_05
 """Between two checks for an answer."""
@@ -37,12 +37,16 @@ class ProbeFaultError(ProbeError):
 
 
 class MailboxClient:
-    """The mailboxes of the probe at ``base``. One thread uses them."""
+    """The mailboxes of the probe at ``base``. One thread uses them.
 
-    def __init__(self, memory: GuestMemory, engine: Engine, base: int) -> None:
+    :param timeout_s: longest wait for an answer.
+    """
+
+    def __init__(self, memory: GuestMemory, engine: Engine, base: int, timeout_s: float) -> None:
         self._memory = memory
         self._engine = engine
         self._base = base
+        self._timeout_s = timeout_s
         self._raised: set[int] = set()
 
     def _load(self, vcpu: int, offset: int) -> int:
@@ -103,10 +107,10 @@ class MailboxClient:
 
         :raises ProbeError: the guest ended, or it takes too long.
         """
-        end = time.monotonic() + ANSWER_TIMEOUT_S
+        end = time.monotonic() + self._timeout_s
         while not happened():
             outcome = self._engine.wait(POLL_INTERVAL_S)
             if outcome is not None and not happened():
                 raise ProbeError(f"{what}: the guest has ended ({outcome.value})")
             if time.monotonic() > end:
-                raise ProbeError(f"{what}: no answer within {ANSWER_TIMEOUT_S} s")
+                raise ProbeError(f"{what}: no answer within {self._timeout_s} s")

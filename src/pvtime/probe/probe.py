@@ -15,7 +15,7 @@ from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
 from pvtime.probe.assembler import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0, mrs, msr
 from pvtime.probe.mailbox import ALIGN, CODE, FIRST_SPI, SECONDARY_ENTRY, SIZE, Command
-from pvtime.probe.mailbox_client import MailboxClient, ProbeError
+from pvtime.probe.mailbox_client import ANSWER_TIMEOUT_S, MailboxClient, ProbeError
 
 __all__ = ["Difference", "Probe"]
 
@@ -37,15 +37,23 @@ class Probe:
     Each method waits until the vCPU is done. Medians, embedded engine, nothing else busy: 0.08 ms for a
     load, 0.21 ms for a hypervisor call, 0.24 ms for a load by a vCPU that rests.
 
+    :param timeout_s: longest wait for an answer.
     :raises ProbeFaultError: of each method: the guest took an exception.
     :raises ProbeError: of each method: the guest ended, or does not answer.
     """
 
-    def __init__(self, machine: Machine, engine: Engine, base: int = RAM_BASE) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        engine: Engine,
+        base: int = RAM_BASE,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
         self.machine = machine
         self.engine = engine
         self.base = base
-        self._mailboxes = MailboxClient(machine.memory, engine, base)
+        self._mailboxes = MailboxClient(machine.memory, engine, base, timeout_s)
 
     # Hypervisor calls and memory.
 
