@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return _complain(error.format_message().rstrip("."), error.exit_code)
     except PvtimeError as error:
         return _complain(str(error), error.exit_code)
     except BrokenPipeError:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from pvtime.cli.params import WholeNumber
 from pvtime.lab.initramfs import fetch
 from pvtime.lab.lab import run_in_lab
 from pvtime.lab.qemu import CPUS, LabOptions
@@ -23,18 +24,32 @@ __all__ = ["lab_command"]
 @click.option(
     "--cpu", type=click.Choice(CPUS), default=CPUS[0], show_default=True, help="CPU model of the host."
 )
-@click.option("--smp", type=int, default=LabOptions.smp, show_default=True, help="Number of CPUs.")
 @click.option(
-    "--memory", type=int, default=LabOptions.memory, show_default=True, help="Size of its RAM in MiB."
+    "--smp",
+    type=WholeNumber(1, 16),
+    metavar="N",
+    default=LabOptions.smp,
+    show_default=True,
+    help="Number of CPUs, up to 16.",
 )
 @click.option(
-    "--icount", is_flag=True, help="Derive its time from executed instructions, not from this machine's time."
+    "--memory",
+    type=WholeNumber(512),
+    metavar="MIB",
+    default=LabOptions.memory,
+    show_default=True,
+    help="Size of the host's RAM in MiB, 512 or more.",
+)
+@click.option(
+    "--icount",
+    is_flag=True,
+    help="Derive the host's time from executed instructions, not from a clock.",
 )
 @click.option(
     "--out",
     multiple=True,
     metavar="FILE",
-    help="Copy FILE from its /root to the current directory afterwards. May be repeated.",
+    help="Copy FILE from the host's /root to the current directory afterwards. May be repeated.",
 )
 @click.argument("command", nargs=-1, required=True)
 def lab_command(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import click
 
+from pvtime.cli.params import FILE_NAME
+
 __all__ = ["migrate_command"]
 
 
 @click.command("migrate", short_help="Move a running machine to another process")
-@click.argument("socket", type=click.Path(path_type=Path))
+@click.argument("socket", type=FILE_NAME)
 @click.argument("address")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def migrate_command(socket: Path, address: str, as_json: bool) -> None:

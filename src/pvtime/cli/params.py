@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -13,13 +14,47 @@ import click
 from pvtime.engine.registry import AUTO, ENGINES
 from pvtime.errors import UsageError
 
-__all__ = ["engine_option", "key_values", "parse_size", "parsed_by", "seconds"]
+__all__ = ["FILE_NAME", "WholeNumber", "engine_option", "key_values", "parse_size", "parsed_by", "seconds"]
 
 SIZE_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Binary powers: a guest's memory is made of pages."""
 SIZE_PATTERN: Final = re.compile(r"([0-9]{1,18})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 T = TypeVar("T")
+
+
+class WholeNumber(click.types.IntParamType):
+    """A whole number from ``least`` to ``most``; its refusal says which numbers are possible."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; click converts defaults too."""
+        text = str(value)
+        if re.fullmatch("-?[0-9]{1,18}", text):
+            number = int(text)
+            if number >= self._least and (self._most is None or number <= self._most):
+                return number
+        possible = f"{self._least} or more" if self._most is None else f"{self._least} to {self._most}"
+        return self.fail(f"{text!r} is not a possible number: give {possible}", param, ctx)
+
+
+class FileName(click.Path):
+    """A path, for a file that need not exist; "-" stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if str(value) == "" or "\0" in str(value):
+            self.fail("the name of the file is empty" if not str(value) else "no name has a NUL", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE_NAME: Final = FileName()
 
 engine_option: Final = click.option(
     "--engine",

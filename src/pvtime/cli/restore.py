@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pvtime.cli.params import FILE_NAME
 from pvtime.cli.run_options import run_options
 from pvtime.run.options import RunOptions
 
@@ -14,7 +15,7 @@ __all__ = ["restore_command"]
 
 
 @click.command("restore", short_help="Resume a saved machine")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=FILE_NAME)
 @run_options
 def restore_command(directory: Path, options: RunOptions) -> int:
     """Resume the machine that was saved to DIRECTORY, which is not changed.

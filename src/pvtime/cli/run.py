@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pvtime.cli.params import engine_option, parse_size, parsed_by
+from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parse_size, parsed_by
 from pvtime.cli.run_options import run_options
 from pvtime.errors import UsageError
 from pvtime.machine.layout import MAX_VCPUS
@@ -20,19 +20,24 @@ __all__ = ["run_command"]
 @click.command("run", short_help="Boot a guest and show its stolen time")
 @click.option(
     "--kernel",
-    type=click.Path(path_type=Path),
+    type=FILE_NAME,
     metavar="FILE",
     help="arm64 Linux Image to boot. Default: the stock kernel.",
 )
 @click.option(
     "--initrd",
-    type=click.Path(path_type=Path),
+    type=FILE_NAME,
     metavar="FILE",
-    help="Its initrd. Default: the stock userland.",
+    help="initrd to boot with it. Default: the stock userland.",
 )
 @click.option("--append", default="", metavar="TEXT", help="Append TEXT to the kernel's command line.")
 @click.option(
-    "--vcpus", type=click.IntRange(1, MAX_VCPUS), default=1, show_default=True, help="Number of vCPUs."
+    "--vcpus",
+    type=WholeNumber(1, MAX_VCPUS),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help=f"Number of vCPUs, up to {MAX_VCPUS}.",
 )
 @click.option(
     "--memory",
@@ -53,14 +58,14 @@ __all__ = ["run_command"]
 )
 @click.option(
     "--without",
-    type=click.IntRange(0, MAX_VCPUS - 1),
+    type=WholeNumber(0, MAX_VCPUS - 1),
     multiple=True,
     metavar="VCPU",
-    help="Offer no stolen time to this vCPU. May be repeated.",
+    help="Offer no stolen time to this vCPU, counted from 0. May be repeated.",
 )
 @click.option(
     "--busy",
-    type=click.IntRange(min=0),
+    type=WholeNumber(0),
     metavar="N",
     help="Number of vCPUs that the stock userland keeps busy. Default: all; none with --interactive.",
 )

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from pvtime.cli.params import key_values, parsed_by, seconds
+from pvtime.cli.params import FILE_NAME, key_values, parsed_by, seconds
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Item, Schedule
 from pvtime.run.options import RunOptions, SaveAt
@@ -70,7 +70,7 @@ def _items_of_file(path: Path) -> Iterator[Item]:
     """Yield the items of a regular, small file of text, of which there is one at least."""
     try:
         if path.exists() and not path.is_file():
-            raise UsageError(f"{path} is not a regular file")
+            raise UsageError(f"{path} is not a regular file: give a text file")
         with path.open("rb") as file:
             data = file.read(MAX_SCHEDULE_FILE + 1)
         text = data.decode("utf-8-sig")
@@ -114,7 +114,7 @@ OPTIONS: Final = (
     ),
     click.option(
         "--report",
-        type=click.Path(allow_dash=True, path_type=Path),
+        type=FILE_NAME,
         metavar="FILE",
         help="Write the figures as JSON to FILE at the end; - is standard output.",
     ),
@@ -128,14 +128,14 @@ OPTIONS: Final = (
     ),
     click.option(
         "--save-at",
-        type=(str, click.Path(path_type=Path)),
+        type=(str, FILE_NAME),
         callback=parsed_by(_save_at),
         metavar="SECONDS DIRECTORY",
         help="Save the machine to a new directory this long after userland came up, and end the run.",
     ),
     click.option(
         "--control",
-        type=click.Path(path_type=Path),
+        type=FILE_NAME,
         metavar="SOCKET",
         help="Create a socket for pvtime save and pvtime migrate.",
     ),

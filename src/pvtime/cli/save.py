@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from pvtime.cli.params import FILE_NAME
+
 __all__ = ["save_command"]
 
 
 @click.command("save", short_help="Save a running machine to a directory")
-@click.argument("socket", type=click.Path(path_type=Path))
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("socket", type=FILE_NAME)
+@click.argument("directory", type=FILE_NAME)
 @click.option("--keep-running", is_flag=True, help="Let the machine run on after it was saved.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def save_command(socket: Path, directory: Path, keep_running: bool, as_json: bool) -> None:

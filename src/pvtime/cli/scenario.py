@@ -56,6 +56,8 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
     from pvtime.scenario.table import markdown
 
     if name is None:
+        if as_json:
+            raise UsageError("--json needs the name of a scenario, or all: pvtime scenario lists them")
         print_list(SCENARIOS.values(), sys.stdout)
         return 0
     kind = _engine(engine, real)

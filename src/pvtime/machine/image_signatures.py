@@ -48,7 +48,7 @@ def identify(data: bytes) -> str:
         return TRUNCATED
     if data.startswith(MZ):
         return f"an EFI program that is no arm64 kernel: {GIVE}"
-    return f"not a kernel that is known here: {GIVE}"
+    return f"not a kernel of a known kind: {GIVE}"
 
 
 def _identify_elf(data: bytes) -> str:

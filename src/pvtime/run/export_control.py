@@ -6,6 +6,7 @@ The modules that save and migrate are imported at the first use: most runs need 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from functools import cached_property
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvtime.engine.base import Outcome
-from pvtime.errors import PvtimeError, UsageError, oserror_context
+from pvtime.errors import PvtimeError, UsageError
 from pvtime.run.inbox import EngineEnded, Inbox
 from pvtime.run.session import Session
 from pvtime.run.source import BuiltMachine
@@ -45,8 +46,13 @@ def listen(path: Path) -> OwnSocket:
     """
     from pvtime.snapshot.address import OwnSocket
 
-    with oserror_context(f"control socket {path}", UsageError):
+    try:
         return OwnSocket(str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "it exists already: choose another name"
+        raise UsageError(f"control socket {path}: {reason}") from error
 
 
 class ExportControl:

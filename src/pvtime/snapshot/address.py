@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -88,8 +89,15 @@ def first_peer(listener: socket.socket, timeout_s: float = PEER_TIMEOUT_S) -> so
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return the host's reason. A name that cannot be a host's, or a path, raises ValueError."""
-    return getattr(error, "strerror", None) or str(error)
+    """Return the host's reason and, where there is one, the remedy."""
+    if isinstance(error, ValueError):  # the codec idna, or a NUL in a path
+        return "the name is not a possible one: check it"
+    if error.errno == errno.EADDRINUSE:
+        return "the address is in use: choose another, or end the process that has it"
+    if error.errno is None:
+        return str(error)  # a timeout, or a path that is too long
+    # asyncio and socket.create_server add the call that failed.
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
 
 
 class OwnSocket(socket.socket):

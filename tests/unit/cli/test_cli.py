@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,6 +65,20 @@ REFUSED = [
     (["run", "--busy", "3", "--vcpus", "2"], "--busy 3"),
     (["run", "--quiet", "--interactive"], "--interactive"),
     (["run", "--interactive"], "terminal"),
+    (["run", "--vcpus", "two"], "give 1 to 8"),
+    (["run", "--kernel", ""], "--kernel"),
+    (["run", "--kernel", "a\0b"], "--kernel"),
+    (["run", "--control", "/"], "choose another name"),
+    (["run", "--steal", "@/dev/zero"], "/dev/zero is not a regular file"),
+    (["run", "--steal", f"@{sys.executable}"], sys.executable),
+    (["scenario", "--json"], "pvtime scenario lists them"),
+    (["lab", "--smp", "many", "true"], "give 1 to 16"),
+    (["lab", "--memory", "1", "true"], "give 512 or more"),
+    (["receive", "tcp:a..b:7000"], "tcp:a..b:7000"),
+    (["receive", "unix:/no/such/folder/peer"], "/no/such/folder"),
+    (["migrate", "/no/such/socket", "unix:peer"], "/no/such/socket"),
+    (["save", "/no/such/socket", "machine"], "/no/such/socket"),
+    (["restore", "/no/such/machine"], "/no/such/machine"),
 ]
 
 
@@ -79,6 +94,7 @@ def test_bad_input_gets_one_line_that_names_it(
     assert err.startswith("pvtime: ")
     assert err.count("\n") == 1
     assert named in err
+    assert not re.search("codec|idna|integer|Errno|while attempting|<=x|\\.$", err)
 
 
 REFUSED_WITH_IMAGES = [

@@ -78,7 +78,7 @@ def await_guest(process: subprocess.Popen[str]) -> None:
         (["run", "--save-at", "5", NOWHERE], "/nonexistent"),
         (["run", "--save-at", "5", "/"], "/"),
         (["run", "--control", NOWHERE], "No such file"),
-        (["run", "--control", "/"], "in use"),
+        (["run", "--control", "/"], "choose another name"),
         (["run", "--control", "x" * 200], "too long"),
         (["restore", NOWHERE], "No such file"),
         (["restore", "/"], "machine.json"),
