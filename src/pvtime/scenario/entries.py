@@ -37,10 +37,11 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         after = probe.engine.sample()[0]
         loads = after.loads - before.loads
         yield Step(
-            f"vCPU 0 leaves the guest {CALLS} times by a hypercall, and enters it again. Loads: {loads}."
+            f"vCPU 0 leaves the guest and enters it again {CALLS} times, by a hypercall. Loads meanwhile: "
+            f"{loads}."
         )
         if kernel.guest_provides:
-            yield Step(f"By the structure's version it was written {updates} times.")
+            yield Step(f"Updates meanwhile, by the structure's version: {updates}.")
             loads = max(loads, updates)
         yield env.finding(
             "the structure is updated", "at loads" if loads < CALLS // 2 else "at entries", "at loads"

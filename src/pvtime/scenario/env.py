@@ -28,6 +28,7 @@ __all__ = [
     "await_loads",
     "await_stolen",
     "await_truth",
+    "count_text",
     "device_attributes",
     "device_of",
     "re_enable",
@@ -128,6 +129,11 @@ def re_enable(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSam
     after = probe.engine.sample()[vcpu]
     passed = time.monotonic_ns() - began
     return answer, after, "starts from zero" if after.count_ns <= passed else "continues"
+
+
+def count_text(sample: VcpuSample) -> str:
+    """Return the count in a vCPU's structure, or that nobody can read it there."""
+    return "absent" if sample.structure_ns is None else f"{sample.structure_ns} ns"
 
 
 def device_of(probe: Probe) -> PvTimeDevice | None:

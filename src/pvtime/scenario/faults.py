@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.engine.base import VcpuSample
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory_map import Access
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
-from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.model import Scenario
 
@@ -38,9 +37,9 @@ def _fault(env: ScenarioEnv, what: str, access: Access) -> Iterator[Event]:
         _limit(probe, region, access)
         during = await_loads(probe, 0, LOADS)[0]
         yield Step(
-            f"{before.structure_ns} ns are in vCPU 0's structure. The memory at {region.base:#x} is {what}; "
-            f"{LOADS} loads later: {during.truth_ns} ns by the host's count, {_count(during)} by the "
-            f"structure's. The report says: {during.fault or 'nothing'}."
+            f"The count in vCPU 0's structure is {count_text(before)}. The memory at {region.base:#x} is "
+            f"{what} now. {LOADS} loads later the host's count is {during.truth_ns} ns and the structure's "
+            f"is {count_text(during)}. The report says: {during.fault or 'nothing'}."
         )
         if during.fault is None:
             observed = "counts on" if during.truth_ns == during.structure_ns else "is wrong, and not reported"
@@ -57,8 +56,8 @@ def _fault(env: ScenarioEnv, what: str, access: Access) -> Iterator[Event]:
         _limit(probe, region, Access.WRITE)
         after = await_loads(probe, 0, LOADS)[0]
         yield Step(
-            f"It is given back; {LOADS} loads later: {after.truth_ns} ns by the host's count, "
-            f"{_count(after)} by the structure's."
+            f"The memory is given back. {LOADS} loads later the host's count is {after.truth_ns} ns and the "
+            f"structure's is {count_text(after)}."
         )
         if after.structure_ns is None:
             observed = "is absent: the guest has no structure afterwards"
@@ -72,10 +71,6 @@ def _fault(env: ScenarioEnv, what: str, access: Access) -> Iterator[Event]:
             "equals the truth to the ns",
             guest="is absent: the guest has no structure afterwards",
         )
-
-
-def _count(sample: VcpuSample) -> str:
-    return "no figure" if sample.structure_ns is None else f"{sample.structure_ns} ns"
 
 
 def _limit(probe: Probe, region: Region, access: Access) -> None:

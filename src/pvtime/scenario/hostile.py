@@ -11,7 +11,7 @@ from pvtime.abi.registration import KvmStealTime, RegisterResult
 from pvtime.machine.layout import GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.memory import MIN_MEMORY
 from pvtime.probe.probe import Probe
-from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.guest_side import GuestSide, signed
 from pvtime.scenario.model import Scenario
@@ -37,7 +37,7 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         forged, honest = await_loads(probe, 0, LOADS)
         yield Step(
             f"vCPU 0 writes {FORGED_STEAL_NS} into its structure at {structures[0]:#x}. {LOADS} loads later "
-            f"the structure says {forged.structure_ns} ns, the host {forged.truth_ns} ns: the report's "
+            f"the count there is {count_text(forged)} and the host's is {forged.truth_ns} ns: the report's "
             f"column 'structure - truth' is {forged.count_ns - forged.truth_ns} ns."
         )
         difference = forged.count_ns - forged.truth_ns
@@ -47,7 +47,8 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         yield env.finding("the forged count", observed, "shown in the report")
         same = honest.truth_ns == honest.structure_ns and honest.enabled
         yield Step(
-            f"Of vCPU 1 {honest.truth_ns} ns are stolen, and {honest.structure_ns} ns in its structure."
+            f"{honest.truth_ns} ns have been stolen from vCPU 1, and the count in its structure is "
+            f"{count_text(honest)}."
         )
         yield env.finding("the other vCPU", "exact to the ns" if same else "affected", "exact to the ns")
 
@@ -68,13 +69,15 @@ def _addresses(env: ScenarioEnv, probe: Probe, kernel: GuestSide) -> Iterator[Ev
         kernel.disable(probe, 0)
         kernel.disable(probe, 1)
     yield Step(
-        "vCPU 0 registers addresses: "
+        "vCPU 0 tries to register addresses, and is answered: "
         + ", ".join(f"{name} {answer}" for name, answer in answers.items())
         + "."
     )
     if set(answers.values()) == {int(RegisterResult.NOT_SUPPORTED)}:
         answer = signed(probe.call(0, PvTime.ST, GIC_DISTRIBUTOR.base)[0])
-        yield Step(f"PV_TIME_ST with the GIC's address as an argument answers {answer:#x}: it takes none.")
+        yield Step(
+            f"PV_TIME_ST with the GIC's address as an argument answers {answer:#x}: it takes no arguments."
+        )
         observed = "cannot be registered" if answer != GIC_DISTRIBUTOR.base else "accepted"
     else:
         accepted = [name for name, answer in answers.items() if answer == RegisterResult.SUCCESS]

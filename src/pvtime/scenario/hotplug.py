@@ -10,7 +10,7 @@ from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.errors import EngineError
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text, re_enable
 from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
@@ -25,6 +25,8 @@ MEMORY: Final = RAM_BASE + (16 << 20)
 LOADS: Final = 10
 U64: Final = 1 << 64
 YEAR_NS: Final = 365.25 * 86400 * 1e9
+PREVIOUS_NS: Final = 200_000_000
+"""Least reading that the guest keeps: more than a busy host steals between a request and the next reading."""
 CPU: Final = 1
 """Linux' CPU that goes offline."""
 LINUX_STOLEN_NS: Final = 300_000_000
@@ -36,10 +38,11 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
     kernel = env.guest_side(MEMORY)
     with env.boot(3) as probe:
         structures = [kernel.enable(probe, index) for index in range(3)]
-        await_stolen(probe, 0, 1)
+        await_stolen(probe, 0, 1, ns=PREVIOUS_NS)
         previous = kernel.count(probe, 1, structures[1])
         yield Step(
-            f"vCPU 1's structure is at {structures[1]:#x}; the guest reads {previous} ns and keeps that."
+            f"vCPU 1's structure is at {structures[1]:#x}; the guest reads {previous} ns there and "
+            "remembers it."
         )
         probe.stop_vcpu(1)
         gone = probe.engine.sample()[1]
@@ -47,8 +50,8 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         probe.start_vcpu(1)
         back = await_loads(probe, 1, LOADS)[1]
         yield Step(
-            f"CPU_OFF: {gone.structure_ns} ns. CPU_ON: after {LOADS} loads, without a call, "
-            f"{back.structure_ns} ns."
+            f"After CPU_OFF the count is {count_text(gone)}. After CPU_ON and {LOADS} loads, without another "
+            f"request, it is {count_text(back)}."
         )
         if not back.enabled:
             alone = probe.machine.memory.read(kernel.area_of(1), STRUCTURE_STRIDE) == ram_before
@@ -65,8 +68,9 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         clock = kernel.count(probe, 1, structures[1])
         elapsed = (clock - previous) % U64
         yield Step(
-            f"{kernel.call} again: {after.structure_ns} ns. A guest that kept its previous reading computes "
-            f"{clock} - {previous}, which in 64 bits is {elapsed} ns, or {elapsed / YEAR_NS:.0f} years."
+            f"After another {kernel.call} the count is {count_text(after)}. A guest that remembers its "
+            f"previous reading computes {clock} - {previous}, which in 64 bits is {elapsed} ns, or "
+            f"{elapsed / YEAR_NS:.0f} years."
         )
         observed = "underflows" if elapsed > clock else "does not underflow"
         yield env.finding("clock - previous, with previous kept", observed, "underflows")
@@ -87,14 +91,17 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
         )
         stat_before, before = _steal(guest), guest.engine.sample()[CPU]
         yield Step(
-            f"Linux {release} is busy on both CPUs. Of CPU {CPU} {_ms(before.truth_ns)} are stolen; "
-            f"/proc/stat says {_ms(stat_before)}."
+            f"Linux {release} is busy on both CPUs. {_ms(before.truth_ns)} have been stolen from "
+            f"CPU {CPU}; /proc/stat says {_ms(stat_before)}."
         )
         guest.command("offline", CPU)
         guest.command("online", CPU)
         now = guest.engine.sample()[CPU]
         stat = _steal(guest)
-        yield Step(f"It goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat {_ms(stat)}.")
+        yield Step(
+            f"CPU {CPU} goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat says "
+            f"{_ms(stat)}."
+        )
         observed = "starts from zero" if now.enabled and now.count_ns < before.count_ns else "continues"
         yield Finding("the count after a new request", observed, "starts from zero")
         observed = "runs backwards" if stat < stat_before else "does not run backwards"

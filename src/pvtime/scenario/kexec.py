@@ -13,7 +13,7 @@ from pvtime.probe.mailbox import MAILBOXES, SIZE
 from pvtime.probe.probe import Probe
 from pvtime.scenario import claims
 from pvtime.scenario.changes import Snapshot, dump, fields_of
-from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text, re_enable
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.guest_side import GuestSide
 from pvtime.scenario.model import Scenario
@@ -45,7 +45,7 @@ def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
         structures = [old.enable(first, index) for index in range(2)]
         where = " and ".join(f"{ipa:#x}" for ipa in structures)
         before = await_stolen(first, 0, 1)[0]
-        yield Step(f"The first kernel asks for stolen time ({old.call}): structures at {where}. They count.")
+        yield Step(f"The first kernel asks for stolen time ({old.call}): its structures are at {where}.")
         how = ""
         if disable:
             answer = old.disable(first, 0)
@@ -65,8 +65,8 @@ def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
         second.rest(1)
         changes = snapshot.changes()
         yield Step(
-            f"After {LOADS} loads of vCPU 0, of {snapshot.bytes_compared} bytes of RAM that are not its "
-            f"mailboxes, {8 * len(changes)} are in words that somebody else has changed.",
+            f"After {LOADS} loads of vCPU 0, {8 * len(changes)} of the {snapshot.bytes_compared} bytes of "
+            f"RAM outside its mailboxes are in words that have changed, though the guest wrote none of them.",
             dump(changes),
         )
         fields = fields_of(KvmStealTime, structures[0], changes)
@@ -82,8 +82,8 @@ def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
         yield env.finding("disabled before kexec", observed, f"no such call; {unchanged}", guest=unchanged)
         _, after, observed = re_enable(second, 0, lambda: new.enable(second, 0))
         yield Step(
-            f"The second kernel asks for stolen time: {before.truth_ns} ns or more were stolen by then, and "
-            f"its count is {after.structure_ns} ns."
+            f"The second kernel asks for stolen time: {before.truth_ns} ns or more have been stolen by then, "
+            f"and its count is {count_text(after)}."
         )
         yield env.finding("the second kernel's count", observed, "starts from zero")
 

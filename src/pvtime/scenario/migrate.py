@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pvtime.scenario import claims
-from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.env import ScenarioEnv, count_text
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import count_after, guest_with_count, migrated, needs
 from pvtime.scenario.model import Scenario
@@ -24,14 +24,16 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         with migrated(env, guest.probe) as (probe, moved):
             saved = guest.probe.engine.sample()
             now, observed = count_after(probe, saved, since)
+            rounds = "1 round" if moved.rounds == 1 else f"{moved.rounds} rounds"
             yield Step(
-                f"{moved.sent_bytes} bytes are sent: {moved.rounds} rounds while it runs, and "
-                f"{moved.paused_bytes} bytes for which it does not, for {moved.pause_ns / 1e6:.1f} ms."
+                f"{moved.sent_bytes} bytes are sent: {rounds} while the guest runs, then the last "
+                f"{moved.paused_bytes} bytes while it is paused for {moved.pause_ns / 1e6:.1f} ms."
             )
             for start, left, arrived in zip(before, saved, now, strict=True):
                 yield Step(
-                    f"vCPU {arrived.index}: {start.structure_ns} ns before, {left.structure_ns} ns when it "
-                    f"left, {arrived.structure_ns} ns there, by that host's count {arrived.truth_ns} ns."
+                    f"vCPU {arrived.index}: the count was {count_text(start)} at the start and "
+                    f"{count_text(left)} when it left; on the target it is {count_text(arrived)}, and the "
+                    f"host's is {arrived.truth_ns} ns."
                 )
             yield env.finding("the count", observed, "saved + new truth, to the ns")
             yield needs(env, probe, guest, "sent beside memory")

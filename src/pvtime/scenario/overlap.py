@@ -69,18 +69,21 @@ def _given(env: ScenarioEnv, probe: Probe) -> Iterator[Event]:
     answer = kernel.request(probe, 0)
     changed = probe.differences(0, MEMORY, 4096, PATTERN)
     yield Step(
-        f"The guest gives {MEMORY:#x} in its RAM, where it has data: the answer is {answer}, and "
-        f"{8 * len(changed)} bytes there are the hypervisor's now."
+        f"vCPU 0 registers {MEMORY:#x} in its RAM, where the guest has data: the answer is {answer}, and the "
+        f"hypervisor has overwritten {8 * len(changed)} bytes there."
     )
     observed = "accepted: the guest's own choice" if answer == 0 and changed else f"{answer}"
     yield env.finding("over RAM", observed, "accepted: the guest's own choice")
     for what, address in (("a device", CONSOLE.base), ("another structure", kernel.area_of(0))):
         answer = kernel.set(probe, 1, address | 1)
-        yield Step(f"vCPU 1 gives {address:#x}, {what}: the answer is {answer}.")
+        yield Step(f"vCPU 1 registers {address:#x}, {what}: the answer is {answer}.")
         observed = "accepted" if answer == 0 else f"refused: {RegisterResult(answer).name}"
         yield env.finding(f"over {what}", observed, INVALID)
     half = kernel.area_of(0) + STRUCTURE_STRIDE // 2
-    yield Step(f"{half:#x}, half over vCPU 0's, is not aligned: {kernel.set(probe, 1, half | 1)}.")
+    yield Step(
+        f"vCPU 1 registers {half:#x}, which is in the middle of vCPU 0's structure and so not aligned: the "
+        f"answer is {kernel.set(probe, 1, half | 1)}."
+    )
 
 
 SCENARIO: Final = Scenario(

@@ -10,7 +10,7 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import NOT_SUPPORTED, SUCCESS, Smccc
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.env import ScenarioEnv, await_stolen
+from pvtime.scenario.env import ScenarioEnv, await_stolen, count_text
 from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.guest_side import signed
 from pvtime.scenario.model import Scenario
@@ -47,8 +47,8 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         yield env.finding("a request by the vCPU without a structure", observed, "NOT_SUPPORTED")
         counting, without = await_stolen(probe, 0)
         yield Step(
-            f"Of vCPU 0 {counting.truth_ns} ns are stolen and {counting.structure_ns} ns in its structure; "
-            f"of vCPU {WITHOUT} nobody counts ({without.structure_ns} ns)."
+            f"{counting.truth_ns} ns have been stolen from vCPU 0, and the count in its structure is "
+            f"{count_text(counting)}. That of vCPU {WITHOUT} is {count_text(without)}."
         )
         observed = "counts" if counting.truth_ns == counting.structure_ns else "is disturbed"
         yield env.finding("the other vCPU", observed, "counts")
@@ -65,9 +65,7 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
         observed = "online" if WITHOUT in online else "not brought online"
         yield Finding("the CPU without a structure", observed, "not brought online")
         counts = [sample.enabled for sample in guest.engine.sample()]
-        yield Step(
-            f"Of its vCPUs these have asked for stolen time: {[i for i, on in enumerate(counts) if on]}."
-        )
+        yield Step(f"vCPUs that have asked for stolen time: {[i for i, on in enumerate(counts) if on]}.")
         yield Finding("the other CPU", "has stolen time" if counts[0] else "has none", "has stolen time")
 
 

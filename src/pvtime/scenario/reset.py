@@ -8,7 +8,7 @@ from typing import Final
 
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, re_enable
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text, re_enable
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.model import Scenario
 
@@ -28,21 +28,21 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         after = await_loads(probe, 0, LOADS)
         for index in range(2):
             yield Step(
-                f"vCPU {index}, structure at {structures[index]:#x}: {before[index].structure_ns} ns before "
-                f"the reset and {after[index].structure_ns} ns after it."
+                f"vCPU {index}, structure at {structures[index]:#x}: the count was "
+                f"{count_text(before[index])} before the reset and is {count_text(after[index])} after it."
             )
         off = not any(sample.enabled for sample in after)
         yield env.finding("enabled after the reset", "no" if off else "yes", "no")
         area = kernel.area_of(0)
         clear = not any(probe.machine.memory.read(area, 2 * STRUCTURE_STRIDE))
         yield Step(
-            f"{LOADS} loads later its RAM is {'clear' if clear else 'not clear'} at {area:#x}, where the old "
-            "kernel had memory for structures."
+            f"{LOADS} loads later the RAM at {area:#x}, where the old kernel had memory for "
+            f"structures, is {'clear' if clear else 'not clear'}."
         )
         observed = "nothing" if clear else "the old structures"
         yield env.finding("written into the new kernel's RAM", observed, "nothing")
         _, counts, observed = re_enable(probe, 0, lambda: kernel.enable(probe, 0))
-        yield Step(f"The new kernel asks ({kernel.call}): {counts.structure_ns} ns.")
+        yield Step(f"The new kernel asks for stolen time ({kernel.call}): its count is {count_text(counts)}.")
         yield env.finding("the count after a new request", observed, "starts from zero")
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from pvtime.errors import PvtimeError
 from pvtime.machine.layout import STOLEN_TIME, Region
 from pvtime.scenario import claims
-from pvtime.scenario.env import ScenarioEnv
+from pvtime.scenario.env import ScenarioEnv, count_text
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import Guest, count_after, exporter, guest_with_count, revived
 from pvtime.scenario.model import Scenario
@@ -37,12 +37,13 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
             now, observed = count_after(probe, saved, since)
             for before, after in zip(saved, now, strict=True):
                 yield Step(
-                    f"vCPU {after.index}: {before.structure_ns} ns when saved. Restored "
-                    f"{DOWNTIME_S * 1e3:.0f} ms later: {after.structure_ns} ns (host: {after.truth_ns} ns)."
+                    f"vCPU {after.index}: the count was {count_text(before)} when saved. Restored "
+                    f"{DOWNTIME_S * 1e3:.0f} ms later it is {count_text(after)}, and the host's is "
+                    f"{after.truth_ns} ns."
                 )
             yield env.finding("the count", observed, "saved + new truth, to the ns")
             read = guest.kernel.count(probe, 0, guest.structures[0])
-            yield Step(f"The guest reads {read} ns at {guest.structures[0]:#x} without having asked again.")
+            yield Step(f"The guest reads {read} ns at {guest.structures[0]:#x} without another request.")
             on = all(sample.enabled for sample in now) and read >= saved[0].count_ns
             yield env.finding("the guest", "keeps reading" if on else "must ask again", "keeps reading")
         yield from _elsewhere(env, path, guest)

@@ -10,7 +10,7 @@ from typing import Final
 
 from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.scenario import claims
-from pvtime.scenario.env import ScenarioEnv, device_of
+from pvtime.scenario.env import ScenarioEnv, count_text, device_of
 from pvtime.scenario.events import Event, Step
 from pvtime.scenario.leaving import exporter, guest_with_count, needs
 from pvtime.scenario.model import Scenario
@@ -27,12 +27,12 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         probe.rest(1)
         saved = exporter(probe).save(path, keep_running=True)
         now = probe.engine.sample()
-        count = ", ".join(f"{sample.structure_ns} ns" for sample in now)
+        count = " and ".join(count_text(sample) for sample in now)
         sizes = [(file.name, file.stat().st_blocks * 512) for file in sorted(path.iterdir())]
         files = ", ".join(f"{name} ({size} bytes on disk)" for name, size in sizes)
         yield Step(
             f"Structures at {guest.structures[0]:#x} and {guest.structures[1]:#x} hold {count}. The "
-            f"machine is saved: {saved.bytes} bytes, and it did not run for {saved.pause_ns / 1e6:.1f} ms."
+            f"machine is saved: {saved.bytes} bytes, and was paused for {saved.pause_ns / 1e6:.1f} ms."
         )
         yield Step(f"Files: {files}.")
         holders = [

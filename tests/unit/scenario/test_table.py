@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 
 from pvtime.engine.registry import choose
 from pvtime.scenario.catalog import SCENARIOS
 from pvtime.scenario.env import ScenarioEnv
-from pvtime.scenario.events import Event, Finding
+from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.model import Scenario
 from pvtime.scenario.runner import ScenarioRun, run_scenario
 from pvtime.scenario.table import markdown
@@ -18,6 +20,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "placements.md"
 BEGIN, END = "<!-- pvtime scenario table -->\n", "<!-- end -->"
 
 
+@cache
 def runs() -> list[ScenarioRun]:
     """Run every scenario for every placement."""
     kind, _ = choose("unicorn")
@@ -40,6 +43,22 @@ def run(placement: PlacementName, *events: Event) -> ScenarioRun:
 
 def test_the_table_in_the_docs_is_what_the_scenarios_show() -> None:
     assert DOCS.read_text().partition(BEGIN)[2].partition(END)[0] == markdown(runs())
+
+
+def test_no_step_shows_a_python_word_where_there_is_no_figure() -> None:
+    # "CPU_OFF: None ns", of a vCPU whose structure nobody can read.
+    steps = [event for run in runs() for event in run.events if isinstance(event, Step)]
+    assert any("absent" in step.text for step in steps)
+    wrong = [step.text for step in steps if re.search(r"\b(None|True|False)\b", step.text)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_docs_quote_of_the_thread_is_in_the_claims() -> None:
+    quotes = re.findall(r'"([^"]+)" \((?:Price|Zyngier)\)', DOCS.read_text().partition(END)[2])
+    words = " ".join(claim.words for scenario in SCENARIOS.values() for claim in scenario.claims)
+    assert len(quotes) >= 10
+    missing = [quote for quote in quotes if quote.replace('"', "'") not in words]
+    assert not missing, "\n".join(missing)
 
 
 def test_every_scenario_has_a_place_in_the_list_of_claims() -> None:
