@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pvtime.report.model import Moment, RunReport, VcpuRow
 
-__all__ = ["PLAIN_WIDTH", "fault_notes", "moment_table", "open_console", "print_report"]
+__all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report", "vcpu_notes"]
 
 PLAIN_WIDTH = 200
 """Columns where the output is not a terminal: lines are long there, not broken."""
@@ -80,28 +80,41 @@ def _chosen(cells: Sequence[str], moment: Moment) -> list[str]:
     return [cell for column, cell in enumerate(cells) if column != left_out]
 
 
-def fault_notes(moment: Moment) -> list[str]:
-    """Return a line for each vCPU whose structure cannot be written."""
-    return [f"vCPU {row.index}: {row.fault}" for row in moment.vcpus if row.fault is not None]
+def vcpu_notes(moment: Moment) -> list[str]:
+    """Return a line for each vCPU whose guest does not know its stolen time, with the reason."""
+    notes = [(row.index, _reason(row)) for row in moment.vcpus]
+    return [f"vCPU {index}: {reason}" for index, reason in notes if reason is not None]
+
+
+def _reason(row: VcpuRow) -> str | None:
+    if row.fault is not None:
+        return row.fault
+    if row.enabled:
+        return None
+    if row.loads == 0:
+        return "the guest has not switched it on"
+    if row.structure_ns is None:
+        return "it has no structure, so the guest cannot know its stolen time"
+    return "the guest has not asked for its stolen time"
 
 
 def _cells(row: VcpuRow, moment: Moment) -> list[str]:
     """Return one vCPU's cells in the order of :data:`COLUMNS`."""
-    guest, guest_error = row.guest_steal_ns, row.guest_error_ns
-    stolen = (
-        [
-            units.time(row.truth_ns),
-            units.time(row.injected_ns),
-            _or_dash(units.time, row.structure_ns),
-            _or_dash(units.time, guest),
-            _or_dash(units.difference, row.error_ns),
-            _or_dash(units.difference, guest_error),
-            units.percent(moment.stolen_here_ns(row), moment.elapsed_seconds),
-        ]
-        if row.enabled
-        else ["off", "-", "-", "-", "-", "-", "-"]
-    )
-    return [str(row.index), units.time(row.ran_ns), *stolen, str(row.loads)]
+    # Truth is the host's, and needs no guest that asks; what a guest was not told is no error of its figure.
+    guest = row.guest_steal_ns if row.enabled else None
+    guest_error = row.guest_error_ns if row.enabled else None
+    return [
+        str(row.index),
+        units.time(row.ran_ns),
+        units.time(row.truth_ns),
+        units.time(row.injected_ns),
+        _or_dash(units.time, row.structure_ns),
+        _or_dash(units.time, guest),
+        _or_dash(units.difference, row.error_ns),
+        _or_dash(units.difference, guest_error),
+        units.percent(moment.stolen_here_ns(row), moment.elapsed_seconds),
+        str(row.loads),
+    ]
 
 
 def _or_dash(form: Callable[[int], str], figure: int | None) -> str:
@@ -114,7 +127,7 @@ def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     console = open_console(file)
     console.print()
     console.print(moment_table(last, "stolen time per vCPU"))
-    for note in fault_notes(last):
+    for note in vcpu_notes(last):
         console.print(note, soft_wrap=True)
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
     console.print(

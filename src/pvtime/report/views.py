@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Protocol, Self, TextIO
 from pvtime.report import units
 from pvtime.report.console import LineBuffer
 from pvtime.report.model import Moment
-from pvtime.report.table import fault_notes, moment_table, open_console
+from pvtime.report.table import moment_table, open_console, vcpu_notes
 
 __all__ = ["LinesView", "LiveView", "QuietView", "RawView", "View", "is_terminal"]
 
@@ -142,7 +142,7 @@ class LiveView(AbstractContextManager["LiveView"]):
 
         if any(row.enabled for row in moment.vcpus):
             table = moment_table(moment, TITLE.format(moment.elapsed_seconds))
-            self._live.update(Group(table, *fault_notes(moment)), refresh=True)
+            self._live.update(Group(table, *vcpu_notes(moment)), refresh=True)
 
     def _print(self, lines: list[str]) -> None:
         if lines:

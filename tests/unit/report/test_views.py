@@ -51,9 +51,22 @@ def test_a_structure_that_nobody_can_read_is_a_dash_and_not_a_figure() -> None:
     assert " ".join(line.split()) == "0 5.000 s 4.999 s - 4.990 s - -8.9 ms 50.0 % 312"
 
 
-def test_a_vcpu_whose_guest_asked_for_nothing_is_off() -> None:
-    line = next(line for line in last_table().splitlines() if line.split()[:1] == ["2"])
-    assert "off" in line
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (replace(ROWS[0], enabled=False), "the guest has not asked for its stolen time"),
+        (replace(ROWS[0], enabled=False, structure_ns=None), "it has no structure, so the guest cannot know"),
+        (replace(ROWS[2], loads=0), "the guest has not switched it on"),
+    ],
+)
+def test_truth_is_shown_of_a_vcpu_whose_guest_does_not_know_it_and_the_reason(
+    row: VcpuRow, reason: str
+) -> None:
+    # It was shown as "off": three reasons in one word, and the figure that the host knows was hidden.
+    table = last_table(Moment(10.0, (row,)))
+    assert f"vCPU {row.index}: {reason}" in table
+    line = next(line for line in table.splitlines() if line.split()[:1] == [str(row.index)])
+    assert units.time(row.truth_ns) in line
 
 
 STOLEN_FROM = replace(ROWS[0], injected_ns=3_000_000_000, fault="the structure at 0x40000000 is away")
