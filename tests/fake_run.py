@@ -2,7 +2,8 @@
 """``pvtime`` with an engine without a guest, as a program: for tests that send signals to a process.
 
 The kernel's command line says what the engine does: ``end`` powers off at once, ``die`` ends the process by a
-fault of memory, as native code might, ``trip`` raises in another thread; else it runs until it is stopped.
+fault of memory, as native code might, ``trip`` raises in another thread, ``panic`` prints what a
+kernel prints that panics; else it runs until it is stopped.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class GreetingEngine(FakeEngine):
                 self.power_off()
             case "die":
                 threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGSEGV]).start()
+            case "panic":
+                for byte in b"[    1.000000] Kernel panic - not syncing: a test\r\n":
+                    self._machine.console.write(0, 1, byte)
             case "trip":
                 self.fail(ZeroDivisionError("a bug"))
 

@@ -57,7 +57,7 @@ def test_a_run_shows_first_lines_figures_and_last_table_and_leaves_a_true_report
     assert "reboot: Power down" in out
     report = document.from_json(path.read_text())
     assert f"Linux version {report.kernel}" in out
-    assert report.outcome.value == "power-off"
+    assert report.outcome.value == "stopped"
     assert report.boot_seconds is not None
     assert report.elapsed_seconds - report.boot_seconds > 3
     for row in report.vcpus:
@@ -166,6 +166,6 @@ def test_the_console_is_a_shell_that_knows_the_terminals_size_and_ctrl_c(console
 def test_the_escape_key_powers_the_guest_off(console: Console) -> None:
     console.type(b"\x1dq")
     console.expect(b"Power down")
-    console.expect(b"power-off after")
+    console.expect(b"stopped after")
     assert console.process.wait(DEADLINE) == 0
     assert termios.tcgetattr(console.slave) == console.modes

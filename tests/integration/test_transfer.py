@@ -92,7 +92,7 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
     steal = ["--steal", "50%@0-0.4"]
     with running("restore", str(saved), *steal, "--duration", "1.5", "--report", str(second)) as process:
         after = finish(process, second)
-    assert after.outcome.value == "power-off"
+    assert after.outcome.value == "stopped"
     assert (after.kernel, after.placement) == (before.kernel, placement)
     refuse_disagreement(after)
     for old, new in zip(before.vcpus, after.vcpus, strict=True):
@@ -123,7 +123,7 @@ def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
         again = pvtime("save", str(control), str(saved), "--keep-running")
         assert (again.returncode, again.stdout) == (2, "")
         assert "exists already" in again.stderr
-        assert finish(process, report).outcome.value == "power-off"
+        assert finish(process, report).outcome.value == "stopped"
     assert not control.exists()
     assert pvtime("restore", str(saved), "--quiet", "--duration", "1").returncode == 0
 
@@ -144,7 +144,7 @@ def test_a_machine_moves_while_it_runs(tmp_path: Path) -> None:
     assert moved["rounds"] >= 2, "memory was sent while the guest ran"
     assert 0 < moved["paused_bytes"] < moved["sent_bytes"]
     assert before.outcome.value == "migrated"
-    assert after.outcome.value == "power-off"
+    assert after.outcome.value == "stopped"
     refuse_disagreement(after)
     for old, new in zip(before.vcpus, after.vcpus, strict=True):
         assert new.truth_ns >= old.truth_ns
@@ -158,7 +158,7 @@ def test_a_machine_that_cannot_move_goes_on(tmp_path: Path) -> None:
         assert answer.returncode == 2
         assert "cannot connect" in answer.stderr
         after = finish(process, report)
-    assert after.outcome.value == "power-off"
+    assert after.outcome.value == "stopped"
     refuse_disagreement(after)
 
 

@@ -28,6 +28,10 @@ class Outcome(Enum):
     """The machine is in a directory now, and is not to run here any more."""
     MIGRATED = "migrated"
     """It runs in another process."""
+    PANICKED = "panicked"
+    """Its kernel panicked, and a run was ended from outside."""
+    NO_USERLAND = "no-userland"
+    """The stock userland, which reports when it is up, never did."""
     FAILED = "failed"
     """The engine could not go on: :meth:`Engine.wait` raises the reason."""
 

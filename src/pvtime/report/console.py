@@ -16,24 +16,34 @@ BANNER_WITHIN: Final = 1 << 16
 
 LINUX_VERSION = re.compile(rb"Linux version ([!-~]{1,64})\s")
 """The banner that every Linux kernel prints first (init/version-timestamp.c)."""
+PANIC = re.compile(rb"^(?:\[[^\]\n]{1,24}\] ?){0,2}Kernel panic - not syncing", re.MULTILINE)
+"""The line of a panic (kernel/panic.c, vpanic), behind the time and the caller where printk prints them."""
+PANIC_LENGTH: Final = 80
+"""Bytes, at most, that the pattern matches."""
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])")
 """ECMA-48 control sequences, and strings that set a window's title: none may reach the user's terminal."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Banner:
-    """Finds the kernel's release at the beginning of the console output.
+    """Finds the kernel's release at the beginning of the console output, and a panic anywhere in it.
 
     :param release: the release, if it is known already.
     """
 
     def __init__(self, release: str | None = None) -> None:
         self._head = b""
+        self._line = b""
         self.release = release
         """Release, such as ``6.1.0-37-cloud-arm64``; None until the guest prints it."""
+        self.panicked = False
+        """Whether the guest has printed a kernel's panic."""
 
     def feed(self, data: bytes) -> None:
         """Take console output."""
+        self._line += data
+        self.panicked = self.panicked or PANIC.search(self._line) is not None
+        self._line = self._line.rpartition(b"\n")[2][:PANIC_LENGTH]
         if self.release is None and len(self._head) < BANNER_WITHIN:
             self._head += data
             if banner := LINUX_VERSION.search(self._head):

@@ -9,7 +9,7 @@ from pvtime.engine.base import Outcome, VcpuSample
 
 __all__ = ["SCHEMA", "Moment", "RunReport", "VcpuRow"]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON report; raised when a field changes its meaning or goes."""
 
 

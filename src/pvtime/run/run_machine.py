@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pvtime.engine.base import Outcome
 from pvtime.report import document
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
 from pvtime.run.export_control import ExportControl, listen, refuse_existing
@@ -20,7 +21,11 @@ from pvtime.run.terminal import ESCAPE_HELP, Keyboard, Terminal
 if TYPE_CHECKING:
     from pvtime.snapshot.address import OwnSocket
 
-__all__ = ["run_machine"]
+__all__ = ["EXIT_GUEST_FAILED", "run_machine"]
+
+EXIT_GUEST_FAILED: Final = 3
+"""Exit code of a run whose guest panicked or never reached userland (docs/report.md lists all codes)."""
+GUEST_FAILED: Final = (Outcome.PANICKED, Outcome.NO_USERLAND)
 
 
 def run_machine(source: MachineSource, options: RunOptions) -> int:
@@ -96,4 +101,6 @@ def _finish(options: RunOptions, result: RunResult) -> int:
         print(f"pvtime: {note}", file=sys.stderr)
     if result.error is not None:
         raise result.error
-    return 0 if result.signal is None else 128 + result.signal
+    if result.signal is not None:
+        return 128 + result.signal
+    return EXIT_GUEST_FAILED if result.report.outcome in GUEST_FAILED else 0

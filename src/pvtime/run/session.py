@@ -83,6 +83,7 @@ class Session:
         self._final: Moment | None = None
         self._size: TerminalResized | None = None
         self._signal: int | None = None
+        self._quit = False
         self._ended: EngineEnded | None = None
         self._notes: list[str] = []
 
@@ -151,6 +152,7 @@ class Session:
 
     def _handle_ready(self, ready: protocol.Ready) -> None:
         self._times.ready_at = self._times.now()
+        self._banner.panicked = False  # another kernel has taken over since
         self._banner.release = self._banner.release or ready.release
         if self._size:
             self._tell_agent("size", self._size.rows, self._size.columns)
@@ -171,6 +173,7 @@ class Session:
                 self._signal = event.number
                 self._request_power_off(0.0 if again else self._timeouts.power_off_signal)
             case QuitRequested():
+                self._quit = True
                 self._request_power_off(self._timeouts.power_off)
             case TerminalResized():
                 self._size = event
@@ -246,7 +249,24 @@ class Session:
         )
         return Moment(self._times.elapsed(), rows, bool(self._options.steal), self._before_ns)
 
+    def _outcome(self) -> Outcome:
+        """Return how the run ended, as the user sees it: the engine cannot know who asked for a power-off."""
+        ended = self._ended.outcome if self._ended else Outcome.STOPPED
+        if ended not in (Outcome.POWER_OFF, Outcome.STOPPED):
+            return ended
+        if ended is Outcome.STOPPED and self._banner.panicked:
+            return Outcome.PANICKED
+        by_user = self._signal is not None or self._quit
+        if self._agent is not None and self._times.ready_at is None and not by_user:
+            return Outcome.NO_USERLAND
+        return ended if self._times.give_up_at is None else Outcome.STOPPED
+
     def _result(self, elapsed: float) -> RunResult:
+        outcome = self._outcome()
+        if outcome is Outcome.PANICKED:
+            self._notes.append("the guest's kernel panicked: its console has the reason")
+        elif outcome is Outcome.NO_USERLAND and self._times.give_up_at is None:
+            self._notes.append("the guest powered off before the stock userland reported")
         last = self._final or self._sample(None)
         if self._inbox.dropped:
             self._notes.append(f"{self._inbox.dropped} bytes of console output came too fast to be shown")
@@ -258,7 +278,7 @@ class Session:
             kernel=self.release,
             boot_seconds=self._times.boot_seconds,
             elapsed_seconds=elapsed,
-            outcome=self._ended.outcome if self._ended else Outcome.STOPPED,
+            outcome=outcome,
             vcpus=last.vcpus,
         )
         error = self._ended.error if self._ended else None

@@ -18,6 +18,7 @@ import pytest
 from framework.fake_images import PROGRAM, Images, make_images
 from pvtime.cli.command import COMMANDS, EXIT_BROKEN_PIPE, group, main
 from pvtime.cli.params import parse_size
+from pvtime.run.run_machine import EXIT_GUEST_FAILED
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_a_report_to_standard_output_is_alone_there(images: Images) -> None:
     assert json.loads(out)["outcome"] == "power-off"
     assert "guest says hello" in err
     code, out, err = finished(program(images, "--append", "end", "--report", "-", "--quiet"))
-    assert json.loads(out)["schema"] == 2
+    assert json.loads(out)["schema"] == 3
     assert err == ""
 
 
@@ -213,6 +214,17 @@ def test_the_duration_ends_a_run_and_the_report_says_so(images: Images) -> None:
     code, _, _ = finished(program(images, "--duration", "0.1", "--quiet", "--report", str(path)))
     assert code == 0
     assert json.loads(path.read_text())["outcome"] == "stopped"
+
+
+def test_a_guest_that_panicked_is_an_exit_code(images: Images) -> None:
+    path = images.folder / "report.json"
+    code, out, err = finished(
+        program(images, "--append", "panic", "--duration", "0.1", "--quiet", "--report", str(path))
+    )
+    assert code == EXIT_GUEST_FAILED
+    assert "panicked after" in out
+    assert json.loads(path.read_text())["outcome"] == "panicked"
+    assert err == "pvtime: the guest's kernel panicked: its console has the reason\n"
 
 
 def test_an_engine_that_fails_leaves_table_report_and_one_line(images: Images) -> None:

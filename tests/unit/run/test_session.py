@@ -128,7 +128,7 @@ class Bench:
 
 
 def test_a_guest_that_powers_off_ends_the_run() -> None:
-    bench = Bench()
+    bench = Bench(agent=False)
     bench.inbox.console(BANNER)
     bench.engine.power_off()
     result = bench.run()
@@ -185,7 +185,7 @@ def test_after_the_duration_the_guest_is_asked_and_its_final_figures_count() -> 
     result = bench.run()
     assert bench.heard == [b"stop\n"]
     assert bench.heard_at == [pytest.approx(1 + 7)]
-    assert result.report.outcome is Outcome.POWER_OFF
+    assert result.report.outcome is Outcome.STOPPED
     assert result.report.boot_seconds == pytest.approx(1)
     assert [row.guest_steal_ns for row in result.report.vcpus] == [50_000_000] * 2
     assert result.last.vcpus == result.report.vcpus
@@ -205,6 +205,7 @@ def test_a_guest_that_does_not_power_off_is_stopped_and_that_is_said() -> None:
 def test_a_stock_userland_that_never_reports_does_not_run_for_ever() -> None:
     result = Bench(duration=7).run()
     assert result.report.elapsed_seconds == pytest.approx(60 + 7)
+    assert result.report.outcome is Outcome.NO_USERLAND
     assert result.notes == ("the stock userland never reported, so the guest was stopped",)
 
 
@@ -224,7 +225,7 @@ def test_a_signal_ends_a_guest_politely_and_is_told() -> None:
     bench.inbox.put(SignalReceived(signal.SIGTERM))
     result = bench.run()
     assert result.signal == signal.SIGTERM
-    assert result.report.outcome is Outcome.POWER_OFF
+    assert result.report.outcome is Outcome.STOPPED
 
 
 def test_after_a_signal_the_guest_has_less_time_to_power_off() -> None:
@@ -262,7 +263,50 @@ def test_the_escape_key_ends_the_run() -> None:
     bench.inbox.put(QuitRequested())
     result = bench.run()
     assert result.signal is None
-    assert result.report.outcome is Outcome.POWER_OFF
+    assert result.report.outcome is Outcome.STOPPED
+
+
+def test_a_power_off_of_the_guests_own_is_told_from_ours() -> None:
+    bench = Bench(duration=7)
+    bench.inbox.agent(b"ready 6.1\n")
+    bench.inbox.later(1, bench.engine.power_off)
+    assert bench.run().report.outcome is Outcome.POWER_OFF
+
+
+def test_a_guest_that_powers_off_before_userland_has_an_outcome_of_its_own() -> None:
+    bench = Bench()
+    bench.inbox.later(1, bench.engine.power_off)
+    result = bench.run()
+    assert result.report.outcome is Outcome.NO_USERLAND
+    assert result.notes == ("the guest powered off before the stock userland reported",)
+
+
+PANIC = b"[    1.208193] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n"
+
+
+@pytest.mark.parametrize("line", [PANIC, PANIC[15:], PANIC.replace(b"] K", b"][    T1] K")])
+@pytest.mark.parametrize("agent", [True, False])
+def test_a_panic_is_an_outcome_however_it_comes(line: bytes, agent: bool) -> None:
+    bench = Bench(duration=7, agent=agent)
+    for moment, byte in enumerate(b"text\r\n" + line):
+        bench.inbox.later(moment / 100, lambda byte=byte: bench.inbox.console(bytes([byte])))  # type: ignore[misc]
+    result = bench.run()
+    assert result.report.outcome is Outcome.PANICKED
+    assert result.notes[-1] == "the guest's kernel panicked: its console has the reason"
+
+
+def test_a_kernel_that_comes_up_after_a_panic_has_not_panicked() -> None:
+    bench = Bench(duration=7)
+    bench.obey = bench.stop_politely
+    bench.inbox.console(PANIC)
+    bench.inbox.later(1, lambda: bench.inbox.agent(b"ready 6.1\n"))
+    assert bench.run().report.outcome is Outcome.STOPPED
+
+
+def test_what_only_looks_like_a_panic_is_none() -> None:
+    bench = Bench(duration=7, agent=False)
+    bench.inbox.console(b"grep: Kernel panic - not syncing\r\n" + b"x" * 81 + b"\r\n")
+    assert bench.run().report.outcome is Outcome.STOPPED
 
 
 def test_a_size_that_came_before_userland_reaches_it() -> None:
@@ -322,7 +366,7 @@ def test_a_question_that_the_guest_leaves_open_is_repeated_after_a_while() -> No
 
 
 def test_what_a_guest_prints_too_fast_is_counted() -> None:
-    bench = Bench()
+    bench = Bench(agent=False)
     for _ in range(15):
         bench.inbox.console(b"x")
     bench.engine.power_off()
