@@ -77,7 +77,7 @@ class Session:
         self._decoder = protocol.AgentDecoder()
         self._banner = Banner(built.release)
         self._asked_at: float | None = None
-        """When /proc/stat was asked for; None if there is no reply to wait for."""
+        """Time of the unanswered request for /proc/stat; None if there is none."""
         self._shown_at = self._times.start
         self._before_ns: tuple[int, ...] = ()
         self._final: Moment | None = None

@@ -14,10 +14,10 @@ __all__ = ["SessionTimeouts", "Timetable"]
 
 @dataclass(frozen=True)
 class SessionTimeouts:
-    """Limits of a session's patience. All in s."""
+    """Time limits of a session, in s."""
 
     boot: float = 60.0
-    """Until a stock userland that has not reported no longer delays the end of the duration."""
+    """For the stock userland to report; without a report the duration counts from this limit on."""
     power_off: float = 10.0
     """For the guest to power off when asked."""
     power_off_signal: float = 2.0
@@ -50,11 +50,11 @@ class Timetable:
         self._clock = clock
         self.start = clock()
         self.ready_at = self.start if agent and resumed else None
-        """When userland reported; None until it has."""
+        """Time of userland's report; None until it has reported."""
         self.save_pending = options.save_at is not None
         """A save was asked for and has not begun."""
         self.give_up_at: float | None = None
-        """When a guest that was asked to power off is stopped; None: it has not been asked."""
+        """Time at which a guest that was asked to power off is stopped; None: it has not been asked."""
 
     def now(self) -> float:
         """Return the time."""
@@ -71,7 +71,7 @@ class Timetable:
 
     @property
     def save_at(self) -> float | None:
-        """When to save the machine; None: not at all, no more, or not known until userland reports."""
+        """Time of the save; None: there is none, it has begun, or userland has not reported yet."""
         if self._options.save_at is None or not self.save_pending:
             return None
         begin = self.ready_at if self._agent else self.start
@@ -79,7 +79,7 @@ class Timetable:
 
     @property
     def end_at(self) -> float | None:
-        """When the host acts to end the run; None: only the guest or the user ends it."""
+        """Time at which the host acts to end the run; None: only the guest or the user ends it."""
         return self._duration_ends_at() if self.give_up_at is None else self.give_up_at
 
     def limit_power_off(self, seconds: float) -> None:
