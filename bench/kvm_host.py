@@ -75,7 +75,7 @@ def reader(vcpus: int) -> Program:
     program = Program(RAM_BASE)
     for target in range(1, vcpus):
         program.mov(0, Psci.CPU_ON_64).mov(1, target).adr(2, "count").mov(3, 0).hvc()
-    program.label("count").mrs(9, MPIDR_EL1).word(0x9240_1D29)  # and x9, x9, #0xff
+    program.label("count").mrs(9, MPIDR_EL1).low_bits(9, 9, 8)
     program.mov(10, READ_COUNTS).add_register(10, 10, 9, shift=6).mov(11, AGENT.base + Reg.LSR).mov(12, 0)
     return program.label("again").load(13, 11, size=1).add(12, 12, 1).store(12, 10).b("again")
 

@@ -48,12 +48,7 @@ class Mapped(Payload):
 
     def sync(self) -> Program:
         """DSB SY, ISB."""
-        return self.word(0xD503_3F9F, 0xD503_3FDF)
-
-    def maintain(self, operation: SysReg, rt: int) -> None:
-        """SYS operation, Xt."""
-        _, op1, crn, crm, op2 = operation
-        self.word(0xD508_0000 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5 | rt)
+        return self.dsb().isb()
 
     def use_tables(self) -> None:
         """Switch the MMU on: 39 bits of addresses, in blocks of 1 GiB."""
@@ -62,14 +57,14 @@ class Mapped(Payload):
         # T0SZ = 25, write-back, inner shareable, no TTBR1, 40 bits of physical addresses.
         self.mov(1, 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 2 << 32).msr(TCR_EL1, 1)
         self.sync()
-        self.word(0xD508_871F)  # tlbi vmalle1
+        self.tlbi()
         self.sync()
         self.mov(1, 0x30D0_1805).msr(SCTLR_EL1, 1)
         self.sync()
 
     def function(self, register: int, name: str) -> None:
         """Call a function and have its result in a register."""
-        self.adr(1, name).word(0xD63F_0020)  # blr x1
+        self.adr(1, name).blr(1)
         self.copy(register, 0)
 
     def patch(self, name: str, value: int, way: str) -> None:
@@ -77,13 +72,13 @@ class Mapped(Payload):
         operation, distance = WAYS[way]
         self.adr(1, name).mov(2, ALIAS - RAM_BASE).add_register(2, 1, 2)
         self.mov(3, 0xD280_0000 | value << 5).store(3, 2, size=4)
-        self.maintain(DC_CVAU, 2)
+        self.msr(DC_CVAU, 2)
         self.sync()
         if operation is IC_IVAU:
             self.mov(4, distance).add_register(4, 1, 4)
-            self.maintain(operation, 4)
+            self.msr(operation, 4)
         else:
-            self.maintain(operation, 31)
+            self.msr(operation, 31)
         self.sync()
 
     def touch_alias(self) -> None:
@@ -92,8 +87,8 @@ class Mapped(Payload):
 
     def data(self) -> None:
         """Emit the page and the tables."""
-        self.align(0x1000).label("f").mov(0, 1).word(0xD65F_03C0)  # ret
-        self.align(SECOND).label("g").mov(0, 2).word(0xD65F_03C0)
+        self.align(0x1000).label("f").mov(0, 1).ret()
+        self.align(SECOND).label("g").mov(0, 2).ret()
         self.align(0x1000).label("tables")
         blocks = (
             BLOCK | DEVICE | NO_EXECUTION,

@@ -122,7 +122,7 @@ def test_system_off_stops_every_vcpu(engine: Choice) -> None:
 def test_a_reset_starts_the_machine_anew_and_the_guest_must_ask_again(engine: Choice) -> None:
     # Each start says how much of what the last one wrote is left, and waits for the host to say how to go on.
     payload = Payload().mov(10, STOLEN_TIME.base).load(11, 10, COUNT).mov(12, STOLEN_TIME.base + 64 * 100)
-    payload.load(13, 12).word(0xD37E_FD6B)  # lsr x11, x11, #62
+    payload.load(13, 12).shift_right(11, 11, 62)
     payload.add_register(11, 11, 13).add(11, 11, ord("0")).mov(9, CONSOLE.base).store(11, 9, size=1)
     payload.await_result(1).sub(27, 27, 1).cbnz(27, "off").mov(14, 1).store(14, 12)
     payload.call(PvTime.ST).mov(1, MADE_UP).store(1, 10, COUNT)

@@ -77,10 +77,6 @@ class Payload(Program):
         """Switch the vCPU off. The same holds."""
         return self.call(Psci.CPU_OFF).halt()
 
-    def halt(self) -> Self:
-        """Go no further: branch to itself."""
-        return self.word(0x1400_0000)
-
     def cpu_on(self, target: int, entry: str, context: int = 0) -> Self:
         """Start another vCPU at a label."""
         return self.mov(0, Psci.CPU_ON_64).mov(1, target).adr(2, entry).mov(3, context).hvc()
@@ -92,8 +88,7 @@ class Payload(Program):
 
     def own_index(self, rd: int) -> Self:
         """Get the vCPU's index: the lowest byte of MPIDR_EL1."""
-        # and xd, xd, #0xff
-        return self.mrs(rd, MPIDR_EL1).word(0x9240_1C00 | rd << 5 | rd)
+        return self.mrs(rd, MPIDR_EL1).low_bits(rd, rd, 8)
 
     def vectors(self, sync: str = "stuck", irq: str = "stuck") -> Self:
         """Emit a vector table, label ``vectors``: exceptions from EL1 with its own stack go to the labels."""

@@ -117,7 +117,7 @@ def hostile(rounds: int) -> Payload:
         payload.mov(0, function).copy(1, 20).add(2, 20, 1).copy(3, 20).hvc()
     payload.mov(0, 0xC600_0000).add_register(0, 0, 20, shift=32).hvc()
     for region in STOLEN_TIME, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, AGENT:
-        payload.mov(5, region.base).word(0x9240_2A86)  # and x6, x20, #0x7ff
+        payload.mov(5, region.base).low_bits(6, 20, 11)
         payload.add_register(5, 5, 6)
         for size in 1, 2, 4, 8:
             payload.load(7, 5, size=size)

@@ -177,7 +177,7 @@ def test_an_access_that_the_guest_left_for_is_complete_before_it_is_saved(engine
     payload = Payload().mov(9, CONSOLE.base).mov(10, 0).mov(11, RESULTS)
     payload.label("again").add(10, 10, 1).store(10, 9, Reg.SCR, size=1).load(12, 9, Reg.SCR, size=1)
     # x12 = what was written, x13 = its low byte
-    payload.word(0x9240_1D4D).compare(12, 13).b_if("ne", "wrong").store(10, 11).load(15, 11, 8)
+    payload.low_bits(13, 10, 8).compare(12, 13).b_if("ne", "wrong").store(10, 11).load(15, 11, 8)
     payload.cbz(15, "again").power_off().label("wrong").keep(12, 2).power_off()
     with boot_on(engine, payload) as guest:
         guest.engine.start()

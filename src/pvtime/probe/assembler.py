@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An assembler for bare guests: the A64 instructions that the probe is given and that tests need.
 
-Encodings are those of the Arm ARM (DDI 0487), section C6.2.
-
->>> program = Program(0x4000_0000)
->>> program.mov(0, 0x8400_0008).hvc()
->>> program.assemble().hex()
-'080090d20080b0f2020000d4'
+>>> Program(0x4000_0000).mov(0, 0x8400_0008).hvc().assemble().hex()
+'000180d20080b0f2020000d4'
 """
 
 from __future__ import annotations
@@ -16,6 +12,26 @@ from typing import Final, Self
 
 from pvtime.abi.arm64 import SysReg
 from pvtime.abi.layout import Field, Register
+from pvtime.probe.encoding import (
+    AddSubImmediate,
+    AddSubShifted,
+    Adr,
+    BitfieldMove,
+    BranchConditional,
+    BranchImmediate,
+    BranchRegister,
+    CompareBranch,
+    ExceptionCall,
+    LoadStore,
+    LoadStoreExclusive,
+    LogicalImmediate,
+    LogicalShifted,
+    MoveWide,
+    System,
+    mrs,
+    msr,
+    signed,
+)
 
 __all__ = [
     "CNTVCT_EL0",
@@ -23,16 +39,19 @@ __all__ = [
     "ESR_EL1",
     "FAR_EL1",
     "ID_AA64PFR0_EL1",
+    "LR",
     "MPIDR_EL1",
     "VBAR_EL1",
     "XZR",
     "IdAa64Pfr0",
     "Program",
-    "mrs",
-    "msr",
 ]
 
 XZR: Final = 31
+"""Zero where it is read, nothing where it is written."""
+
+LR: Final = 30
+"""The address that BLR leaves and RET goes to."""
 
 MPIDR_EL1: Final = SysReg(3, 0, 0, 0, 5)
 ID_AA64PFR0_EL1: Final = SysReg(3, 0, 0, 4, 0)
@@ -42,9 +61,18 @@ FAR_EL1: Final = SysReg(3, 0, 6, 0, 0)
 VBAR_EL1: Final = SysReg(3, 0, 12, 0, 0)
 CNTVCT_EL0: Final = SysReg(3, 3, 14, 0, 2)
 
-_LDR: Final = {1: 0x3940_0000, 2: 0x7940_0000, 4: 0xB940_0000, 8: 0xF940_0000}
-_STR: Final = {1: 0x3900_0000, 2: 0x7900_0000, 4: 0xB900_0000, 8: 0xF900_0000}
+_TLBI_VMALLE1: Final = SysReg(1, 0, 8, 7, 0)
+
+_SIZES: Final = {1: 0, 2: 1, 4: 2, 8: 3}
+"""Bytes of an access, as the instructions have them."""
+
 _CONDITIONS: Final = {"eq": 0, "ne": 1, "hs": 2, "lo": 3}
+
+_DAIF_I: Final = 2
+"""Interrupts, in the number of MSR DAIFSet and DAIFClr."""
+
+_SY: Final = 15
+"""Domain of a barrier: the full system."""
 
 
 class IdAa64Pfr0(Register):
@@ -54,34 +82,11 @@ class IdAa64Pfr0(Register):
     """Not 0: the CPU interface of the interrupt controller is in system registers: a GICv3 or later."""
 
 
-class Move(Register):
-    """MRS and MSR (C6.2.228, C6.2.230)."""
-
-    fixed = Field(31, 22)
-    read = Field(21)
-    op0 = Field(20, 19)
-    op1 = Field(18, 16)
-    crn = Field(15, 12)
-    crm = Field(11, 8)
-    op2 = Field(7, 5)
-    rt = Field(4, 0)
-
-
-_MOVE: Final = 0b11_0101_0100
-
-
-def mrs(rt: int, register: SysReg) -> int:
-    """Return the code of MRS Xt, register."""
-    return Move.of(fixed=_MOVE, read=1, rt=rt, **register._asdict())
-
-
-def msr(register: SysReg, rt: int) -> int:
-    """Return the code of MSR register, Xt."""
-    return Move.of(fixed=_MOVE, read=0, rt=rt, **register._asdict())
-
-
 class Program:
-    """Machine code at ``base``, instruction by instruction; branches name labels, also later ones."""
+    """Machine code at ``base``, instruction by instruction; branches name labels, also later ones.
+
+    :raises ValueError: of each method: an operand does not fit into the instruction.
+    """
 
     def __init__(self, base: int) -> None:
         self.base = base
@@ -95,7 +100,7 @@ class Program:
         return self.base + 4 * len(self._words)
 
     def word(self, *words: int) -> Self:
-        """Emit instructions as they are."""
+        """Emit 32-bit words: data, or instructions that this assembler does not know."""
         self._words.extend(words)
         return self
 
@@ -108,129 +113,193 @@ class Program:
 
     def address(self, name: str) -> int:
         """Return the address of a label."""
+        if name not in self._labels:
+            raise ValueError(f"no label {name}: give one of {', '.join(self._labels) or 'none'}")
         return self._labels[name]
 
     def align(self, size: int) -> Self:
         """Fill with NOPs up to a multiple of ``size`` bytes."""
         while self.here % size:
-            self.word(0xD503_201F)
+            self.nop()
         return self
 
     def assemble(self) -> bytes:
         """Return the machine code."""
         for index, name, encode in self._fixups:
-            self._words[index] = encode((self._labels[name] - self.base) // 4 - index)
+            self._words[index] = encode(self.address(name) - (self.base + 4 * index))
         return b"".join(word.to_bytes(4, "little") for word in self._words)
 
     # Registers.
 
     def mov(self, rd: int, value: int) -> Self:
-        """MOVZ and as many MOVK as it takes."""
-        self.word(0xD280_0000 | (value & 0xFFFF) << 5 | rd)
-        for half in range(1, 4):
-            if part := value >> 16 * half & 0xFFFF:
-                self.word(0xF280_0000 | half << 21 | part << 5 | rd)
+        """MOVZ and as many MOVK as the value needs: one for each 16 bits that are not 0."""
+        halves = [value >> 16 * hw & 0xFFFF for hw in range(4)]
+        self.word(MoveWide.encode(sf=1, opc=2, imm16=halves[0], rd=rd))
+        for hw, half in enumerate(halves[1:], start=1):
+            if half:
+                self.word(MoveWide.encode(sf=1, opc=3, hw=hw, imm16=half, rd=rd))
         return self
 
     def copy(self, rd: int, rm: int) -> Self:
         """MOV Xd, Xm."""
-        return self.word(0xAA00_03E0 | rm << 16 | rd)
+        return self.word(LogicalShifted.encode(sf=1, opc=1, rm=rm, rn=XZR, rd=rd))
 
     def add(self, rd: int, rn: int, value: int) -> Self:
         """ADD Xd, Xn, #value."""
-        return self.word(0x9100_0000 | value << 10 | rn << 5 | rd)
+        return self.word(AddSubImmediate.encode(sf=1, imm12=value, rn=rn, rd=rd))
 
     def add_register(self, rd: int, rn: int, rm: int, shift: int = 0) -> Self:
         """ADD Xd, Xn, Xm, LSL #shift."""
-        return self.word(0x8B00_0000 | rm << 16 | shift << 10 | rn << 5 | rd)
+        return self.word(AddSubShifted.encode(sf=1, rm=rm, imm6=shift, rn=rn, rd=rd))
 
     def sub(self, rd: int, rn: int, value: int) -> Self:
         """SUB Xd, Xn, #value."""
-        return self.word(0xD100_0000 | value << 10 | rn << 5 | rd)
+        return self.word(AddSubImmediate.encode(sf=1, op=1, imm12=value, rn=rn, rd=rd))
 
     def compare(self, rn: int, rm: int) -> Self:
         """CMP Xn, Xm."""
-        return self.word(0xEB00_0000 | rm << 16 | rn << 5 | XZR)
+        return self.word(AddSubShifted.encode(sf=1, op=1, s=1, rm=rm, rn=rn, rd=XZR))
+
+    def low_bits(self, rd: int, rn: int, bits: int) -> Self:
+        """AND Xd, Xn, #(1 << bits) - 1."""
+        return self.word(LogicalImmediate.encode(sf=1, n=1, imms=bits - 1, rn=rn, rd=rd))
+
+    def shift_right(self, rd: int, rn: int, bits: int) -> Self:
+        """LSR Xd, Xn, #bits."""
+        return self.word(BitfieldMove.encode(sf=1, opc=2, n=1, immr=bits, imms=63, rn=rn, rd=rd))
 
     # Memory.
 
     def load(self, rt: int, rn: int, offset: int = 0, size: int = 8) -> Self:
         """LDR of ``size`` bytes."""
-        return self.word(_LDR[size] | offset // size << 10 | rn << 5 | rt)
+        return self._access(1, rt, rn, offset, size)
 
     def store(self, rt: int, rn: int, offset: int = 0, size: int = 8) -> Self:
         """STR of ``size`` bytes."""
-        return self.word(_STR[size] | offset // size << 10 | rn << 5 | rt)
+        return self._access(0, rt, rn, offset, size)
+
+    def _access(self, opc: int, rt: int, rn: int, offset: int, size: int) -> Self:
+        units, rest = divmod(offset, size)
+        if rest:
+            raise ValueError(f"the offset {offset} is not a multiple of {size}")
+        return self.word(LoadStore.encode(size=_SIZES[size], opc=opc, imm12=units, rn=rn, rt=rt))
 
     def load_exclusive(self, rt: int, rn: int) -> Self:
         """LDXR Xt, [Xn]."""
-        return self.word(0xC85F_7C00 | rn << 5 | rt)
+        return self.word(LoadStoreExclusive.encode(size=_SIZES[8], load=1, rs=XZR, rt2=XZR, rn=rn, rt=rt))
 
     def store_exclusive(self, rs: int, rt: int, rn: int) -> Self:
         """STXR Ws, Xt, [Xn]."""
-        return self.word(0xC800_7C00 | rs << 16 | rn << 5 | rt)
+        return self.word(LoadStoreExclusive.encode(size=_SIZES[8], rs=rs, rt2=XZR, rn=rn, rt=rt))
 
     # Branches.
 
     def _branch(self, name: str, encode: Callable[[int], int]) -> Self:
+        """Emit what ``encode`` returns for the distance to a label in bytes, once that is known."""
         self._fixups.append((len(self._words), name, encode))
         return self.word(0)
 
     def b(self, name: str) -> Self:
         """B label."""
-        return self._branch(name, lambda distance: 0x1400_0000 | distance & 0x3FF_FFFF)
+        field = BranchImmediate.imm26
+        return self._branch(name, lambda distance: BranchImmediate.encode(imm26=signed(distance // 4, field)))
 
     def b_if(self, condition: str, name: str) -> Self:
         """B.cond label."""
-        code = 0x5400_0000 | _CONDITIONS[condition]
-        return self._branch(name, lambda distance: code | (distance & 0x7_FFFF) << 5)
+        cond, field = _CONDITIONS[condition], BranchConditional.imm19
+        return self._branch(
+            name, lambda distance: BranchConditional.encode(imm19=signed(distance // 4, field), cond=cond)
+        )
 
     def cbz(self, rt: int, name: str) -> Self:
         """CBZ Xt, label."""
-        return self._branch(name, lambda distance: 0xB400_0000 | (distance & 0x7_FFFF) << 5 | rt)
+        return self._compare_branch(0, rt, name)
 
     def cbnz(self, rt: int, name: str) -> Self:
         """CBNZ Xt, label."""
-        return self._branch(name, lambda distance: 0xB500_0000 | (distance & 0x7_FFFF) << 5 | rt)
+        return self._compare_branch(1, rt, name)
+
+    def _compare_branch(self, op: int, rt: int, name: str) -> Self:
+        field = CompareBranch.imm19
+        return self._branch(
+            name,
+            lambda distance: CompareBranch.encode(sf=1, op=op, imm19=signed(distance // 4, field), rt=rt),
+        )
+
+    def adr(self, rd: int, name: str) -> Self:
+        """ADR Xd, label."""
+        field = Adr.immhi
+        return self._branch(
+            name,
+            lambda distance: Adr.encode(immlo=distance % 4, immhi=signed(distance // 4, field), rd=rd),
+        )
 
     def br(self, rn: int) -> Self:
         """BR Xn."""
-        return self.word(0xD61F_0000 | rn << 5)
+        return self.word(BranchRegister.encode(op2=31, rn=rn))
 
-    def adr(self, rd: int, name: str) -> Self:
-        """ADR Xd, label; labels are whole instructions apart."""
-        return self._branch(name, lambda distance: 0x1000_0000 | (distance & 0x7_FFFF) << 5 | rd)
+    def blr(self, rn: int) -> Self:
+        """BLR Xn."""
+        return self.word(BranchRegister.encode(opc=1, op2=31, rn=rn))
+
+    def ret(self) -> Self:
+        """RET."""
+        return self.word(BranchRegister.encode(opc=2, op2=31, rn=LR))
+
+    def eret(self) -> Self:
+        """ERET."""
+        return self.word(BranchRegister.encode(opc=4, op2=31, rn=31))
+
+    def halt(self) -> Self:
+        """B to itself."""
+        return self.word(BranchImmediate.encode(imm26=0))
 
     # The system.
 
     def hvc(self) -> Self:
         """HVC #0."""
-        return self.word(0xD400_0002)
+        return self.word(ExceptionCall.encode(ll=2))
 
     def smc(self) -> Self:
         """SMC #0."""
-        return self.word(0xD400_0003)
+        return self.word(ExceptionCall.encode(ll=3))
+
+    def brk(self, number: int) -> Self:
+        """BRK #number."""
+        return self.word(ExceptionCall.encode(opc=1, imm16=number))
+
+    def nop(self) -> Self:
+        """NOP."""
+        return self.word(System.encode(op1=3, crn=2, op2=0, rt=31))
 
     def wfi(self) -> Self:
         """WFI."""
-        return self.word(0xD503_207F)
+        return self.word(System.encode(op1=3, crn=2, op2=3, rt=31))
 
-    def eret(self) -> Self:
-        """ERET."""
-        return self.word(0xD69F_03E0)
+    def dsb(self) -> Self:
+        """DSB SY."""
+        return self.word(System.encode(op1=3, crn=3, crm=_SY, op2=4, rt=31))
+
+    def isb(self) -> Self:
+        """ISB."""
+        return self.word(System.encode(op1=3, crn=3, crm=_SY, op2=6, rt=31))
 
     def unmask_irq(self) -> Self:
         """MSR DAIFClr, #2."""
-        return self.word(0xD503_42FF)
+        return self.word(System.encode(op1=3, crn=4, crm=_DAIF_I, op2=7, rt=31))
 
     def mask_irq(self) -> Self:
         """MSR DAIFSet, #2."""
-        return self.word(0xD503_42DF)
+        return self.word(System.encode(op1=3, crn=4, crm=_DAIF_I, op2=6, rt=31))
+
+    def tlbi(self) -> Self:
+        """TLBI VMALLE1."""
+        return self.msr(_TLBI_VMALLE1, 31)
 
     def mrs(self, rt: int, register: SysReg) -> Self:
         """MRS Xt, register."""
         return self.word(mrs(rt, register))
 
     def msr(self, register: SysReg, rt: int) -> Self:
-        """MSR register, Xt."""
+        """MSR register, Xt; also SYS, whose operations are named like registers with ``op0`` 1."""
         return self.word(msr(register, rt))

@@ -13,7 +13,8 @@ from pvtime.abi.psci import Affinity, Psci, PsciReturn
 from pvtime.engine.base import Engine
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
-from pvtime.probe.assembler import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0, mrs, msr
+from pvtime.probe.assembler import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0
+from pvtime.probe.encoding import mrs, msr
 from pvtime.probe.mailbox import ALIGN, CODE, FIRST_SPI, SECONDARY_ENTRY, SIZE, Command
 from pvtime.probe.mailbox_client import ANSWER_TIMEOUT_S, MailboxClient, ProbeError
 

@@ -133,7 +133,7 @@ def test_there_is_no_processor_beyond_the_machines(internals: str) -> None:
 def test_a_reset_starts_the_machine_anew_and_the_guest_must_ask_again(internals: str) -> None:
     # Each start says '0' if what the last one wrote is gone, and waits for the host to say how to go on.
     payload = Payload().mov(10, STOLEN_TIME.base).load(11, 10, COUNT).mov(12, RESULTS).load(13, 12)
-    payload.word(0xD37F_FD6B)  # lsr x11, x11, #63
+    payload.shift_right(11, 11, 63)
     payload.add_register(11, 11, 13).add(11, 11, ord("0")).mov(9, CONSOLE.base).store(11, 9, size=1)
     payload.await_result(1).sub(27, 27, 1).cbnz(27, "off")
     payload.call(PvTime.ST).mov(1, 1 << 63).store(1, 10, COUNT).keep(1, 0).call(Psci.SYSTEM_RESET)

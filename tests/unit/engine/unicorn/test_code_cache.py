@@ -29,12 +29,12 @@ def test_a_guest_that_rewrites_its_code_does_not_grow_the_process_without_end(in
     # Each round translates a block of 400 loads, 21 KiB of host code: more than the bound in all.
     rounds = 10_000
     payload = Payload().mov(20, rounds).adr(21, "code").mov(22, 0x9100_0463).mov(3, 0)
-    payload.label("again").store(22, 21, size=4).word(0xD503_3F9F, 0xD503_3FDF)  # dsb sy, isb
-    payload.word(0xD63F_02A0).sub(20, 20, 1).cbnz(20, "again").keep(3, 0).power_off()  # blr x21
+    payload.label("again").store(22, 21, size=4).dsb().isb()
+    payload.blr(21).sub(20, 20, 1).cbnz(20, "again").keep(3, 0).power_off()
     payload.align(0x1000).label("code").add(3, 3, 2)  # each time replaced by add x3, x3, #1
     for _ in range(400):
         payload.load(4, 21)
-    payload.word(0xD65F_03C0)  # ret
+    payload.ret()
     with boot(payload, internals) as guest:
         before = resident()
         guest.finish()

@@ -52,7 +52,7 @@ def test_a_jump_into_stolen_time_runs_what_is_there(internals: str) -> None:
 
 
 def test_a_breakpoint_is_delivered_with_its_comment(internals: str) -> None:
-    payload = Payload().use_vectors().label("here").word(0xD420_0000 | 0x123 << 5)  # brk #0x123
+    payload = Payload().use_vectors().label("here").brk(0x123)
     esr, _, elr = fault_of(payload, internals)
     assert esr == 0xF200_0123
     assert elr == payload.address("here")

@@ -20,6 +20,8 @@ from pvtime.engine.unicorn.vcpu import SchedState
 MODELS: Final = ["cortex-a53", "cortex-a57", "cortex-a72"]
 
 SPSEL: Final = SysReg(3, 0, 4, 2, 0)
+FPCR: Final = SysReg(3, 3, 4, 4, 0)
+FPSR: Final = SysReg(3, 3, 4, 4, 1)
 KEPT_FROM_PROGRAMS: Final = {SYSTEM_REGISTERS["SCTLR_EL1"], SYSTEM_REGISTERS["VBAR_EL1"], SPSEL}
 """With a random value in one of these nothing further would be executed."""
 
@@ -45,8 +47,8 @@ def everything(chance: random.Random, registers: Iterable[SysReg]) -> Payload:
     for number in range(32):
         payload.mov(1, chance.getrandbits(64)).word(0x4E08_1C20 | number)  # mov vN.d[0], x1
         payload.mov(1, chance.getrandbits(64)).word(0x4E18_1C20 | number)  # mov vN.d[1], x1
-    payload.mov(1, chance.getrandbits(27)).word(0xD51B_4401)  # msr fpcr, x1
-    payload.mov(1, chance.getrandbits(32)).word(0xD51B_4421)  # msr fpsr, x1
+    payload.mov(1, chance.getrandbits(27)).msr(FPCR, 1)
+    payload.mov(1, chance.getrandbits(32)).msr(FPSR, 1)
     payload.mov(1, chance.getrandbits(48) & ~15).word(0x9100_003F)  # mov sp, x1
     for number in range(26):
         payload.mov(number, chance.getrandbits(64))
