@@ -135,12 +135,15 @@ class LinuxGuest:
         def follows() -> StatReport | None:
             report = self.report()
             known = [report.steal_ns(index) for index in range(len(stolen))]
-            assert all(own is not None for own in known), "a CPU is not online"
+            if None in known:  # seen on a busy host: a report without one of the CPUs, which were all online
+                return None
             accounts = list(zip(known, stolen, self.structures, strict=True))
             assert all((own or 0) <= structure for own, _, structure in accounts), f"too much: {accounts}"
             return report if all((own or 0) > then - TICK_NS for own, then, _ in accounts) else None
 
-        return wait_until(follows, self.engine, message=lambda: f"/proc/stat stays behind {stolen}")
+        return wait_until(
+            follows, self.engine, message=lambda: f"/proc/stat stays behind {stolen}, or lacks a CPU"
+        )
 
     def stop(self) -> StatReport:
         """Have the guest settle its accounts and power off; return its last report."""
