@@ -289,8 +289,12 @@ class Everything(RuleBasedStateMachine):
     def _await_idle(self, index: int) -> None:
         """It has answered that it rests; where it is held on purpose it has yet to get there."""
         assert isinstance(self.engine, UnicornEngine)
-        vcpu = self.engine.vm.vcpus[index]
-        wait_until(lambda: vcpu.state is SchedState.IDLE, self.engine, message="it does not idle")
+        states = self.engine.run_states
+        wait_until(
+            lambda: states()[index] is SchedState.IDLE,
+            self.engine,
+            message=lambda: f"vCPU {index} does not idle: {states()}, {self.expected}",
+        )
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()
