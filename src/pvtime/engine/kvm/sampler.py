@@ -129,7 +129,8 @@ class Sampler:
                 except InterruptedError:
                     # A kick: this instruction was a WFI, and slept. The call that it is for runs after this.
                     self._view.set_immediate_exit(False)
-                    kicks += 1
+                    # If the thread waited for a CPU, the kick came before the guest had a chance.
+                    kicks += self._run_delay() == before
                     if kicks == MAX_KICKED_STEPS:
                         break
                     continue
