@@ -82,10 +82,7 @@ class UnicornEngine(Engine):
         self.call(partial(self._loop.protect, region, access))
 
     def set_irq(self, spi: int, level: bool) -> None:
-        if self._loop.on_thread:
-            self.vm.gic.set_spi(spi, level)
-        else:
-            self._loop.calls.submit(partial(self.vm.gic.set_spi, spi, level))
+        self._loop.set_irq(spi, level)
 
     # What only this engine has.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 from pvtime.engine.base import Ending, Outcome, VcpuSample
 from pvtime.engine.call_queue import CallQueue
@@ -79,6 +80,8 @@ class RunLoop:
         """The time at which the loop last woke: what was due before then is waited for from then on."""
         self._expiring: int | None = None
         """The deadline of the timer that expires just now."""
+        self._spi_levels: dict[int, bool] = {}
+        """The level that each wire was last set to; the interrupt controller may have yet to hear of it."""
         self._restored = False
         self._restart = False
 
@@ -258,6 +261,20 @@ class RunLoop:
         if current is not None and current.state is SchedState.RUNNABLE:
             # The vCPU that woke it may wait for its answer: let the scheduler look.
             self.timer.preempt_now()
+
+    def set_irq(self, spi: int, level: bool) -> None:
+        """Set the level of a shared peripheral interrupt's wire; for any thread."""
+        self._spi_levels[spi] = level
+        if self.on_thread:
+            self._update_spi(spi)
+        else:
+            self.calls.submit(partial(self._update_spi, spi))
+
+    def _update_spi(self, spi: int) -> None:
+        # Not the level of the call that was queued: the guest may have lowered the wire since, at once. A rise
+        # that came after this fall left it up for good: the guest took the interrupt some 3,000 times a second,
+        # found nothing to do, and did nothing else.
+        self.vm.gic.set_spi(spi, self._spi_levels[spi])
 
     # Requests of other threads, made through the call queue.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -11,10 +12,12 @@ from framework.idle import watch_idle
 from framework.payload import RESULTS, Payload, boot, both_cores, run
 from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
+from pvtime.abi.ns16550 import Ier, Mcr, Reg
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.scheduler import SLICE_NS
+from pvtime.machine.devicetree import CONSOLE_SPI
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR
 from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI
 
@@ -127,6 +130,31 @@ def test_a_hundred_messages_to_and_fro_arrive(internals: str) -> None:
             payload.label("done").wfi().b("done")
     payload.vectors()
     run(payload, internals, vcpus=2)
+
+
+def test_a_wire_that_falls_before_the_engine_hears_of_its_rise_stays_down(internals: str) -> None:
+    """It stayed up: the rise was queued by another thread, and overtaken by the fall on the engine's own."""
+    pending, console = Gicd.ISPENDR + 4, 1 << CONSOLE_SPI
+    with boot(Payload().halt(), internals) as guest:
+        uart, distributor = guest.machine.console, guest.engine.vm.gic.distributor
+        guest.engine.start()
+
+        def receive() -> int:
+            other = threading.Thread(target=uart.receive, args=(b"x",))
+            other.start()
+            other.join()
+            return uart.read(Reg.DATA, 1)
+
+        def enable() -> int:
+            uart.write(Reg.MCR, 1, Mcr.RTS)
+            uart.write(Reg.IER, 1, Ier.RDI)
+            uart.receive(b"y")
+            return distributor.read(pending, 4)
+
+        assert guest.engine.call(enable) & console, "the wire does not rise at all"
+        assert guest.engine.call(lambda: uart.read(Reg.DATA, 1)) == ord("y")
+        assert guest.engine.call(receive) == ord("x")
+        assert not guest.engine.call(lambda: distributor.read(pending, 4)) & console
 
 
 def test_an_idle_processor_is_not_stolen_from_but_for_its_wake_ups(internals: str) -> None:
