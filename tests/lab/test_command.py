@@ -103,9 +103,9 @@ def test_a_wanted_file_that_was_not_written_is_named(tmp_path: Path) -> None:
     [
         ([], "COMMAND"),
         (["--cpu", "max", "--", "true"], "max"),
-        (["--smp", "0", "--", "true"], "0 CPUs"),
-        (["--smp", "many", "--", "true"], "many"),
-        (["--memory", "64", "--", "true"], "64 MiB"),
+        (["--smp", "0", "--", "true"], "give 1 to 16"),
+        (["--smp", "many", "--", "true"], "'--smp': 'many'"),
+        (["--memory", "64", "--", "true"], "give 512 or more"),
     ],
 )
 def test_what_the_lab_cannot_be_is_refused_in_a_line_before_it_starts(
