@@ -271,9 +271,9 @@ class RunLoop:
             self.calls.submit(partial(self._update_spi, spi))
 
     def _update_spi(self, spi: int) -> None:
-        # Not the level of the call that was queued: the guest may have lowered the wire since, at once. A rise
-        # that came after this fall left it up for good: the guest took the interrupt some 3,000 times a second,
-        # found nothing to do, and did nothing else.
+        # Not the level of the call that was queued: the guest may have lowered the wire since. A rise
+        # after this fall left it up for good: the guest took the interrupt some 3,000 times a second, and did
+        # nothing else.
         self.vm.gic.set_spi(spi, self._spi_levels[spi])
 
     # Requests of other threads, made through the call queue.
