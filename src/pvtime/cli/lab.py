@@ -65,7 +65,7 @@ def lab_command(
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
     """  # noqa: D301 (click wants the character)
-    settings = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
+    options = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
     with image_progress(sys.stderr) as progress:
         fetch(progress)
-    return run_in_lab(list(command), settings=settings, out=out)
+    return run_in_lab(list(command), options=options, out=out)

@@ -45,12 +45,12 @@ class Lab:
 
     def __init__(
         self,
-        settings: LabOptions | None = None,
+        options: LabOptions | None = None,
         *,
         extras: LabExtras | None = None,
         progress: FetchProgress = silent,
     ) -> None:
-        self._settings = settings or LabOptions()
+        self.options = options or LabOptions()
         self._extras = extras
         self._progress = progress
         self._emulator: Emulator | None = None
@@ -63,7 +63,7 @@ class Lab:
         """
         kernel, initrd = prepare(self._progress, self._extras)
         try:
-            self._emulator = Emulator(self._settings, kernel, initrd)
+            self._emulator = Emulator(self.options, kernel, initrd)
         finally:
             os.close(initrd)
         try:
@@ -172,7 +172,7 @@ def _signal(number: signal.Signals) -> bytes:
 def run_in_lab(
     argv: Sequence[str],
     *,
-    settings: LabOptions | None = None,
+    options: LabOptions | None = None,
     out: Sequence[str] = (),
     progress: FetchProgress = silent,
 ) -> int:
@@ -186,7 +186,7 @@ def run_in_lab(
     """
     size = shutil.get_terminal_size()
     env = {"TERM": os.environ.get("TERM", "dumb")}
-    with Lab(settings, progress=progress) as lab:
+    with Lab(options, progress=progress) as lab:
         run = lab.run(
             argv,
             stdout=sys.stdout.buffer,
