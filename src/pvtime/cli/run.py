@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parse_size, parsed_by
+from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parse_size, parsed_by, seconds
 from pvtime.cli.run_options import run_options
 from pvtime.errors import UsageError
 from pvtime.machine.layout import MAX_VCPUS
@@ -69,6 +70,13 @@ __all__ = ["run_command"]
     metavar="N",
     help="Number of vCPUs that the stock userland keeps busy. Default: all; none with --interactive.",
 )
+@click.option(
+    "--boot-timeout",
+    callback=parsed_by(seconds),
+    metavar="SECONDS",
+    help="Do not wait longer than this for userland: --duration counts from then; without it the run ends. "
+    "Default: 120 with --duration, else no limit.",
+)
 @run_options
 def run_command(
     kernel: Path | None,
@@ -81,6 +89,7 @@ def run_command(
     placement: str,
     without: tuple[int, ...],
     busy: int | None,
+    boot_timeout: float | None,
     options: RunOptions,
 ) -> int:
     """Boot a guest and show its stolen time.
@@ -98,8 +107,9 @@ def run_command(
     from pvtime.run.run_machine import run_machine
     from pvtime.run.source import FromKernel
 
-    if busy is not None and initrd is not None:
-        raise UsageError("--busy needs the stock userland: leave out --busy or --initrd")
+    for name, value in (("--busy", busy), ("--boot-timeout", boot_timeout)):
+        if value is not None and initrd is not None:
+            raise UsageError(f"{name} needs the stock userland: leave out {name} or --initrd")
     if busy is not None and busy > vcpus:
         raise UsageError(f"--busy {busy} is more than --vcpus {vcpus}: give {vcpus} or less")
     guest = GuestOptions(
@@ -114,4 +124,4 @@ def run_command(
         no_pvtime=frozenset(without),
         busy=busy,
     )
-    return run_machine(FromKernel(guest), options)
+    return run_machine(FromKernel(guest), replace(options, boot_timeout=boot_timeout))

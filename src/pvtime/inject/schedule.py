@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 from pvtime.errors import UsageError
@@ -144,9 +145,31 @@ def _vcpus(text: str) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is to be stolen. An empty one steals nothing."""
+    """What is to be stolen. An empty one steals nothing.
+
+    :raises UsageError: items without an end leave a vCPU no time: it would never run again.
+    """
 
     items: tuple[Item, ...] = ()
+
+    def __post_init__(self) -> None:
+        endless = [item for item in self.items if item.period_ns is not None and item.end_ns is None]
+        named = frozenset[int]().union(*(item.vcpus or () for item in endless))
+        for vcpu in (None, *sorted(named)):  # None: a vCPU that no item names
+            share = sum(
+                (
+                    Fraction(item.amount_ns, item.period_ns or 1)
+                    for item in endless
+                    if item.vcpus is None or vcpu in item.vcpus
+                ),
+                Fraction(0),
+            )
+            if share >= 1:
+                whose = "every vCPU" if vcpu is None else f"vCPU {vcpu}"
+                raise UsageError(
+                    f"the steal schedule takes {float(share):.0%} of {whose} without end, so that it never "
+                    "runs: take less than 100%, or give an end, such as @5-10"
+                )
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Schedule:

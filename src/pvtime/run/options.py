@@ -36,6 +36,9 @@ class RunOptions:
     """The schedule of time to steal on purpose."""
     duration: float | None = None
     """Seconds, from userland on where the guest has an agent, else from the start; None: no limit."""
+    boot_timeout: float | None = None
+    """Seconds from the start for userland to come up: if it has not, the duration counts from then, and a run
+    without one ends. None: the session's default with a duration, no limit without."""
     save_at: SaveAt | None = None
     control: Path | None = None
     """Path of the control socket, for ``pvtime save`` and ``pvtime migrate``."""

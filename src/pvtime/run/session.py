@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError, PvtimeError
@@ -24,6 +25,12 @@ from pvtime.run.timetable import SessionTimeouts, Timetable
 from pvtime.userland import protocol
 
 __all__ = ["RunResult", "Session"]
+
+SILENCE: Final = (
+    "nothing on the guest's console after {:g} s: the host may be slow, --append may have quiet or another "
+    "console, or the kernel has no driver for a 16550 or stopped before its console was up "
+    "(--append earlycon shows how far it came)"
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ class Session:
         self._size: TerminalResized | None = None
         self._signal: int | None = None
         self._quit = False
+        self._silence: str | None = None
+        """Likely reasons, once told, for a console that is silent still."""
         self._ended: EngineEnded | None = None
         self._notes: list[str] = []
 
@@ -145,6 +154,8 @@ class Session:
         for event in self._inbox.take_events():
             self._handle_event(event)
         if console := self._inbox.take_console():
+            self._times.silence_at = None
+            self._silence = None
             self._banner.feed(console)
             self._view.console(console)
         for report in reports.values():
@@ -189,13 +200,18 @@ class Session:
             due.append(self._view.console_interval)
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
-        due += [when - now for when in (self._times.end_at, self._times.save_at) if when is not None]
+        times = (self._times.end_at, self._times.save_at, self._times.silence_at)
+        due += [when - now for when in times if when is not None]
         return max(0.0, min(due)) if due else None
 
     def _act(self) -> None:
         """Do what is due."""
         now = self._times.now()
         self._save_if_due(now)
+        if self._times.silence_at is not None and now >= self._times.silence_at:
+            self._times.silence_at = None
+            self._silence = SILENCE.format(self._timeouts.silence)
+            self._view.console(f"pvtime: {self._silence}\r\n".encode())
         end_at, interval = self._times.end_at, self._view.interval
         if end_at is not None and now >= end_at and self._ended is None:
             if self._times.give_up_at is None:
@@ -267,6 +283,8 @@ class Session:
             self._notes.append("the guest's kernel panicked: its console has the reason")
         elif outcome is Outcome.NO_USERLAND and self._times.give_up_at is None:
             self._notes.append("the guest powered off before the stock userland reported")
+        if self._silence is not None:
+            self._notes.append(self._silence)
         last = self._final or self._sample(None)
         if self._inbox.dropped:
             self._notes.append(f"{self._inbox.dropped} bytes of console output came too fast to be shown")

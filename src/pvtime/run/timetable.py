@@ -16,8 +16,11 @@ __all__ = ["SessionTimeouts", "Timetable"]
 class SessionTimeouts:
     """Time limits of a session, in s."""
 
-    boot: float = 60.0
-    """For the stock userland to report; without a report the duration counts from this limit on."""
+    boot: float = 120.0
+    """For the stock userland to report, unless the options say how long. A boot takes 1.5 s on a quiet host;
+    25 s were seen on a busy one, and 60 s were too short in a lab there."""
+    silence: float = 20.0
+    """For the guest's first output on its console, before the likely reasons are told."""
     power_off: float = 10.0
     """For the guest to power off when asked."""
     power_off_signal: float = 2.0
@@ -51,6 +54,8 @@ class Timetable:
         self.start = clock()
         self.ready_at = self.start if agent and resumed else None
         """Time of userland's report; None until it has reported."""
+        self.silence_at = None if resumed else self.start + timeouts.silence
+        """Time at which the guest's silence is told; None: its console has spoken, or that was told."""
         self.save_pending = options.save_at is not None
         """A save was asked for and has not begun."""
         self.give_up_at: float | None = None
@@ -88,12 +93,11 @@ class Timetable:
         self.give_up_at = until if self.give_up_at is None else min(self.give_up_at, until)
 
     def _duration_ends_at(self) -> float | None:
-        if self._options.duration is None:
+        duration, boot = self._options.duration, self._options.boot_timeout
+        if self._agent and self.ready_at is None:
+            if boot is None and duration is None:
+                return None
+            return self.start + (self._timeouts.boot if boot is None else boot) + (duration or 0.0)
+        if duration is None:
             return None
-        if not self._agent:
-            begin = self.start
-        elif self.ready_at is None:
-            begin = self.start + self._timeouts.boot
-        else:
-            begin = self.ready_at
-        return begin + self._options.duration
+        return (self.start if self.ready_at is None else self.ready_at) + duration

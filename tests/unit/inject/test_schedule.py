@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.errors import UsageError
-from pvtime.inject.schedule import MIN_PERIOD_NS, Item, Schedule
+from pvtime.inject.schedule import MIN_PERIOD_NS, Item, PendingSteal, Schedule
 
 S, MS, US = 10**9, 10**6, 10**3
 
@@ -84,6 +84,32 @@ def test_a_vcpu_that_is_not_there_is_refused() -> None:
         schedule.check_vcpus(2)
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["100%"], "takes 100% of every vCPU"),
+        (["100%@5"], "takes 100% of every vCPU"),
+        (["1s/1s"], "takes 100% of every vCPU"),
+        (["60%", "40ms/100ms"], "takes 100% of every vCPU"),
+        (["60%", "1-2:50%"], "takes 110% of vCPU 1 "),
+        (["0:60%", "0-1:20%", "1:90%@30"], "takes 110% of vCPU 1 "),
+    ],
+)
+def test_a_schedule_that_never_lets_a_vcpu_run_again_is_refused(texts: list[str], said: str) -> None:
+    # The guest hung, silently, at its first instruction.
+    with pytest.raises(UsageError) as refused:
+        Schedule.parse(texts)
+    assert said in str(refused.value)
+    assert "@5-10" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "texts", [["100%@0-10"], ["60%", "60%@5-10"], ["60%", "100s@1"], ["0:60%", "1:60%"], ["99.9%/1s"]]
+)
+def test_all_of_a_vcpu_may_be_taken_for_a_time(texts: list[str]) -> None:
+    assert len(Schedule.parse(texts).items) == len(texts)
+
+
 def test_a_vcpu_owes_by_the_items_that_name_it() -> None:
     schedule = Schedule.parse(["1s", "1:2s", "0,2:4s"])
     assert [schedule.pending(vcpu).claim(0) for vcpu in range(4)] == [5 * S, 3 * S, 5 * S, S]
@@ -121,7 +147,7 @@ def reference(item: Item, until: int) -> list[tuple[int, int]]:
 def test_who_always_wants_to_run_pays_each_period_once_whenever_it_is_asked(
     item: Item, moments: list[int]
 ) -> None:
-    debts = Schedule((item,)).pending(0)
+    debts = PendingSteal([item])
     paid = 0
     for now in sorted(moments):
         paid += debts.claim(now)
@@ -134,7 +160,7 @@ def test_who_always_wants_to_run_pays_each_period_once_whenever_it_is_asked(
 def test_what_was_not_paid_when_its_period_is_over_lapses_at_a_wake_up(
     item: Item, moments: list[tuple[bool, int]]
 ) -> None:
-    debts = Schedule((item,)).pending(0)
+    debts = PendingSteal([item])
     settled: set[tuple[int, int]] = set()
     for wake, now in sorted(moments, key=lambda each: each[1]):
         begun = reference(item, now)

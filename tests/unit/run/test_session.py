@@ -86,6 +86,7 @@ class Bench:
         agent: bool = True,
         interval: float | None = None,
         resumed: bool = False,
+        boot_timeout: float | None = None,
     ) -> None:
         self.engine = FakeEngine()
         self.inbox = DrivenInbox(self.engine)
@@ -100,10 +101,10 @@ class Bench:
             BuiltMachine(self.machine, self.engine, agent, "a test", resumed=resumed),
             self.inbox,
             self.view,
-            RunOptions(duration=duration),
+            RunOptions(duration=duration, boot_timeout=boot_timeout),
             on_start=lambda: None,
             save=lambda directory: None,
-            timeouts=SessionTimeouts(boot=60, power_off=10, power_off_signal=2, stat_reply=3),
+            timeouts=SessionTimeouts(boot=60, silence=20, power_off=10, power_off_signal=2, stat_reply=3),
             clock=lambda: self.inbox.now,
         )
 
@@ -203,10 +204,54 @@ def test_a_guest_that_does_not_power_off_is_stopped_and_that_is_said() -> None:
 
 
 def test_a_stock_userland_that_never_reports_does_not_run_for_ever() -> None:
-    result = Bench(duration=7).run()
+    bench = Bench(duration=7)
+    bench.inbox.console(b"text\n")
+    result = bench.run()
     assert result.report.elapsed_seconds == pytest.approx(60 + 7)
     assert result.report.outcome is Outcome.NO_USERLAND
     assert result.notes == ("the stock userland never reported, so the guest was stopped",)
+
+
+def test_the_users_limit_for_a_boot_counts_and_ends_a_run_without_a_duration() -> None:
+    for duration, end in [(7, 300 + 7), (None, 300)]:
+        result = Bench(duration=duration, boot_timeout=300).run()
+        assert result.report.elapsed_seconds == pytest.approx(end)
+        assert result.report.outcome is Outcome.NO_USERLAND
+
+
+def test_a_userland_that_comes_in_time_has_no_limit() -> None:
+    bench = Bench(boot_timeout=300)
+    bench.inbox.later(299, lambda: bench.inbox.agent(b"ready 6.1\n"))
+    bench.inbox.later(1000, bench.engine.power_off)
+    assert bench.run().report.outcome is Outcome.POWER_OFF
+
+
+def test_a_console_that_stays_silent_is_told_with_the_likely_reasons() -> None:
+    # A kernel that stops before its console left a user before an empty screen.
+    bench = Bench(agent=False)
+    bench.inbox.later(19, lambda: None)
+    bench.inbox.later(21, bench.engine.power_off)
+    result = bench.run()
+    assert bench.view.text.startswith(b"pvtime: nothing on the guest's console after 20 s: ")
+    assert bench.view.text.endswith(b"\r\n")
+    assert result.notes == (bench.view.text.decode().strip().removeprefix("pvtime: "),)
+    assert "earlycon" in result.notes[0]
+
+
+@pytest.mark.parametrize("spoken_at", [19, 21])
+def test_a_console_that_spoke_at_last_leaves_no_note(spoken_at: float) -> None:
+    bench = Bench(agent=False)
+    bench.inbox.later(spoken_at, lambda: bench.inbox.console(b"text\n"))
+    bench.inbox.later(40, bench.engine.power_off)
+    assert bench.run().notes == ()
+    assert (b"nothing on" in bench.view.text) is (spoken_at > 20)
+
+
+def test_the_console_of_a_resumed_machine_may_be_silent() -> None:
+    bench = Bench(agent=False, resumed=True)
+    bench.inbox.later(100, bench.engine.power_off)
+    bench.run()
+    assert bench.view.text == b""
 
 
 def test_without_an_agent_the_duration_counts_from_the_start_and_the_engine_is_stopped() -> None:
