@@ -21,6 +21,7 @@ __all__ = [
     "PvtimeError",
     "SavedStateError",
     "UsageError",
+    "one_line",
     "oserror_context",
 ]
 
@@ -63,6 +64,11 @@ class EngineError(PvtimeError):
 
 class PvTimeDeviceError(EngineError):
     """An attribute of the PV-time device cannot be read or set."""
+
+
+def one_line(message: str) -> str:
+    """Return a message as one line without control characters: a part of it may be a peer's."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Final
 import click
 
 from pvtime import __version__
-from pvtime.errors import PvtimeError
+from pvtime.errors import PvtimeError, one_line
 
 __all__ = ["COMMANDS", "EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "main"]
 
@@ -109,7 +109,6 @@ def _give_up_output() -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    """Print ``message`` as one line, without control characters: a part of it may be a peer's."""
-    line = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
-    print(f"pvtime: {line}", file=sys.stderr)
+    """Print ``message`` as one line, and return ``code``."""
+    print(f"pvtime: {one_line(message)}", file=sys.stderr)
     return code

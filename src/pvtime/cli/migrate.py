@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pvtime.cli.params import FILE_NAME
+from pvtime.cli.params import FILE_NAME, endpoint_options
 
 __all__ = ["migrate_command"]
 
@@ -17,22 +17,24 @@ __all__ = ["migrate_command"]
 @click.command("migrate", short_help="Move a running machine to another process")
 @click.argument("socket", type=FILE_NAME)
 @click.argument("address")
+@endpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def migrate_command(socket: Path, address: str, as_json: bool) -> None:
+def migrate_command(socket: Path, address: str, key: Path | None, insecure: bool, as_json: bool) -> None:
     """Move a running machine to the process that runs pvtime receive ADDRESS.
 
     The machine must have been started with --control SOCKET. Most of its memory is sent while it runs; it
     pauses only while the rest is sent.
 
     \b
-    Example:
+    Examples:
         pvtime run --control socket &
         pvtime receive unix:peer &
         pvtime migrate socket unix:peer
+        pvtime migrate socket tcp:there:7000 --key pvtime.key
     """  # noqa: D301 (click wants the character)
     from pvtime.report import units
     from pvtime.run.control import MigrateRequest, ask
-    from pvtime.snapshot.address import Address
+    from pvtime.snapshot.endpoint import Endpoint
     from pvtime.snapshot.send import MigrationResult
 
     def show_round(number: int, size: int) -> None:
@@ -40,8 +42,8 @@ def migrate_command(socket: Path, address: str, as_json: bool) -> None:
             click.echo(f"round {number}: {units.size(size)} of memory sent")
 
     # A relative path is relative to this process's directory, not to that of the machine's process.
-    peer = Address.parse(address).absolute()
-    moved = ask(socket, MigrateRequest(str(peer)), MigrationResult, show_round)
+    peer = Endpoint.parse(address, key, insecure).absolute()
+    moved = ask(socket, MigrateRequest.to(peer), MigrationResult, show_round)
     if as_json:
         click.echo(json.dumps(asdict(moved)))
         return

@@ -14,7 +14,16 @@ import click
 from pvtime.engine.registry import AUTO, ENGINES
 from pvtime.errors import UsageError
 
-__all__ = ["FILE_NAME", "WholeNumber", "engine_option", "key_values", "parse_size", "parsed_by", "seconds"]
+__all__ = [
+    "FILE_NAME",
+    "WholeNumber",
+    "endpoint_options",
+    "engine_option",
+    "key_values",
+    "parse_size",
+    "parsed_by",
+    "seconds",
+]
 
 SIZE_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Binary powers: a guest's memory is made of pages."""
@@ -64,6 +73,25 @@ engine_option: Final = click.option(
     help="Engine that executes the vCPUs.",
 )
 """Option of a command, for :func:`pvtime.engine.registry.choose`."""
+
+
+_key_option: Final = click.option(
+    "--key",
+    type=FILE_NAME,
+    metavar="FILE",
+    help="Encrypt a tcp connection, and accept only a peer that has this key too: a file of which both sides "
+    "need a copy. pvtime receive makes it if it does not exist.",
+)
+_insecure_option: Final = click.option(
+    "--insecure",
+    is_flag=True,
+    help="Use tcp without encryption: everybody in the network may read the machine or send another.",
+)
+
+
+def endpoint_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options ``key`` and ``insecure`` of a migration's address."""
+    return _key_option(_insecure_option(command))
 
 
 def parsed_by(parse: Callable[[Any], T]) -> Callable[[click.Context, click.Parameter, Any], T | None]:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from pvtime.cli.params import endpoint_options
 from pvtime.cli.run_options import run_options
 from pvtime.run.options import RunOptions
 
@@ -13,18 +16,22 @@ __all__ = ["receive_command"]
 
 @click.command("receive", short_help="Wait for a migrating machine and resume it")
 @click.argument("address")
+@endpoint_options
 @run_options
-def receive_command(address: str, options: RunOptions) -> int:
+def receive_command(address: str, key: Path | None, insecure: bool, options: RunOptions) -> int:
     """Wait at ADDRESS for a machine that pvtime migrate sends, and resume it.
 
-    ADDRESS is unix:PATH or tcp:HOST:PORT. The connection is neither encrypted nor authenticated: over a
-    network, use a tunnel. Times that pvtime run counts from userland on count from the start here.
+    ADDRESS is unix:PATH or tcp:HOST:PORT. A peer that sends no machine is dropped, and the wait continues.
+    Times that pvtime run counts from userland on count from the start here.
 
     \b
-    Example (then pvtime migrate SOCKET unix:peer, from the same directory):
+    Examples (then pvtime migrate SOCKET unix:peer, or pvtime migrate SOCKET tcp:HOST:7000 --key pvtime.key
+    with a copy of pvtime.key on the other host):
         pvtime receive unix:peer
+        pvtime receive tcp:0.0.0.0:7000 --key pvtime.key
     """  # noqa: D301 (click wants the character)
     from pvtime.run.run_machine import run_machine
     from pvtime.run.source import FromMigration
+    from pvtime.snapshot.endpoint import Endpoint
 
-    return run_machine(FromMigration(address), options)
+    return run_machine(FromMigration(Endpoint.parse(address, key, insecure)), options)

@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from pvtime.errors import MigrationError, PvtimeError, UsageError, oserror_context
 from pvtime.run.exporter import Exporter, SaveResult
 from pvtime.snapshot.address import Address, OwnSocket
 from pvtime.snapshot.codec import JsonObject, decode, from_json
+from pvtime.snapshot.endpoint import Endpoint
 from pvtime.snapshot.send import MigrationResult
 
 __all__ = ["MAX_CLIENTS", "ControlServer", "MigrateRequest", "RoundProgress", "SaveRequest", "ask"]
@@ -58,6 +59,25 @@ class MigrateRequest:
     command: ClassVar = "migrate"
 
     address: str
+    key: str | None
+    """An absolute path of a file; None: without TLS."""
+    insecure: bool
+    """Without TLS in a network."""
+
+    @classmethod
+    def to(cls, peer: Endpoint) -> Self:
+        """Return the request for a migration to a peer, which has absolute paths."""
+        return cls(str(peer.address), None if peer.key is None else str(peer.key), peer.insecure)
+
+    @property
+    def peer(self) -> Endpoint:
+        """The peer.
+
+        :raises UsageError: it is none.
+        """
+        if self.key is not None:
+            _check_path(self.key)
+        return Endpoint.parse(self.address, None if self.key is None else Path(self.key), self.insecure)
 
 
 @dataclass(frozen=True)
@@ -122,8 +142,7 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def _save(self, arguments: JsonObject, _connection: socket.socket) -> SaveResult:
         request = decode(SaveRequest, arguments, "the request")
-        if not request.directory.startswith("/") or "\0" in request.directory:
-            raise UsageError(f"{request.directory!r} is not an absolute path: give one")
+        _check_path(request.directory)
         return self._exporter.save(Path(request.directory), keep_running=request.keep_running)
 
     def _migrate(self, arguments: JsonObject, connection: socket.socket) -> MigrationResult:
@@ -134,7 +153,7 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 raise MigrationError("the client that requested the migration has gone") from error
 
         request = decode(MigrateRequest, arguments, "the request")
-        return self._exporter.migrate(Address.parse(request.address), show)
+        return self._exporter.migrate(request.peer, show)
 
     def _serve(self) -> None:
         while not self._closing:
@@ -208,6 +227,11 @@ def ask(
                 sent = decode(RoundProgress, answer.get("progress"), name)
                 progress(sent.round, sent.bytes)
     raise UsageError(f"{path}: the machine ended before it answered")
+
+
+def _check_path(path: str) -> None:
+    if not path.startswith("/") or "\0" in path:
+        raise UsageError(f"{path!r} is not an absolute path: give one")
 
 
 def _refusal(answer: JsonObject) -> PvtimeError:

@@ -13,10 +13,11 @@ from pathlib import Path
 from pvtime.engine.base import Engine, Outcome
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.machine import Machine
-from pvtime.snapshot.address import PEER_TIMEOUT_S, Address
+from pvtime.snapshot.address import PEER_TIMEOUT_S
 from pvtime.snapshot.codec import prepare
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.directory import write
+from pvtime.snapshot.endpoint import Endpoint
 from pvtime.snapshot.manifest import Manifest
 from pvtime.snapshot.send import PAUSED_TIMEOUT_S, MigrationResult, send
 from pvtime.snapshot.state import SavedState
@@ -43,8 +44,9 @@ class Exporter:
     :param agent: the stock userland answers on the second serial port.
     :param release: returns the kernel's release, if it is known.
     :param ended: called when the machine has left this process.
-    :param peer_timeout_s: time in which a migration's target must send or take something.
-    :param paused_timeout_s: the same while the guest is paused.
+    :param peer_timeout_s: time in which a migration's target must accept the connection, and send or take a
+        whole message.
+    :param paused_timeout_s: time for all that is sent and received while the guest is paused.
     """
 
     def __init__(
@@ -87,14 +89,14 @@ class Exporter:
                     self._leave(Outcome.SAVED)
             return SaveResult(size, time.monotonic_ns() - began)
 
-    def migrate(self, address: Address, progress: Callable[[int, int], object]) -> MigrationResult:
-        """Migrate the machine to the process that listens at ``address``, and end it here.
+    def migrate(self, peer: Endpoint, progress: Callable[[int, int], object]) -> MigrationResult:
+        """Migrate the machine to the process that listens at ``peer``, and end it here.
 
         :param progress: called with number and bytes of each round; may raise to cancel the migration.
         :raises MigrationError: the migration failed; the machine runs on, unless the message says otherwise.
         :raises EngineError: the machine has ended.
         """
-        with self._exclusive(), self._connected(address) as stream:
+        with self._exclusive(), self._connected(peer) as stream:
             return send(
                 stream,
                 self._machine,
@@ -133,8 +135,9 @@ class Exporter:
             self._in_progress.release()
 
     @contextlib.contextmanager
-    def _connected(self, address: Address) -> Iterator[MigrationStream]:
-        with contextlib.closing(MigrationStream(address.connect(self._peer_timeout_s))) as stream:
+    def _connected(self, peer: Endpoint) -> Iterator[MigrationStream]:
+        connection = peer.connect(self._peer_timeout_s)
+        with contextlib.closing(MigrationStream(connection, self._peer_timeout_s)) as stream:
             self._stream = stream
             if self._closed:
                 stream.cancel()

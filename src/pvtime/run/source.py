@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from pvtime.engine import registry
 from pvtime.engine.base import Engine
-from pvtime.errors import UsageError
+from pvtime.errors import UsageError, one_line
 from pvtime.machine.image import load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.run.inbox import Inbox
@@ -22,6 +23,7 @@ from pvtime.run.options import GuestOptions, RunOptions
 if TYPE_CHECKING:
     from pvtime.images.store import StockImages
     from pvtime.snapshot.description import Description
+    from pvtime.snapshot.endpoint import Endpoint
 
 __all__ = [
     "NO_SCREEN",
@@ -173,25 +175,34 @@ class FromSaved:
 
 @dataclass(frozen=True)
 class FromMigration:
-    """Receive a machine from the process that sends it to ``address``."""
+    """Receive a machine from the process that sends it to ``endpoint``."""
 
-    address: str
+    endpoint: Endpoint
 
     def build(self, options: RunOptions, inbox: Inbox, screen: os.terminal_size) -> BuiltMachine:
-        """Wait for the sender, and build the machine that it sends.
+        """Wait for a sender, and build the machine that it sends.
 
-        :raises MigrationError: the sender has gone, or sent what is not a machine.
+        A peer that sends none is dropped with a line on standard error, and the wait continues.
+
+        :raises MigrationError: too many peers were dropped.
         """
-        from pvtime.snapshot.address import Address, first_peer
-        from pvtime.snapshot.receive import confirm, receive
-        from pvtime.snapshot.stream import MigrationStream
+        from pvtime.snapshot.receive import await_machine, confirm
 
-        address = Address.parse(self.address)
-        with address.listen() as listener:
-            if options.progress_output is not None:
-                print(f"pvtime: waiting for a machine at {address}", file=options.progress_output, flush=True)
-            stream = MigrationStream(first_peer(listener))
-        received = receive(stream, lambda description: _rebuild(description, options, inbox))
+        def tell(text: str) -> None:
+            print(f"pvtime: {one_line(text)}", file=sys.stderr, flush=True)
+
+        endpoint, progress = self.endpoint, options.progress_output
+        with endpoint.address.listen() as listener:
+            if endpoint.prepare_key():
+                tell(f"{endpoint.key} is a new key: give a copy to pvtime migrate --key, and to nobody else")
+            if progress is not None:
+                print(f"pvtime: waiting for a machine at {endpoint.address}", file=progress, flush=True)
+            received, stream = await_machine(
+                listener,
+                endpoint.protect,
+                lambda description: _rebuild(description, options, inbox),
+                lambda reason: tell(f"a peer was dropped: {reason}"),
+            )
         built = _resumed(received.machine, received.engine, received.description)
         return replace(built, on_start=lambda: confirm(stream))
 

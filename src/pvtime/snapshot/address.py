@@ -13,10 +13,10 @@ from typing import Final, Self
 
 from pvtime.errors import UsageError
 
-__all__ = ["PEER_TIMEOUT_S", "Address", "OwnSocket", "first_peer"]
+__all__ = ["PEER_TIMEOUT_S", "Address", "OwnSocket"]
 
 PEER_TIMEOUT_S: Final = 30.0
-"""Seconds in which a peer must send or take something."""
+"""Seconds in which a peer must accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,6 @@ class Address:
             return socket.create_server((self.host, self.port), family=family)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self}: cannot listen: {_reason(error)}") from error
-
-
-def first_peer(listener: socket.socket, timeout_s: float = PEER_TIMEOUT_S) -> socket.socket:
-    """Wait for one peer, close the listener, and return the connection."""
-    with listener:
-        connection, _ = listener.accept()
-    connection.settimeout(timeout_s)
-    return connection
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -17,7 +17,10 @@ from pvtime.errors import SavedStateError
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.machine import MachineConfig
 
-__all__ = ["Description"]
+__all__ = ["MAX_IMAGE", "Description"]
+
+MAX_IMAGE: Final = 1 << 30
+"""Bytes of a kernel or an initrd."""
 
 _WORD: Final = re.compile("[!-~]{1,64}")
 

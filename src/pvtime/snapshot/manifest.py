@@ -15,14 +15,13 @@ from typing import Final
 from pvtime import __version__
 from pvtime.errors import SavedStateError
 from pvtime.snapshot.codec import decode, encode, from_json, to_json
-from pvtime.snapshot.description import Description
-from pvtime.snapshot.state import SavedState
+from pvtime.snapshot.description import MAX_IMAGE, Description
+from pvtime.snapshot.state import MAX_STATE, SavedState
 
 __all__ = [
     "INITRD",
     "KERNEL",
     "MANIFEST",
-    "MAX_IMAGE",
     "MAX_MANIFEST",
     "FileEntry",
     "Manifest",
@@ -40,11 +39,8 @@ MANIFEST: Final = "machine.json"
 KERNEL: Final = "kernel"
 INITRD: Final = "initrd"
 
-MAX_MANIFEST: Final = 16 << 20
-"""Bytes. With eight vCPUs it has less than one MiB."""
-
-MAX_IMAGE: Final = 1 << 30
-"""Bytes of a kernel or an initrd."""
+MAX_MANIFEST: Final = MAX_STATE + (1 << 20)
+"""Bytes."""
 
 
 def memory_name(base: int) -> str:

@@ -16,19 +16,26 @@ from pvtime.machine.machine import Machine
 from pvtime.snapshot.codec import encode, prepare, to_json
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.state import SavedState
-from pvtime.snapshot.stream import FORMAT, PAGES_HEADER_SIZE, FrameKind, Hello, MigrationStream
+from pvtime.snapshot.stream import (
+    FORMAT,
+    MAX_ROUNDS,
+    PAGES_HEADER_SIZE,
+    FrameKind,
+    Hello,
+    MigrationStream,
+)
 
-__all__ = ["MAX_ROUNDS", "PAUSED_TIMEOUT_S", "MigrationResult", "SourceMigration", "send"]
-
-MAX_ROUNDS: Final = 8
-"""Rounds of pre-copy; a guest that writes faster than the peer takes is paused after them."""
+__all__ = ["PAUSED_TIMEOUT_S", "MigrationResult", "SourceMigration", "send"]
 
 LAST_ROUND_BYTES: Final = 1 << 20
 """Bytes: with less than that to send, another round would not make the pause shorter."""
 
-PAUSED_TIMEOUT_S: Final = 5.0
-"""Seconds in which a peer must send or take something while the guest is paused. The guest's clock runs on,
-and a kernel takes 20 s without progress for a soft lockup."""
+PAUSED_TIMEOUT_S: Final = 10.0
+"""Seconds of the whole pause, from the guest's last instruction here until the hand-over. The guest's clock
+runs on, and a kernel takes 20 s without progress for a soft lockup."""
+
+CONFIRM_TIMEOUT_S: Final = 30.0
+"""Seconds in which the target must report that the machine runs."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ def send(
 ) -> MigrationResult:
     """Migrate a machine that runs.
 
+    :param paused_timeout_s: time for all that is sent and received while the guest is paused.
     :param committed: called when the machine has become the target's.
     :param progress: called with number and bytes of each pre-copy round; may raise to cancel the migration.
     :raises MigrationError: the migration failed; the machine runs on here, unless the message says otherwise.
@@ -113,7 +121,7 @@ class SourceMigration:
         """Pause the guest and send the rest; return when the target has verified it and can start."""
         assert self._tracker is not None  # precopy() started it
         self._precopied, self._paused_ns = self._stream.sent, time.monotonic_ns()
-        self._stream.set_timeout(timeout_s)
+        self._stream.set_deadline(timeout_s)
         self._engine.pause()
         self._send_pages(self._tracker.changed())
         state = SavedState.of(self._machine, self._engine)
@@ -139,8 +147,9 @@ class SourceMigration:
 
         :raises MigrationError: it does not; the machine has ended here all the same.
         """
+        self._stream.set_deadline(None)
         try:
-            self._stream.receive(FrameKind.RUNNING)
+            self._stream.receive(FrameKind.RUNNING, timeout_s=CONFIRM_TIMEOUT_S)
         except MigrationError as error:
             raise MigrationError(f"{error}; the machine has ended here, and may not run there") from error
         assert self._paused_ns is not None  # stop_and_copy() paused it

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from pvtime.engine.base import Engine
 from pvtime.machine.machine import Machine, MachineState
 from pvtime.snapshot.codec import JsonObject, decode, encode
 
-__all__ = ["SavedState"]
+__all__ = ["MAX_STATE", "SavedState"]
+
+MAX_STATE: Final = 4 << 20
+"""Bytes of an encoded state. With eight vCPUs it has less than one MiB."""
 
 
 @dataclass(frozen=True)

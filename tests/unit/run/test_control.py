@@ -19,11 +19,13 @@ from pvtime.run import control
 from pvtime.run.control import MAX_CLIENTS, REQUEST_TIMEOUT_S, ControlServer, MigrateRequest, SaveRequest, ask
 from pvtime.run.exporter import Exporter, SaveResult
 from pvtime.snapshot.address import Address, OwnSocket
+from pvtime.snapshot.endpoint import Endpoint
 from pvtime.snapshot.send import MigrationResult
 
 SAVED = SaveResult(bytes=1 << 20, pause_ns=5)
 MOVED = MigrationResult(rounds=2, sent_bytes=30, paused_bytes=10, pause_ns=5, total_ns=9)
 SAVE = SaveRequest("/there", keep_running=True)
+PEER = Endpoint(Address(path="/peer"))
 
 
 class FakeExporter:
@@ -42,9 +44,9 @@ class FakeExporter:
             raise self.error
         return SAVED
 
-    def migrate(self, address: Address, progress: Callable[[int, int], object]) -> MigrationResult:
+    def migrate(self, peer: Endpoint, progress: Callable[[int, int], object]) -> MigrationResult:
         """Pretend to."""
-        self.asked.append(address)
+        self.asked.append(peer)
         try:
             progress(1, 20)
             self.between()
@@ -82,10 +84,10 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def test_what_is_asked_for_is_done_and_answered(served: Served) -> None:
     told: list[tuple[int, int]] = []
     assert ask(served.path, SAVE, SaveResult) == SAVED
-    peer = MigrateRequest("unix:/peer")
+    peer = MigrateRequest.to(PEER)
     assert ask(served.path, peer, MigrationResult, lambda number, size: told.append((number, size))) == MOVED
     assert told == [(1, 20), (2, 10)]
-    assert served.exporter.asked == [(Path("/there"), True), Address(path="/peer")]
+    assert served.exporter.asked == [(Path("/there"), True), PEER]
 
 
 @pytest.mark.parametrize("error", [SavedStateError("no room"), MigrationError("the peer has gone")])
@@ -122,8 +124,13 @@ def test_a_bug_is_told_and_the_next_is_served(served: Served) -> None:
         b'{"command": "save", "directory": "/the\\u0000re", "keep_running": true}\n',
         b'{"command": "save", "directory": 1, "keep_running": true}\n',
         b'{"command": "save", "directory": "/there", "keep_running": 1}\n',
-        b'{"command": "migrate", "address": "somewhere"}\n',
-        b'{"command": "migrate", "address": "unix:/peer", "now": true}\n',
+        b'{"command": "migrate", "address": "somewhere", "key": null, "insecure": false}\n',
+        b'{"command": "migrate", "address": "unix:/peer", "key": null, "insecure": false, "now": true}\n',
+        b'{"command": "migrate", "address": "unix:/peer"}\n',
+        b'{"command": "migrate", "address": "tcp:peer:7", "key": null, "insecure": false}\n',
+        b'{"command": "migrate", "address": "tcp:peer:7", "key": "key", "insecure": false}\n',
+        b'{"command": "migrate", "address": "tcp:peer:7", "key": "/k\\u0000", "insecure": false}\n',
+        b'{"command": "migrate", "address": "tcp:peer:7", "key": "/key", "insecure": true}\n',
     ],
 )
 def test_a_request_that_is_none_is_refused_and_reaches_nobody(served: Served, request_line: bytes) -> None:
@@ -170,12 +177,12 @@ def test_a_migration_for_somebody_who_has_gone_is_given_up(tmp_path: Path) -> No
     served, gone = Served(tmp_path / "control"), threading.Event()
     served.exporter.between = gone.wait
     with served.client() as client:
-        client.sendall(b'{"command": "migrate", "address": "unix:/peer"}\n')
+        client.sendall(b'{"command": "migrate", "address": "unix:/peer", "key": null, "insecure": false}\n')
         assert b"round" in client.recv(100)
     gone.set()
     served.server.close()
     assert served.exporter.asked == [
-        Address(path="/peer"),
+        PEER,
         "the client that requested the migration has gone",
     ]
 

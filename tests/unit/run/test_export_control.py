@@ -90,6 +90,13 @@ def await_guest(process: subprocess.Popen[str]) -> None:
         (["save", NOWHERE, "there"], "No such file"),
         (["migrate", NOWHERE, "unix:peer"], "No such file"),
         (["migrate", NOWHERE, "somewhere"], "somewhere"),
+        (["migrate", NOWHERE, "tcp:peer:7"], "give either --key FILE"),
+        (["migrate", NOWHERE, "tcp:peer:7", "--key", "key", "--insecure"], "give either --key FILE"),
+        (["migrate", NOWHERE, "unix:peer", "--insecure"], "leave out --key and --insecure"),
+        (["receive", "unix:peer", "--key", "key"], "leave out --key and --insecure"),
+        (["receive", "tcp:127.0.0.1:7"], "give either --key FILE"),
+        (["receive", "tcp:192.0.2.1:7", "--insecure"], "cannot listen"),
+        (["receive", "tcp:127.0.0.1:0", "--key", NOWHERE], "not an address"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -157,12 +164,17 @@ def test_migrate_prints_what_it_was_and_means_a_path_from_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["migrate", "control", "unix:peer"]) == 0
-    assert main(["migrate", "control", "tcp:peer:7", "--json"]) == 0
-    round_line, text, document = capsys.readouterr().out.splitlines()
+    assert main(["migrate", "control", "tcp:peer:7", "--insecure", "--json"]) == 0
+    assert main(["migrate", "control", "tcp:peer:7", "--key", "key", "--json"]) == 0
+    round_line, text, document, _ = capsys.readouterr().out.splitlines()
     assert round_line == "round 1: 2.0 MiB of memory sent"
     assert text == "moved in 2.000 s: 3.0 MiB sent, paused for 0.031 s while the last 1.0 MiB were sent"
     assert json.loads(document)["rounds"] == 1
-    assert asked == [MigrateRequest(f"unix:{tmp_path}/peer"), MigrateRequest("tcp:peer:7")]
+    assert asked == [
+        MigrateRequest(f"unix:{tmp_path}/peer", key=None, insecure=False),
+        MigrateRequest("tcp:peer:7", key=None, insecure=True),
+        MigrateRequest("tcp:peer:7", key=f"{tmp_path}/key", insecure=False),
+    ]
 
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("no"), 2), (MigrationError("it has gone"), 1)])

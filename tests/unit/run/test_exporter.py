@@ -20,11 +20,13 @@ from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine
 from pvtime.run import exporter
 from pvtime.run.exporter import Exporter
-from pvtime.snapshot.address import Address, first_peer
+from pvtime.snapshot.address import Address
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.directory import load, write
-from pvtime.snapshot.receive import confirm, receive
-from pvtime.snapshot.stream import FrameKind, MigrationStream
+from pvtime.snapshot.endpoint import Endpoint
+from pvtime.snapshot.receive import ReceivedMachine, await_machine, confirm, receive
+from pvtime.snapshot.stream import FrameHeader, FrameKind, MigrationStream
+from pvtime.snapshot.tls import create_key
 
 MUCH = 8 << 20
 """Bytes: more than a socket holds for a peer that takes nothing."""
@@ -60,7 +62,7 @@ class Exported:
 
     def migrate(self, peer: Address, progress: Callable[[int, int], object] = lambda *_: None) -> Background:
         """Begin to move it."""
-        return Background(lambda: self.exporter.migrate(peer, progress))
+        return Background(lambda: self.exporter.migrate(Endpoint(peer), progress))
 
 
 @pytest.fixture
@@ -77,6 +79,12 @@ def exported() -> Iterator[Exported]:
 def peer(tmp_path: Path) -> Address:
     """Return an address."""
     return Address(path=str(tmp_path / "peer"))
+
+
+def first_peer(listener: socket.socket) -> socket.socket:
+    """Wait for one peer, close the listener, and return the connection."""
+    with listener:
+        return listener.accept()[0]
 
 
 class Background(threading.Thread):
@@ -144,7 +152,7 @@ def test_one_is_served_at_a_time_and_nobody_wakes_a_machine_that_is_being_saved(
     with pytest.raises(UsageError, match="already"):
         exported.exporter.save(tmp_path / "other")
     with pytest.raises(UsageError, match="already"):
-        exported.exporter.migrate(peer, lambda *_: None)
+        exported.exporter.migrate(Endpoint(peer), lambda *_: None)
     assert exported.guest.engine.state(), "it is still paused"
     held.may.set()
     assert saving.result() is None
@@ -185,7 +193,7 @@ def test_a_peer_that_takes_nothing_is_given_up(exported: Exported, peer: Address
     listener = peer.listen()
     moving = exported.migrate(peer)
     with first_peer(listener):
-        assert "takes no more data" in str(moving.result())
+        assert "did not take" in str(moving.result())
     exported.runs_on()
 
 
@@ -197,6 +205,22 @@ def test_a_peer_that_does_not_answer_keeps_no_guest_paused(exported: Exported, p
         with suppress(MigrationError):  # it was given up already
             _take_until_ready(MigrationStream(connection))
         assert "timed out" in str(moving.result())
+    exported.runs_on()
+
+
+def test_a_peer_that_answers_a_byte_now_and_then_keeps_no_guest_paused(
+    exported: Exported, peer: Address
+) -> None:
+    # Each byte of its answer began the time anew: a byte every 4 s kept the guest paused for a minute.
+    exported.limit(paused_timeout_s=0.5)
+    listener = peer.listen()
+    moving = exported.migrate(peer)
+    with first_peer(listener) as connection, suppress(MigrationError, OSError):
+        _take_until_ready(MigrationStream(connection))
+        for byte in bytes(FrameHeader(kind=FrameKind.READY))[:-1]:
+            connection.sendall(bytes([byte]))
+            moving.join(0.1)
+    assert "timed out" in str(moving.result())
     exported.runs_on()
 
 
@@ -254,17 +278,18 @@ def test_a_machine_that_was_given_away_does_not_run_here_whatever_becomes_of_it(
         exported.exporter.save(tmp_path / "saved")
 
 
-def test_a_target_goes_on_where_its_source_does_not_hear_of_it(exported: Exported, peer: Address) -> None:
-    def build(description: Description) -> tuple[Machine, Engine]:
-        machine = Machine(description.config, lambda _: None, lambda _: None)
-        return machine, UnicornEngine(machine, {})
+def _build(description: Description) -> tuple[Machine, Engine]:
+    machine = Machine(description.config, lambda _: None, lambda _: None)
+    return machine, UnicornEngine(machine, {})
 
+
+def test_a_target_goes_on_where_its_source_does_not_hear_of_it(exported: Exported, peer: Address) -> None:
     here, there = socket.socketpair()
     listener = peer.listen()
     moving = exported.migrate(peer)
     source, target = MigrationStream(first_peer(listener)), MigrationStream(there)
     relay = Background(lambda: _relay(source, MigrationStream(here)))
-    received = receive(target, build)
+    received = receive(target, _build)
     machine, engine = received.machine, received.engine
     try:
         assert relay.result() is None
@@ -277,6 +302,58 @@ def test_a_target_goes_on_where_its_source_does_not_hear_of_it(exported: Exporte
         engine.stop()
         machine.close()
     assert moving.result() is not None
+
+
+def test_a_machine_arrives_in_a_network_after_peers_that_were_none(
+    exported: Exported, tmp_path: Path
+) -> None:
+    # A stray connection ended the wait, and so it would be anybody's in the network to end it.
+    create_key(tmp_path / "key")
+    create_key(tmp_path / "other")
+    dropped: list[str] = []
+    arrived: list[tuple[ReceivedMachine, MigrationStream]] = []
+    with Address(host="127.0.0.1", port=0).listen() as listener:
+        host, port = listener.getsockname()
+        here = Endpoint(Address(host=host, port=port), tmp_path / "key")
+        receiving = Background(
+            lambda: arrived.append(await_machine(listener, here.protect, _build, dropped.append))
+        )
+        socket.create_connection((host, port)).close()
+        with socket.create_connection((host, port)) as stray:
+            stray.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            wait_until(lambda: len(dropped) == 2)
+        for peer in (Endpoint(here.address, tmp_path / "other"), Endpoint(here.address, insecure=True)):
+            with pytest.raises(MigrationError):
+                exported.exporter.migrate(peer, lambda *_: None)
+        moving = Background(lambda: exported.exporter.migrate(here, lambda *_: None))
+        assert receiving.result() is None
+    [(received, stream)] = arrived
+    try:
+        received.engine.start()
+        confirm(stream)
+        assert moving.result() is None
+        guest = Guest(received.machine, received.engine)
+        guest.tell(0)
+        guest.end()
+    finally:
+        received.engine.stop()
+        received.machine.close()
+    assert len(dropped) == 4
+    assert all("TLS" in reason for reason in dropped)
+
+
+def test_a_target_does_not_wait_for_ever_for_peers_that_are_none(peer: Address) -> None:
+    dropped: list[str] = []
+    with peer.listen() as listener:
+        receiving = Background(
+            lambda: await_machine(listener, Endpoint(peer).protect, _build, dropped.append, max_dropped=2)
+        )
+        for _ in range(2):
+            peer.connect().close()
+        assert "2 peers were dropped and none sent a machine; the last one: the peer closed" in str(
+            receiving.result()
+        )
+    assert len(dropped) == 2
 
 
 def _relay(source: MigrationStream, target: MigrationStream) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -14,10 +15,19 @@ from hypothesis import strategies as st
 
 from framework.wait import DEADLINE
 from pvtime.errors import MigrationError, PvtimeError, UsageError
-from pvtime.snapshot.address import Address, first_peer
+from pvtime.snapshot.address import Address
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.receive import receive
-from pvtime.snapshot.stream import LIMITS, FrameHeader, FrameKind, MigrationStream, PeerError
+from pvtime.snapshot.stream import (
+    LIMITS,
+    MESSAGE_TIMEOUT_S,
+    MIN_RATE,
+    Connection,
+    FrameHeader,
+    FrameKind,
+    MigrationStream,
+    PeerError,
+)
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ def test_frames_come_as_they_were_sent_and_both_ends_have_one_digest(
 
 def test_a_frame_out_of_turn_is_refused_and_named(pair: tuple[MigrationStream, MigrationStream]) -> None:
     pair[0].send(FrameKind.GO)
-    with pytest.raises(MigrationError, match="frame 8 where READY or RUNNING was expected"):
+    with pytest.raises(MigrationError, match="sent GO where READY or RUNNING was expected"):
         pair[1].receive(FrameKind.READY, FrameKind.RUNNING)
 
 
@@ -64,22 +74,124 @@ def test_a_peer_that_has_gone_is_noticed_and_its_last_words_are_heard(
         pair[1].send(FrameKind.KERNEL, bytes(8 << 20))
 
 
-class Sluggish:
-    """A connection that takes three bytes at a time, and would not take all in one call's time."""
+class SlowPeer:
+    """A connection to a peer that takes, or sends, so much at a time, and some time passes each time.
 
-    def __init__(self) -> None:
+    :param size: bytes at a time.
+    :param interval_s: time that passes for each.
+    """
+
+    def __init__(self, size: int, interval_s: float) -> None:
         self.taken = b""
+        self.data = b""
+        self.now = 1000.0
+        """Time of the test's clock."""
+        self._size = size
+        self._interval_s = interval_s
+        self._timeout_s = 0.0
+
+    def stream(self) -> MigrationStream:
+        """Return a stream over this connection."""
+        return MigrationStream(cast("Connection", self), clock=lambda: self.now)
+
+    def settimeout(self, value: float) -> None:
+        """Note it."""
+        self._timeout_s = value
 
     def send(self, data: memoryview) -> int:
         """Take some."""
-        self.taken += data[:3]
-        return len(data[:3])
+        self._pass_time()
+        self.taken += data[: self._size]
+        return len(data[: self._size])
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Send some."""
+        self._pass_time()
+        part = self.data[: min(self._size, len(buffer))]
+        buffer[: len(part)] = part
+        self.data = self.data[len(part) :]
+        return len(part)
+
+    def _pass_time(self) -> None:
+        self.now += min(self._interval_s, self._timeout_s)
+        if self._interval_s >= self._timeout_s:
+            raise TimeoutError
 
 
-def test_a_peer_is_waited_for_as_long_as_it_takes_something() -> None:
-    connection = Sluggish()
-    MigrationStream(cast("socket.socket", connection)).send(FrameKind.KERNEL, b"a kernel")
-    assert connection.taken == bytes(FrameHeader(kind=FrameKind.KERNEL, length=8)) + b"a kernel"
+def test_a_peer_that_takes_a_frame_in_pieces_gets_it_whole() -> None:
+    peer = SlowPeer(3, interval_s=0.1)
+    peer.stream().send(FrameKind.KERNEL, b"a kernel")
+    assert peer.taken == bytes(FrameHeader(kind=FrameKind.KERNEL, length=8)) + b"a kernel"
+
+
+def test_a_peer_that_takes_a_byte_every_29_s_is_given_up() -> None:
+    # Its timeout began again with each byte: it could hold a migration up for ever.
+    peer = SlowPeer(1, interval_s=29)
+    with pytest.raises(MigrationError, match="timed out: it did not take KERNEL in time"):
+        peer.stream().send(FrameKind.KERNEL, b"a kernel")
+    assert peer.now <= 1000 + MESSAGE_TIMEOUT_S + 1
+
+
+def test_a_peer_that_sends_a_byte_every_29_s_is_given_up() -> None:
+    peer = SlowPeer(1, interval_s=29)
+    peer.data = bytes(FrameHeader(kind=FrameKind.HELLO, length=8)) + b"a hello "
+    with pytest.raises(MigrationError, match="timed out: HELLO did not arrive whole in time"):
+        peer.stream().receive(FrameKind.HELLO)
+    assert peer.now <= 1000 + MESSAGE_TIMEOUT_S + 1
+
+
+@pytest.mark.parametrize("direction", ["send", "receive"])
+def test_a_large_frame_may_take_longer(direction: str) -> None:
+    size, rate = 40 << 20, 2 * MIN_RATE
+    assert size / rate > 2 * MESSAGE_TIMEOUT_S
+    peer = SlowPeer(rate, interval_s=1)
+    if direction == "send":
+        peer.stream().send(FrameKind.KERNEL, bytes(size))
+        return
+    peer.data = bytes(FrameHeader(kind=FrameKind.KERNEL, length=size)) + bytes(size)
+    _, kernel = peer.stream().receive(FrameKind.KERNEL)
+    assert len(kernel) == size
+
+
+def test_frames_that_are_each_in_time_are_not_when_all_together_are_late() -> None:
+    peer = SlowPeer(64, interval_s=4)
+    stream = peer.stream()
+    stream.set_deadline(10)
+    stream.send(FrameKind.GO)
+    stream.send(FrameKind.GO)
+    with pytest.raises(MigrationError, match="did not take GO in time"):
+        stream.send(FrameKind.GO)
+    assert peer.now == 1010
+    with pytest.raises(MigrationError, match="READY did not arrive"):
+        stream.receive(FrameKind.READY)
+    stream.set_deadline(None)
+    peer.data = bytes(FrameHeader(kind=FrameKind.RUNNING))
+    assert stream.receive(FrameKind.RUNNING)[0] is FrameKind.RUNNING
+
+
+def test_nothing_follows_a_frame_that_was_not_sent_whole() -> None:
+    # Over TLS whatever follows completes it first: GO, though the source has resumed the machine.
+    peer = SlowPeer(8, interval_s=20)
+    stream = peer.stream()
+    with pytest.raises(MigrationError, match="did not take GO"):
+        stream.send(FrameKind.GO)
+    stream.give_up("too slow")
+    assert peer.taken == bytes(FrameHeader(kind=FrameKind.GO))[:8]
+
+
+def test_memory_is_taken_as_data_comes() -> None:
+    # A header of 16 bytes made the target touch the 1 GiB that it announced.
+    tracemalloc.start()
+    try:
+        peer = SlowPeer(1 << 20, interval_s=0)
+        peer.data = bytes(FrameHeader(kind=FrameKind.KERNEL, length=1 << 30)) + bytes(3 << 20)
+        before, _ = tracemalloc.get_traced_memory()
+        with pytest.raises(MigrationError, match="closed the connection"):
+            peer.stream().receive(FrameKind.KERNEL)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most - before < 16 << 20
 
 
 def test_a_closed_connection_is_an_error(pair: tuple[MigrationStream, MigrationStream]) -> None:
@@ -151,15 +263,13 @@ def test_addresses_read_as_they_were_written() -> None:
     assert Address.parse("tcp:[::1]:7").host == "::1"
 
 
-def test_a_path_is_for_its_owner_and_goes_when_a_peer_has_come(tmp_path: Path) -> None:
+def test_a_path_is_for_its_owner_and_goes_with_its_listener(tmp_path: Path) -> None:
     address = Address.parse(f"unix:{tmp_path}/socket")
     path = tmp_path / "socket"
-    listener = address.listen()
-    assert path.stat().st_mode & 0o077 == 0
-    with address.connect() as connection, first_peer(listener) as accepted:
-        assert not path.exists()
-        connection.sendall(b"it is")
-        assert accepted.recv(10) == b"it is"
+    with address.listen():
+        assert path.stat().st_mode & 0o077 == 0
+        address.connect().close()
+    assert not path.exists()
 
 
 def test_where_nobody_listens_is_said(tmp_path: Path) -> None:
