@@ -22,6 +22,7 @@ from framework.wait import DEADLINE
 from pvtime.images.store import StockImages
 from pvtime.report import document
 from pvtime.report.model import VcpuRow
+from pvtime.run.run_machine import EXIT_GUEST_FAILED
 from pvtime.userland.build import build_initramfs
 
 PVTIME = [sys.executable, "-m", "pvtime"]
@@ -92,6 +93,15 @@ def test_ctrl_c_ends_a_running_guest_with_its_last_figures() -> None:
     assert process.returncode == 130
     assert "stolen time per vCPU" in out
     assert err.count("\n") <= 1, "more than the note that the guest did not power off in time"
+
+
+def test_a_kernel_that_panics_ends_the_run_which_has_no_duration() -> None:
+    process = start("--append", "rdinit=/nonexistent")
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == EXIT_GUEST_FAILED
+    assert "end Kernel panic - not syncing: VFS: Unable to mount root fs" in out
+    assert "panicked after" in out
+    assert err == "pvtime: the guest's kernel panicked, and does not reboot: its console has the reason\n"
 
 
 class Console:

@@ -16,10 +16,17 @@ BANNER_WITHIN: Final = 1 << 16
 
 LINUX_VERSION = re.compile(rb"Linux version ([!-~]{1,64})\s")
 """The banner that every Linux kernel prints first (init/version-timestamp.c)."""
-PANIC = re.compile(rb"^(?:\[[^\]\n]{1,24}\] ?){0,2}Kernel panic - not syncing", re.MULTILINE)
-"""The line of a panic (kernel/panic.c, vpanic), behind the time and the caller where printk prints them."""
+PRINTK = rb"^(?:\[[^\]\n]{1,24}\] ?){0,2}"
+"""The beginning of a line, with the time and the caller where printk prints them."""
+PANIC = re.compile(PRINTK + rb"Kernel panic - not syncing", re.MULTILINE)
+"""The first line of a panic (kernel/panic.c, vpanic)."""
+PANIC_END = re.compile(PRINTK + rb"---\[ end Kernel panic - not syncing[^\n]*\s*\Z", re.MULTILINE)
+"""Its last line, with nothing behind it: from here on vpanic loops for ever with printk off. A kernel that
+reboots of itself (``panic=N``) or has a crash kernel does not print it."""
 PANIC_LENGTH: Final = 80
-"""Bytes, at most, that the pattern matches."""
+"""Bytes, at most, that :data:`PANIC` matches."""
+TAIL_LENGTH: Final = 1200
+"""Bytes at the output's end in which to look for :data:`PANIC_END`; vpanic's message has 1024 at most."""
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])")
 """ECMA-48 control sequences, and strings that set a window's title: none may reach the user's terminal."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -34,16 +41,23 @@ class Banner:
     def __init__(self, release: str | None = None) -> None:
         self._head = b""
         self._line = b""
+        self._tail = b""
         self.release = release
         """Release, such as ``6.1.0-37-cloud-arm64``; None until the guest prints it."""
         self.panicked = False
         """Whether the guest has printed a kernel's panic."""
+
+    @property
+    def halted(self) -> bool:
+        """Whether a panic's end is the last that the guest has printed: its kernel prints nothing more."""
+        return self.panicked and PANIC_END.search(self._tail) is not None
 
     def feed(self, data: bytes) -> None:
         """Take console output."""
         self._line += data
         self.panicked = self.panicked or PANIC.search(self._line) is not None
         self._line = self._line.rpartition(b"\n")[2][:PANIC_LENGTH]
+        self._tail = (self._tail + data)[-TAIL_LENGTH:]
         if self.release is None and len(self._head) < BANNER_WITHIN:
             self._head += data
             if banner := LINUX_VERSION.search(self._head):

@@ -31,6 +31,8 @@ SILENCE: Final = (
     "console, or the kernel has no driver for a 16550 or stopped before its console was up "
     "(--append earlycon shows how far it came)"
 )
+CONSOLE_INTERVAL_S: Final = 1.0
+"""Time for which console output may wait that is not shown."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class Session:
         megabyte of them kept Ctrl-C waiting for 19 s.
         """
         reports: dict[bool, protocol.StatReport] = {}
-        for message in self._decoder.feed(self._inbox.take_agent()):
+        messages = self._decoder.feed(self._inbox.take_agent())
+        for message in messages:
             if isinstance(message, protocol.StatReport):
                 reports[message.final] = message
             elif isinstance(message, protocol.Ready):
@@ -158,6 +161,10 @@ class Session:
             self._silence = None
             self._banner.feed(console)
             self._view.console(console)
+        if console or messages:
+            self._times.panic_over_at = (
+                self._times.now() + self._timeouts.panic if self._banner.halted else None
+            )
         for report in reports.values():
             self._handle_report(report)
 
@@ -192,17 +199,17 @@ class Session:
 
     # Deadlines
 
-    def _seconds_until_due(self) -> float | None:
-        """Return the seconds until :meth:`_act` has something to do; None: wait for input alone."""
+    def _seconds_until_due(self) -> float:
+        """Return the seconds until :meth:`_take` or :meth:`_act` has something to do."""
         now = self._times.now()
-        due = []
-        if self._view.console_interval is not None:
-            due.append(self._view.console_interval)
+        # A quiet view shows no console, yet a panic on it ends the run.
+        due = [self._view.console_interval or CONSOLE_INTERVAL_S]
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
-        times = (self._times.end_at, self._times.save_at, self._times.silence_at)
-        due += [when - now for when in times if when is not None]
-        return max(0.0, min(due)) if due else None
+        times = self._times
+        ends = (times.end_at, times.save_at, times.silence_at, times.panic_over_at)
+        due += [when - now for when in ends if when is not None]
+        return max(0.0, min(due))
 
     def _act(self) -> None:
         """Do what is due."""
@@ -212,6 +219,8 @@ class Session:
             self._times.silence_at = None
             self._silence = SILENCE.format(self._timeouts.silence)
             self._view.console(f"pvtime: {self._silence}\r\n".encode())
+        if self._times.panic_over_at is not None and now >= self._times.panic_over_at and self._ended is None:
+            self._ended = EngineEnded(Outcome.STOPPED)
         end_at, interval = self._times.end_at, self._view.interval
         if end_at is not None and now >= end_at and self._ended is None:
             if self._times.give_up_at is None:
@@ -280,7 +289,8 @@ class Session:
     def _result(self, elapsed: float) -> RunResult:
         outcome = self._outcome()
         if outcome is Outcome.PANICKED:
-            self._notes.append("the guest's kernel panicked: its console has the reason")
+            for_good = ", and does not reboot" if self._banner.halted else ""
+            self._notes.append(f"the guest's kernel panicked{for_good}: its console has the reason")
         elif outcome is Outcome.NO_USERLAND and self._times.give_up_at is None:
             self._notes.append("the guest powered off before the stock userland reported")
         if self._silence is not None:

@@ -73,8 +73,9 @@ class DrivenInbox(Inbox):
             self.now, call = self._arranged.pop(0)
             call()
         else:
-            assert timeout is not None, "the session waits for ever"
+            assert timeout is not None
             self.now += timeout
+            assert self.now < 10_000, "the session waits for ever"
 
 
 class Bench:
@@ -104,7 +105,9 @@ class Bench:
             RunOptions(duration=duration, boot_timeout=boot_timeout),
             on_start=lambda: None,
             save=lambda directory: None,
-            timeouts=SessionTimeouts(boot=60, silence=20, power_off=10, power_off_signal=2, stat_reply=3),
+            timeouts=SessionTimeouts(
+                boot=60, silence=20, panic=5, power_off=10, power_off_signal=2, stat_reply=3
+            ),
             clock=lambda: self.inbox.now,
         )
 
@@ -346,6 +349,54 @@ def test_a_kernel_that_comes_up_after_a_panic_has_not_panicked() -> None:
     bench.inbox.console(PANIC)
     bench.inbox.later(1, lambda: bench.inbox.agent(b"ready 6.1\n"))
     assert bench.run().report.outcome is Outcome.STOPPED
+
+
+END = PANIC.replace(b"Kernel", b"---[ end Kernel").replace(b"\r\n", b" ]---\r\n")
+
+
+@pytest.mark.parametrize("interval", [0.01, None])
+@pytest.mark.parametrize("agent", [True, False])
+def test_a_kernel_that_has_panicked_for_good_ends_the_run_of_itself(
+    agent: bool, interval: float | None
+) -> None:
+    # Without --duration it ran on for ever, and nothing executed any more.
+    bench = Bench(agent=agent)
+    bench.view.console_interval = interval
+    for moment, byte in enumerate(PANIC + b"Call trace:\r\n" + END):
+        bench.inbox.later(moment / 100, lambda byte=byte: bench.inbox.console(bytes([byte])))  # type: ignore[misc]
+    result = bench.run()
+    assert result.report.outcome is Outcome.PANICKED
+    assert result.report.elapsed_seconds == pytest.approx(len(PANIC + END) / 100 + 5, abs=1.5)
+    assert result.notes == ("the guest's kernel panicked, and does not reboot: its console has the reason",)
+
+
+def test_a_guest_whose_agent_reports_has_only_printed_what_a_panic_prints() -> None:
+    bench = Bench()
+    bench.obey = bench.stop_politely
+    bench.inbox.agent(b"ready 6.1\n")
+    bench.inbox.later(1, lambda: bench.inbox.console(PANIC + END))
+    for second in range(2, 60):
+        bench.inbox.later(second, lambda: bench.inbox.agent(stat(1, steal_ticks=3)))
+    bench.inbox.later(60, bench.engine.power_off)
+    assert bench.run().report.outcome is Outcome.POWER_OFF
+
+
+@pytest.mark.parametrize("following", [b"# ", b"[    9.8] sysrq: Show Blocked State\r\n"])
+def test_a_guest_that_prints_something_after_an_old_panic_lives(following: bytes) -> None:
+    # A log of it on a terminal is followed by the shell's prompt.
+    bench = Bench(agent=False)
+    bench.inbox.console(PANIC + END)
+    bench.inbox.later(1, lambda: bench.inbox.console(following))
+    bench.inbox.later(60, bench.engine.power_off)
+    assert bench.run().report.outcome is Outcome.POWER_OFF
+
+
+def test_a_kernel_that_reboots_after_its_panic_may_take_its_time() -> None:
+    bench = Bench()
+    bench.inbox.console(PANIC + b"[    1.3] Rebooting in 30 seconds..\r\n")
+    bench.inbox.later(35, lambda: bench.inbox.agent(b"ready 6.1\n"))
+    bench.inbox.later(40, bench.engine.power_off)
+    assert bench.run().report.outcome is Outcome.POWER_OFF
 
 
 def test_what_only_looks_like_a_panic_is_none() -> None:
