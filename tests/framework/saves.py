@@ -69,7 +69,9 @@ class SmallMachine:
             ram.write(ram.base + at, bytes([number % 255 + 1]) * length)
         stolen.store_u64(stolen.base + 8, number)
         kernel = KernelImage(b"kernel %d" % number, text_offset=0, image_size=4096, page_size=None)
-        description = Description("unicorn", MachineConfig(number, RAM, kernel), agent=False, release=None)
+        description = Description(
+            "unicorn", MachineConfig(1, RAM, kernel, append=f"number={number}"), agent=False, release=None
+        )
         return description, SavedState(DEVICES, {"number": number})
 
     def contents(self) -> list[bytes]:

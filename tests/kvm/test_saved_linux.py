@@ -52,7 +52,8 @@ def test_a_linux_guest_goes_on_in_another_machine(engine: Choice, stock_images: 
             for at, length in extents(ours):
                 theirs.write(ours.base + at, ours.read(ours.base + at, length))
         guest.engine.stop()
-        decode(SavedState, from_json(text, "the state"), "the state").restore(other.machine, other.engine)
+        state = decode(SavedState, from_json(text, "the state"), "the state")
+        state.restore(other.machine, other.engine, "the state")
         assert other.engine.sample() == saved
         other.engine.start()
         other.type("echo it goes $((0 + 0))n")

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pvtime.abi.image import (
     IMAGE_MAGIC,
@@ -26,6 +26,8 @@ from pvtime.abi.image import (
 )
 from pvtime.errors import GuestImageError
 from pvtime.machine.image_signatures import TRUNCATED, identify
+from pvtime.machine.layout import IPA_END
+from pvtime.schema import Rule, within
 
 __all__ = ["KernelImage", "load_initrd", "load_kernel"]
 
@@ -48,17 +50,19 @@ LEGACY_BSS: Final = 16 << 20
 
 S = TypeVar("S", bound=ctypes.Structure)
 
+_PAGE_SIZES: Final = (4096, 16384, 65536)
+
 
 @dataclass(frozen=True)
 class KernelImage:
     """An Image as it goes into memory."""
 
     data: bytes
-    text_offset: int
+    text_offset: Annotated[int, within(0, IPA_END)]
     """Bytes from a 2 MiB aligned base to the first byte."""
-    image_size: int
+    image_size: Annotated[int, within(0, IPA_END)]
     """Bytes of memory that the kernel needs from its first byte on, BSS included."""
-    page_size: int | None
+    page_size: Annotated[int, Rule(_PAGE_SIZES.__contains__, "4096, 16384 or 65536")] | None
     """The kernel's page size in bytes; None where the header does not say (before Linux 4.6)."""
 
     def check_page_size(self, sizes: Collection[int], cpu: str) -> None:
@@ -215,7 +219,7 @@ def load_kernel(path: Path, max_unpacked: int = MAX_UNPACKED) -> KernelImage:
         raise _truncated(path)
     if max(header.image_size, header.text_offset) > max_unpacked:
         raise GuestImageError(f"kernel {path} has a damaged header: fetch or copy it again")
-    page_size = (None, 4096, 16384, 65536)[flags.page_size]
+    page_size = (None, *_PAGE_SIZES)[flags.page_size]
     if header.image_size == 0:
         return KernelImage(data, LEGACY_TEXT_OFFSET, len(data) + LEGACY_BSS, page_size)
     return KernelImage(data, header.text_offset, max(header.image_size, len(data)), page_size)

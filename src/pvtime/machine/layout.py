@@ -38,6 +38,7 @@ __all__ = [
     "GIC_CPU_INTERFACE",
     "GIC_DISTRIBUTOR",
     "GIC_REDISTRIBUTORS",
+    "IPA_END",
     "MAX_VCPUS",
     "RAM_BASE",
     "STOLEN_TIME",
@@ -77,6 +78,9 @@ CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1_0000)
 AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1_0000)
 STOLEN_TIME: Final = Region("stolen time", 0x090A_0000, REGION_ALIGN)
 RAM_BASE: Final = 0x4000_0000
+
+IPA_END: Final = 1 << 40
+"""End of the guest physical address space of KVM's usual VM, and of the emulated CPU with the fewest bits."""
 
 
 def refuse_overlap(regions: list[Region]) -> None:

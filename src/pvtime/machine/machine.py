@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Annotated
 
 from pvtime.errors import GuestMemoryError, UsageError
 from pvtime.machine import boot
@@ -17,6 +19,7 @@ from pvtime.machine.layout import (
     CONSOLE,
     GIC_CPU_INTERFACE,
     GIC_DISTRIBUTOR,
+    IPA_END,
     MAX_VCPUS,
     RAM_BASE,
     STOLEN_TIME,
@@ -25,6 +28,7 @@ from pvtime.machine.layout import (
 from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
 from pvtime.machine.uart import Ns16550, UartState
+from pvtime.schema import Rule, matching, within
 from pvtime.steal.placement import PlacementName
 from pvtime.steal.placements import make_placement
 from pvtime.steal.structure import Structure
@@ -35,23 +39,36 @@ SetIrq = Callable[[int, bool], None]
 """Sets the level of a shared peripheral interrupt's wire; what an engine gives."""
 
 
+def _is_command_line(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeError:
+        return False
+
+
+def _is_stolen_time(region: Region) -> bool:
+    """Whether the structures can be there: of the region only the address is free."""
+    possible = 0 <= region.base < IPA_END and region.base % STOLEN_TIME.size == 0
+    return possible and region == replace(STOLEN_TIME, base=region.base)
+
+
 @dataclass(frozen=True)
 class MachineConfig:
     """What a user chooses of a machine."""
 
-    vcpus: int
-    memory: int
+    vcpus: Annotated[int, within(1, MAX_VCPUS)]
+    memory: Annotated[int, within(0, IPA_END - RAM_BASE)]
     """Bytes of RAM."""
     kernel: KernelImage
     initrd: bytes = field(default=b"", repr=False)
-    append: str = ""
+    append: Annotated[str, Rule(_is_command_line, "a command line")] = ""
     """The kernel's command line."""
-    cpu: str | None = None
+    cpu: Annotated[str, matching("[!-~]{1,64}", "the name of a CPU model")] | None = None
     """A CPU model's name; None: the engine's usual one."""
     placement: PlacementName = PlacementName.USERSPACE
-    no_pvtime: frozenset[int] = frozenset()
+    no_pvtime: frozenset[Annotated[int, within(0, MAX_VCPUS - 1)]] = frozenset()
     """vCPUs without a structure of stolen time."""
-    stolen_time: Region = STOLEN_TIME
+    stolen_time: Annotated[Region, Rule(_is_stolen_time, "a region for stolen time")] = STOLEN_TIME
     """Where the structures are, unless the guest provides them."""
 
 

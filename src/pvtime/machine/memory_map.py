@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from weakref import WeakSet
 
-from pvtime.errors import GuestMemoryError
-from pvtime.machine.layout import Region, refuse_overlap
+from pvtime.errors import GuestMemoryError, UsageError
+from pvtime.machine.layout import IPA_END, Region, refuse_overlap
 from pvtime.machine.memory import GuestMemory
 
 __all__ = ["Access", "MappedRegion", "MemoryMap"]
@@ -51,10 +51,14 @@ class MemoryMap:
         """Allocate memory, map it at ``base``, and return it.
 
         :param vmm: the VMM provides it, and has to save and to send it.
-        :raises UsageError: it overlaps a device or other memory; the message names both.
+        :raises UsageError: it overlaps a device or other memory, and the message names both; or it is not in
+            the guest's address space.
         :raises GuestMemoryError: base or size is not a multiple of the host's page, or the host refuses.
         """
-        refuse_overlap([*self._fixed, *(other.region for other in self._memories), Region(name, base, size)])
+        region = Region(name, base, size)
+        if base < 0 or region.end > IPA_END:
+            raise UsageError(f"{region} is not in the guest's address space, which ends at {IPA_END:#x}")
+        refuse_overlap([*self._fixed, *(other.region for other in self._memories), region])
         memory = GuestMemory(base, size, name)
         self._memories.append(memory)
         if vmm:

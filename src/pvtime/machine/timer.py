@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from pvtime.abi.layout import U32_MAX, U64_MAX, Field, Register
-from pvtime.errors import SavedStateError
 from pvtime.machine.device import IrqLine
+from pvtime.schema import bits, within
 
 __all__ = ["NS_PER_TICK", "PHYSICAL_TIMER_PPI", "TimerControl", "TimerState", "VcpuTimer", "counter"]
 
@@ -35,9 +36,9 @@ class TimerControl(Register):
 class TimerState:
     """The saved timer. Its interrupt line is derived."""
 
-    control: int
+    control: Annotated[int, bits(TimerControl.of(enable=1, imask=1))]
     """CNTP_CTL_EL0 without ISTATUS."""
-    remaining: int
+    remaining: Annotated[int, within(-U64_MAX, U64_MAX)]
     """Ticks from the counter at the save to the compare value; negative: it has been met."""
 
 
@@ -74,11 +75,7 @@ class VcpuTimer:
         """Resume from ``state``, with the same number of ticks left from a counter of ``now`` on.
 
         A compare value at either end of its range stays there: never is not to become soon.
-
-        :raises SavedStateError: no timer can be in this state.
         """
-        if state.control & ~TimerControl.of(enable=1, imask=1) or abs(state.remaining) > U64_MAX:
-            raise SavedStateError(f"the saved timer has impossible registers: {state}")
         self._compare = min(max(now + state.remaining, 0), U64_MAX)
         self.write_control(state.control)
 

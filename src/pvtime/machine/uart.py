@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final
+from typing import Annotated, Final
 
 from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
 from pvtime.errors import SavedStateError
 from pvtime.machine.device import IrqLine, IrqWire
 from pvtime.machine.layout import Region
+from pvtime.schema import U8, Rule, bits, length
 
 __all__ = ["BACKLOG_SIZE", "FIFO_SIZE", "Ns16550", "UartState"]
 
@@ -50,24 +51,28 @@ _LSR: Final = int(Reg.LSR)
 _OE: Final = int(Lsr.OE)
 
 
+def _is_fcr(value: int) -> bool:
+    return value == 0 or (value & ~_FCR_WRITABLE == 0 and bool(value & Fcr.ENABLE))
+
+
 @dataclass(frozen=True)
 class UartState:
     """The saved port: registers, and characters on their way to the guest. The interrupt wire follows."""
 
-    ier: int
-    fcr: int
-    lcr: int
-    mcr: int
-    scr: int
-    divisor: bytes
+    ier: Annotated[int, bits(_IER_WRITABLE)]
+    fcr: Annotated[int, Rule(_is_fcr, f"0, or FIFOs on ({int(Fcr.ENABLE)}) and a trigger level")]
+    lcr: U8
+    mcr: Annotated[int, bits(_MCR_WRITABLE)]
+    scr: U8
+    divisor: Annotated[bytes, length(2, 2)]
     overrun: bool
     """A character was lost since the guest's last read of LSR."""
-    modem_changes: int
+    modem_changes: Annotated[int, bits(0x0F)]
     """Bits 3:0 of MSR."""
     transmitted: bool
     """The transmitter's interrupt is latched."""
-    fifo: bytes
-    backlog: bytes
+    fifo: Annotated[bytes, length(0, FIFO_SIZE)]
+    backlog: Annotated[bytes, length(0, BACKLOG_SIZE)]
 
     @property
     def depth(self) -> int:
@@ -75,24 +80,14 @@ class UartState:
         return FIFO_SIZE if self.fcr else 1
 
     def check(self) -> None:
-        """Check the ranges of all fields.
+        """Check the fields that depend on each other.
 
         :raises SavedStateError: no port can be in this state.
         """
-        possible = {
-            "IER": 0 <= self.ier <= _IER_WRITABLE,
-            "FCR": self.fcr == 0 or (self.fcr & Fcr.ENABLE and self.fcr == self.fcr & _FCR_WRITABLE),
-            "LCR": 0 <= self.lcr <= 0xFF,
-            "MCR": 0 <= self.mcr <= _MCR_WRITABLE,
-            "SCR": 0 <= self.scr <= 0xFF,
-            "MSR": 0 <= self.modem_changes <= 0x0F,
-            "divisor latch": len(self.divisor) == 2,
-            "FIFO": len(self.fifo) <= self.depth,
-            "backlog": len(self.backlog) <= BACKLOG_SIZE,
-        }
-        for name, is_possible in possible.items():
-            if not is_possible:
-                raise SavedStateError(f"the saved serial port has an impossible {name}")
+        if len(self.fifo) > self.depth:
+            raise SavedStateError(
+                f"fifo of a serial port: {len(self.fifo)} characters, with room for {self.depth}"
+            )
 
 
 class Ns16550:

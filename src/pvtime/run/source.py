@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from pvtime.engine import registry
 from pvtime.engine.base import Engine
-from pvtime.errors import UsageError, one_line
+from pvtime.errors import PvtimeError, UsageError, one_line
 from pvtime.machine.image import load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.run.inbox import Inbox
@@ -164,7 +164,7 @@ class FromSaved:
         from pvtime.snapshot.directory import load
 
         with load(self.directory) as saved:
-            machine, engine = _rebuild(saved.description, options, inbox)
+            machine, engine = _rebuild(saved.description, options, inbox, str(self.directory))
             with contextlib.ExitStack() as undo:
                 undo.callback(machine.close)
                 undo.callback(engine.stop)
@@ -200,24 +200,28 @@ class FromMigration:
             received, stream = await_machine(
                 listener,
                 endpoint.protect,
-                lambda description: _rebuild(description, options, inbox),
+                lambda description: _rebuild(description, options, inbox, "the peer's machine"),
                 lambda reason: tell(f"a peer was dropped: {reason}"),
             )
         built = _resumed(received.machine, received.engine, received.description)
         return replace(built, on_start=lambda: confirm(stream))
 
 
-def _rebuild(description: Description, options: RunOptions, inbox: Inbox) -> tuple[Machine, Engine]:
+def _rebuild(
+    description: Description, options: RunOptions, inbox: Inbox, name: str
+) -> tuple[Machine, Engine]:
     """Build a machine that was saved or migrated, and the engine that it was running on.
 
-    :raises UsageError: the engine is unknown, or this host cannot use it.
+    :param name: name of the machine, for messages.
+    :raises PvtimeError: the engine is unknown, or this host cannot run the machine.
     """
-    kind, _ = registry.choose(description.engine)
-    if kind.name != description.engine:
-        raise UsageError(
-            f"the machine was running on the engine {description.engine!r}, which is unknown here"
-        )
-    return _build(description.config, kind, options, inbox)
+    try:
+        kind, _ = registry.choose(description.engine)
+        if kind.name != description.engine:
+            raise UsageError(f"it was running on the engine {description.engine!r}, which is unknown here")
+        return _build(description.config, kind, options, inbox)
+    except PvtimeError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _resumed(machine: Machine, engine: Engine, description: Description) -> BuiltMachine:

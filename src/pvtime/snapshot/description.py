@@ -7,34 +7,32 @@ files and frames of their own: a description is encoded without them.
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pvtime.abi.layout import U64_MAX
 from pvtime.errors import SavedStateError
-from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.machine import MachineConfig
+from pvtime.schema import matching
 
 __all__ = ["MAX_IMAGE", "Description"]
 
 MAX_IMAGE: Final = 1 << 30
 """Bytes of a kernel or an initrd."""
 
-_WORD: Final = re.compile("[!-~]{1,64}")
+_WORD: Final = "[!-~]{1,64}"
+"""What can be printed on a terminal."""
 
 
 @dataclass(frozen=True)
 class Description:
     """A machine that leaves its process, apart from its memory and its state."""
 
-    engine: str
+    engine: Annotated[str, matching(_WORD, "the name of an engine")]
     """Name of the engine that it was running on."""
     config: MachineConfig
     agent: bool
     """The stock userland answers on the second serial port."""
-    release: str | None
+    release: Annotated[str, matching(_WORD, "a kernel's release")] | None
     """The kernel's release, as the guest printed it; None if it has not."""
 
     def without_images(self) -> Self:
@@ -47,41 +45,16 @@ class Description:
 
         :raises SavedStateError: the kernel is larger than the image that is described.
         """
-        if len(kernel) > self.config.kernel.image_size:
-            _refuse("image size")
+        if len(kernel) > (size := self.config.kernel.image_size):
+            raise SavedStateError(f"kernel: it has {len(kernel)} bytes, more than its image_size, {size}")
         image = replace(self.config.kernel, data=kernel)
         return replace(self, config=replace(self.config, kernel=image, initrd=initrd))
 
-    def check(self) -> None:
-        """Check what was decoded. :class:`Machine` checks numbers of vCPUs and sizes; this checks the rest.
+    def check(self, name: str) -> None:
+        """Check what was decoded, beside the ranges of its fields.
 
-        Some of it is printed on a terminal, some used at a reset only.
-
+        :param name: name of its document, for messages.
         :raises SavedStateError: no machine has such a description.
         """
-        config = self.config
-        possible = {
-            "engine": _WORD.fullmatch(self.engine),
-            "CPU model": config.cpu is None or _WORD.fullmatch(config.cpu),
-            "kernel release": self.release is None or _WORD.fullmatch(self.release),
-            "command line": _is_command_line(config.append),
-            "memory": 0 <= config.memory <= U64_MAX,
-            "text offset": 0 <= config.kernel.text_offset <= U64_MAX,
-            "image size": 0 <= config.kernel.image_size <= U64_MAX,
-            "kernel": not config.kernel.data and not config.initrd,
-            "stolen time region": config.stolen_time == replace(STOLEN_TIME, base=config.stolen_time.base),
-        }
-        for name, is_possible in possible.items():
-            if not is_possible:
-                _refuse(name)
-
-
-def _refuse(name: str) -> None:
-    raise SavedStateError(f"the saved machine has an impossible {name}")
-
-
-def _is_command_line(text: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeError:
-        return False
+        if self.config.kernel.data or self.config.initrd:
+            raise SavedStateError(f"{name}.description.config: kernel.data or initrd is not empty")

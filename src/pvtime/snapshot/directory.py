@@ -144,9 +144,11 @@ class SavedDirectory:
         for name in self._manifest.files:
             with self._open_sized(name):
                 pass
-        self.description = self._manifest.description.with_images(
-            self._read_image(KERNEL), self._read_image(INITRD)
-        )
+        kernel, initrd = self._read_image(KERNEL), self._read_image(INITRD)
+        try:
+            self.description = self._manifest.description.with_images(kernel, initrd)
+        except SavedStateError as error:
+            raise SavedStateError(f"{path}/{error}") from error
         self.state = self._manifest.state
 
     def restore(self, machine: Machine, engine: Engine) -> None:
@@ -155,7 +157,7 @@ class SavedDirectory:
         :raises SavedStateError: a file is damaged, or belongs to another machine. Stop the engine then.
         """
         self.fill(machine.memories)
-        self.state.restore(machine, engine)
+        self.state.restore(machine, engine, f"{self._path / MANIFEST}.state")
 
     def fill(self, memories: Sequence[GuestMemory]) -> None:
         """Read and verify all memory. The regions must be zero, and are zero again after an error.

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from pvtime import __version__
 from pvtime.errors import SavedStateError
-from pvtime.snapshot.codec import decode, encode, from_json, to_json
+from pvtime.machine.layout import IPA_END
+from pvtime.schema import matching, within
+from pvtime.snapshot.codec import JsonObject, decode, encode, from_json, to_json
 from pvtime.snapshot.description import MAX_IMAGE, Description
 from pvtime.snapshot.state import MAX_STATE, SavedState
 
@@ -62,9 +64,9 @@ def is_saved_file(name: str) -> bool:
 class FileEntry:
     """A file beside the manifest."""
 
-    size: int
+    size: Annotated[int, within(0, IPA_END)]
     """Bytes."""
-    sha256: str
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "a SHA-256 in hexadecimal")]
     """Digest of the file's bytes; of a memory region, that of :mod:`pvtime.snapshot.memory_file`."""
 
 
@@ -104,6 +106,14 @@ class Manifest:
             raise SavedStateError(f"{name} is damaged, or not pvtime's: its checksum is wrong")
         document = from_json(data, name)
         del document["sha256"]
+        return cls.decode(document, name)
+
+    @classmethod
+    def decode(cls, document: JsonObject, name: str) -> Manifest:
+        """Decode and check the file's document, without the first line's checksum.
+
+        :raises SavedStateError: see :meth:`from_bytes`.
+        """
         if document.get("format") != FORMAT:
             raise SavedStateError(f"{name} does not belong to a saved machine of pvtime")
         if document.get("version") != VERSION:
@@ -116,7 +126,7 @@ class Manifest:
             raise SavedStateError(
                 f"{name} is for the architecture {_shown(manifest.architecture)}, not {ARCHITECTURE}"
             )
-        manifest.description.check()
+        manifest.description.check(name)
         manifest._check_files(name)
         return manifest
 
@@ -124,12 +134,12 @@ class Manifest:
         for file, entry in self.files.items():
             memory = is_memory(file)
             if not memory and file not in (KERNEL, INITRD):
-                raise SavedStateError(f"{name} names a file that no saved machine has: {file[:40]!r}")
-            if entry.size < 0 or (not memory and entry.size > MAX_IMAGE):
-                raise SavedStateError(f"{name} gives {file} the size {entry.size}")
+                raise SavedStateError(f"{name}.files: no saved machine has a file {file[:40]!r}")
+            if not memory and entry.size > MAX_IMAGE:
+                raise SavedStateError(f"{name}.files[{file!r}].size: {entry.size} bytes are too many")
         for file in (KERNEL, INITRD):
             if file not in self.files:
-                raise SavedStateError(f"{name} does not name the {file}")
+                raise SavedStateError(f"{name}.files: has no {file}")
 
 
 def _shown(value: object) -> str:

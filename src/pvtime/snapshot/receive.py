@@ -94,7 +94,7 @@ def receive(stream: MigrationStream, build: BuildMachine) -> ReceivedMachine:
             undo.callback(machine.close)
             undo.callback(engine.stop)
             prepare(SavedState, engine.state_type)  # before the guest is paused there
-            _receive_memory_and_state(stream, machine).restore(machine, engine)
+            _receive_memory_and_state(stream, machine).restore(machine, engine, "the peer's STATE")
             stream.send(FrameKind.READY)
             stream.receive(FrameKind.GO)
         except PvtimeError as error:
@@ -121,7 +121,7 @@ def _receive_description(stream: MigrationStream) -> Description:
             "use the same version of pvtime for both"
         )
     description = decode(Hello, document, "the peer's HELLO").description
-    description.check()
+    description.check("the peer's HELLO")
     _, kernel = stream.receive(FrameKind.KERNEL, limit=description.config.kernel.image_size)
     _, initrd = stream.receive(FrameKind.INITRD, limit=description.config.memory)
     return description.with_images(bytes(kernel), bytes(initrd))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from pvtime.engine.base import Engine
+from pvtime.errors import SavedStateError
 from pvtime.machine.machine import Machine, MachineState
 from pvtime.snapshot.codec import JsonObject, decode, encode
 
@@ -32,11 +33,15 @@ class SavedState:
         """
         return cls(machine.state(), encode(engine.state()))
 
-    def restore(self, machine: Machine, engine: Engine) -> None:
+    def restore(self, machine: Machine, engine: Engine, name: str) -> None:
         """Restore the state into an engine that has not started. The memory must have been filled.
 
+        :param name: name of its document, for messages.
         :raises SavedStateError: the state belongs to another machine. Stop the engine then.
         """
-        state: object = decode(engine.state_type, self.engine, "the engine's state")
-        machine.restore(self.machine)
-        engine.restore(state)
+        state: object = decode(engine.state_type, self.engine, f"{name}.engine")
+        try:
+            machine.restore(self.machine)
+            engine.restore(state)
+        except SavedStateError as error:
+            raise SavedStateError(f"{name}: {error}") from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 from pvtime.abi.layout import U64_MAX
 from pvtime.abi.registration import RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
+from pvtime.schema import U64, matching
 from pvtime.steal.structure import Structure
 
 __all__ = ["Account", "AccountState", "GuestUse"]
@@ -29,13 +31,12 @@ class GuestUse(Enum):
 class AccountState:
     """The part of an account that is in no guest's memory. Times in ns."""
 
-    truth_ns: int
-    injected_ns: int
-    use: str
-    """A :class:`GuestUse`."""
-    registration: int
+    truth_ns: U64
+    injected_ns: U64
+    use: GuestUse
+    registration: U64
     """The address that the guest has registered (:class:`Registration`); 0: none."""
-    fault: str | None
+    fault: Annotated[str, matching("[ -~]{0,200}", "a short text in ASCII")] | None
 
 
 class Account:
@@ -183,7 +184,7 @@ class Account:
         return AccountState(
             truth_ns=self.truth(run_delay),
             injected_ns=self.injected_ns,
-            use=self.use.value,
+            use=self.use,
             registration=int(self.registration),
             fault=self.fault,
         )
@@ -200,7 +201,7 @@ class Account:
             result = self._structure.register(Registration(state.registration))
             if result is not RegisterResult.SUCCESS:
                 raise GuestMemoryError(f"stolen time of a vCPU cannot be at {state.registration & ~1:#x}")
-        self.use = GuestUse(state.use)
+        self.use = state.use
         self._note_absence()
 
     def _fail(self, error: GuestMemoryError) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 
+from pvtime.abi.layout import U64_MAX
 from pvtime.abi.pvtime import REGION_ALIGN, STRUCTURE_STRIDE
 from pvtime.abi.pvtime_device import PAGE, PvTimeGroup, PvTimePaddr, StateHeader
 from pvtime.errors import PvTimeDeviceError, SavedStateError
@@ -113,7 +114,7 @@ def _u64(value: bytes) -> int:
 class HypervisorPlacement(Placement):
     """The hypervisor provides the memory, and stores straight into it.
 
-    :raises PvTimeDeviceError: the base is not page aligned.
+    :raises PvTimeDeviceError: the base is no address, or not page aligned.
     :raises UsageError: the base overlaps another region.
     """
 
@@ -121,6 +122,8 @@ class HypervisorPlacement(Placement):
 
     def __init__(self, guest: GuestMap, vcpus: int, base: int) -> None:
         self.device = PvTimeDevice(vcpus, guest)
+        if not 0 <= base <= U64_MAX:
+            raise PvTimeDeviceError(f"the base of stolen time {base:#x} is no address")
         self.device.set_attr(PvTimeGroup.PADDR, PvTimePaddr.ST, base.to_bytes(_U64, "little"))
 
     def structure(self, index: int) -> StraightStructure:
@@ -133,4 +136,4 @@ class HypervisorPlacement(Placement):
         try:
             self.device.set_attr(PvTimeGroup.STATE, 0, state)
         except PvTimeDeviceError as error:
-            raise SavedStateError(str(error)) from error
+            raise SavedStateError(f"placement: {error}") from error

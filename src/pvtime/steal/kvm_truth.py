@@ -28,23 +28,28 @@ what was saved: so does truth, and the baseline is the negative of that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.layout import U64_MAX
+from pvtime.schema import within
 from pvtime.steal.structure import StraightStructure
 
-__all__ = ["MARK", "KvmTruth", "StolenState"]
+__all__ = ["MARK", "Figure", "KvmTruth", "StolenState"]
 
 MARK: Final = 0x656D_6974_7670_2121
 """Any value but 0; this one reads as text in a dump."""
+
+
+Figure: TypeAlias = Annotated[int, within(0, (1 << 63) - 1)]
+"""292 years in ns."""
 
 
 @dataclass(frozen=True)
 class StolenState:
     """A vCPU's stolen time, beside its structure. Times in ns."""
 
-    truth_ns: int
-    injected_ns: int
+    truth_ns: Figure
+    injected_ns: Figure
     enabled: bool
 
 

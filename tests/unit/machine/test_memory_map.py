@@ -72,3 +72,11 @@ def test_an_access_that_only_touches_what_is_gone_fails(memories: MemoryMap) -> 
         memories.find(BASE + 0xFFC, 8, Access.READ)
     with pytest.raises(GuestMemoryError, match="no memory"):
         memories.find(BASE + 0x4000, 1, Access.READ)
+
+
+@pytest.mark.parametrize("base", [-65536, 1 << 40, (1 << 40) - 65536, 1 << 128])
+def test_memory_outside_of_the_address_space_is_refused(base: int) -> None:
+    memory_map = MemoryMap([])
+    with pytest.raises(UsageError, match="is not in the guest's address space, which ends at 0x1"):
+        memory_map.allocate(base, 1 << 17, "stolen time")
+    assert memory_map.memories == []

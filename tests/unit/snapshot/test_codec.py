@@ -73,7 +73,7 @@ EXAMPLE = Outer(
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "bool for int": (lambda d: d["many"][0].update(number=True), r"s.many\[0\].number: is a bool, not a n"),
-    "float for int": (lambda d: d.update(perhaps=1.0), "s.perhaps: is a float, not a number"),
+    "float for int": (lambda d: d.update(perhaps=1.0), "s.perhaps: is a fraction, not a number"),
     "int for bool": (lambda d: d.update(flag=1), "s.flag: is a number, not a bool"),
     "text for int": (lambda d: d.update(pair=[1, "2"]), r"s.pair\[1\]: is a text, not a number"),
     "null for int": (lambda d: d["named"]["k"].update(number=None), r"s.named\['k'\].number: is null, not a"),
@@ -116,9 +116,10 @@ def test_no_document_makes_it_fail_otherwise(document: Any) -> None:
         ("", "is not valid JSON"),
         ("[]", "is not a JSON object"),
         ('{"a": 1', "is not valid JSON"),
-        (b'{"a": "\xff"}', "is not valid JSON"),
+        (b'{"a": "\xff"}', "is not UTF-8 text: byte 7 is wrong"),
         ('{"a": %s}' % ("9" * 641), "a number has 641 digits"),
-        ('{"a": %s}' % ("[" * 200_000), "is not valid JSON"),
+        ('{"a": %s}' % ("[" * 200_000), "is nested too deeply"),
+        ('{"a": 1,\n "b": x}', "is not valid JSON: look at line 2, column 7"),
     ],
 )
 def test_what_is_no_json_object_is_refused(text: str | bytes, message: str) -> None:

@@ -175,7 +175,7 @@ def put(*keys: str) -> Callable[[object], Callable[[dict[str, Any]], None]]:
     return to
 
 
-ENTRY = {"size": 0, "sha256": ""}
+ENTRY = {"size": 0, "sha256": "0" * 64}
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "newer": (
@@ -192,15 +192,21 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown": (put("more")(1), ": has the unknown field 'more'"),
     "missing": (lambda document: document["description"].pop("engine"), ".description: has no engine"),
     "type": (put("files", "kernel", "size")(True), ".files['kernel'].size: is a bool, not a number"),
-    "outside": (put("files", "../kernel")(ENTRY), "names a file that no saved machine has: '../kernel'"),
-    "absolute": (put("files", "/etc/passwd")(ENTRY), "names a file that no saved machine has: '/etc/passwd'"),
-    "itself": (put("files", "machine.json")(ENTRY), "names a file that no saved machine has: 'machine.json'"),
-    "memory": (put("files", "memory-../x")(ENTRY), "names a file that no saved machine has: 'memory-../x'"),
-    "newline": (put("files", "memory-1\n")(ENTRY), "names a file that no saved machine has: 'memory-1\\n'"),
-    "no kernel": (lambda document: document["files"].pop("kernel"), "does not name the kernel"),
-    "no initrd": (lambda document: document["files"].pop("initrd"), "does not name the initrd"),
-    "negative": (put("files", RAM_FILE, "size")(-1), f"gives {RAM_FILE} the size -1"),
-    "huge": (put("files", "kernel", "size")((1 << 30) + 1), "gives kernel the size 1073741825"),
+    "outside": (put("files", "../kernel")(ENTRY), ".files: no saved machine has a file '../kernel'"),
+    "absolute": (put("files", "/etc/passwd")(ENTRY), ".files: no saved machine has a file '/etc/passwd'"),
+    "itself": (put("files", "machine.json")(ENTRY), ".files: no saved machine has a file 'machine.json'"),
+    "memory": (put("files", "memory-../x")(ENTRY), ".files: no saved machine has a file 'memory-../x'"),
+    "newline": (put("files", "memory-1\n")(ENTRY), ".files: no saved machine has a file 'memory-1\\n'"),
+    "no kernel": (lambda document: document["files"].pop("kernel"), ".files: has no kernel"),
+    "no initrd": (lambda document: document["files"].pop("initrd"), ".files: has no initrd"),
+    "negative": (
+        put("files", RAM_FILE, "size")(-1),
+        f".files['{RAM_FILE}'].size: is not a number from 0 to 0x",
+    ),
+    "huge": (
+        put("files", "kernel", "size")((1 << 30) + 1),
+        ".files['kernel'].size: 1073741825 bytes are too many",
+    ),
 }
 
 

@@ -37,7 +37,7 @@ def through_json(**changed: Any) -> Description:
             place = place[parent]
         place[name] = value
     description = decode(Description, from_json(to_json(document), "it"), "it")
-    description.check()
+    description.check("it")
     return description.with_images(CONFIG.kernel.data, CONFIG.initrd)
 
 
@@ -53,24 +53,31 @@ def test_the_images_are_not_in_the_document() -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"config__cpu": "\x1b[2J"}, "CPU model"),
-        ({"config__cpu": "x" * 65}, "CPU model"),
-        ({"release": "6.1\x1b]0;mine\x07"}, "kernel release"),
-        ({"release": ""}, "kernel release"),
-        ({"config__append": "quiet\0"}, "command line"),
-        ({"config__append": "\ud800"}, "command line"),
+        ({"config__cpu": "\x1b[2J"}, "cpu: is not the name of a CPU model"),
+        ({"config__cpu": "x" * 65}, "cpu: is not the name of a CPU model"),
+        ({"release": "6.1\x1b]0;mine\x07"}, "release: is not"),
+        ({"release": ""}, "release: is not"),
+        ({"config__append": "quiet\0"}, "append: is not a command line"),
+        ({"config__append": "\ud800"}, "append: is not a command line"),
         ({"config__placement": "everywhere"}, "placement"),
         ({"config__memory": -1}, "memory"),
         ({"config__memory": 10**600}, "memory"),
-        ({"config__kernel__text_offset": -1}, "text offset"),
-        ({"config__kernel__text_offset": 1 << 64}, "text offset"),
-        ({"config__kernel__image_size": 5}, "image size"),
-        ({"config__kernel__image_size": 1 << 64}, "image size"),
-        ({"config__kernel__data": "AAAA"}, "kernel"),
-        ({"config__initrd": "AAAA"}, "kernel"),
-        ({"config__stolen_time__name": "\x1b[2J"}, "stolen time region"),
-        ({"config__stolen_time__size": 64}, "stolen time region"),
+        ({"config__kernel__text_offset": -1}, "text_offset: is not a number from 0"),
+        ({"config__kernel__text_offset": 1 << 64}, "text_offset: is not a number from 0"),
+        ({"config__kernel__image_size": 5}, "image_size"),
+        ({"config__kernel__image_size": 1 << 64}, "image_size"),
+        ({"config__kernel__data": "AAAA"}, "kernel.data or initrd"),
+        ({"config__initrd": "AAAA"}, "kernel.data or initrd"),
+        ({"config__kernel__page_size": 8192}, "page_size: is not 4096, 16384 or 65536"),
+        ({"config__stolen_time__name": "\x1b[2J"}, "stolen_time: is not a region for stolen time"),
+        ({"config__stolen_time__size": 64}, "stolen_time: is not a region for stolen time"),
+        ({"config__stolen_time__base": -65536}, "stolen_time: is not a region for stolen time"),
+        ({"config__stolen_time__base": 1 << 128}, "stolen_time: is not a region for stolen time"),
+        ({"config__stolen_time__base": 1 << 40}, "stolen_time: is not a region for stolen time"),
+        ({"config__stolen_time__base": 0x90A_8000}, "stolen_time: is not a region for stolen time"),
         ({"config__vcpus": "2"}, "vcpus"),
+        ({"config__vcpus": 9}, "vcpus: is not a number from 1 to 8"),
+        ({"config__no_pvtime": [8]}, "no_pvtime"),
         ({"config__no_pvtime": [True]}, "no_pvtime"),
         ({"config__disks": 1}, "disks"),
         ({"engine": "\x1b[2J"}, "engine"),

@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.kvm_reg import COUNTERS, RegId, describe
 from pvtime.abi.kvm_types import VcpuEvents
@@ -22,7 +22,9 @@ from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.engine.kvm.vgic import VgicState
 from pvtime.errors import SavedStateError
-from pvtime.steal.kvm_truth import StolenState
+from pvtime.machine.layout import MAX_VCPUS
+from pvtime.schema import U32, bits, length, matching
+from pvtime.steal.kvm_truth import Figure, StolenState
 
 __all__ = [
     "KvmCpuState",
@@ -35,13 +37,12 @@ __all__ = [
     "write_cpu",
 ]
 
-_LIMIT: Final = 1 << 63
-"""Limit of a figure: 292 years in ns."""
-
 _MRS_CNTFRQ_RET: Final = struct.pack("<2I", 0xD53B_E000, 0xD65F_03C0)
 """``mrs x0, cntfrq_el0; ret``, which a process may execute."""
 
-Registers = dict[str, bytes]
+Registers: TypeAlias = dict[
+    Annotated[str, matching("0x[0-9a-f]{1,16}", "a register's identifier")], Annotated[bytes, length(1, 256)]
+]
 """Values by KVM's register identifiers, in hexadecimal."""
 
 
@@ -54,7 +55,7 @@ class KvmCpuState:
     """The guest has switched it off (PSCI)."""
     serror: bool
     """An SError is pending until the guest unmasks it."""
-    serror_syndrome: int | None
+    serror_syndrome: Annotated[int, bits((1 << 25) - 1)] | None
     """ISS of the SError, where the CPU has RAS and the VMM set one."""
 
 
@@ -64,20 +65,20 @@ class KvmVcpuState:
 
     cpu: KvmCpuState
     stolen: StolenState
-    ran_ns: int
-    loads: int
+    ran_ns: Figure
+    loads: Figure
 
 
 @dataclass(frozen=True)
 class KvmState:
     """All vCPUs, the counters and the interrupt controller."""
 
-    counter_frequency: int
+    counter_frequency: U32
     """CNTFRQ_EL0, in Hz, which the guest has read."""
-    counters: dict[str, bytes]
+    counters: Registers
     """The guest's clocks, which stand still while the machine is saved."""
     vgic: VgicState
-    vcpus: list[KvmVcpuState]
+    vcpus: Annotated[list[KvmVcpuState], length(1, MAX_VCPUS)]
 
     def check(self, vcpus: int, frequency: int) -> None:
         """Check that a machine of ``vcpus`` vCPUs can be in this state.
@@ -86,16 +87,12 @@ class KvmState:
         :raises SavedStateError: it cannot.
         """
         if len(self.vcpus) != vcpus:
-            raise SavedStateError(f"{len(self.vcpus)} vCPUs are saved, this machine has {vcpus}")
+            raise SavedStateError(f"vcpus: {len(self.vcpus)} vCPUs are saved, this machine has {vcpus}")
         if self.counter_frequency != frequency:
             raise SavedStateError(
-                f"the saved guest relies on a counter (CNTFRQ_EL0) of {self.counter_frequency} Hz, "
-                f"but this host's has {frequency} Hz"
+                f"counter_frequency: the guest relies on a counter (CNTFRQ_EL0) of "
+                f"{self.counter_frequency} Hz, but this host's has {frequency} Hz"
             )
-        for vcpu in self.vcpus:
-            figures = [vcpu.ran_ns, vcpu.loads, vcpu.stolen.truth_ns, vcpu.stolen.injected_ns]
-            if not all(0 <= figure < _LIMIT for figure in figures):
-                raise SavedStateError(f"a saved vCPU has impossible figures: {figures}")
 
 
 def cntfrq() -> int:
@@ -167,13 +164,11 @@ def write_counters(vcpu: VcpuFd, counters: Registers) -> None:
 def _parse(registers: Registers) -> list[tuple[int, bytes]]:
     parsed = []
     for key, value in registers.items():
-        try:
-            register = int(key, 16)
-        except ValueError:
-            raise SavedStateError(f"a saved register has the impossible name {key[:40]!r}") from None
-        if not 0 <= register < 2**64 or len(value) != RegId(register).bytes:
+        register = int(key, 16)
+        if len(value) != RegId(register).bytes:
             raise SavedStateError(
-                f"the saved {describe(register)} has an impossible size: {len(value)} bytes"
+                f"registers[{key!r}]: the saved {describe(register)} has an impossible size: "
+                f"{len(value)} bytes"
             )
         parsed.append((register, value))
     return parsed

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from pvtime.abi.kvm_device import DeviceType, VgicAddr, VgicCtrl, VgicGroup
 from pvtime.abi.kvm_vgic import ICC_CTLR_EL1, IccCtlr, VgicRegister, cpu_registers, distributor_registers
@@ -20,6 +20,7 @@ from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.devicetree import GicFlavour
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, GIC_REDISTRIBUTORS
+from pvtime.schema import U64
 
 __all__ = ["IRQS", "VgicState", "create_vgic", "initialise_vgic", "read_vgic", "write_vgic"]
 
@@ -58,7 +59,7 @@ def initialise_vgic(vgic: DeviceFd) -> None:
     vgic.command(VgicGroup.CTRL, VgicCtrl.INIT)
 
 
-Values = dict[str, int]
+Values: TypeAlias = dict[str, U64]
 """By the registers' names."""
 
 
@@ -89,7 +90,8 @@ def write_vgic(vgic: DeviceFd, mpidrs: list[int], state: VgicState) -> None:
     """
     if len(state.cpus) != len(mpidrs):
         raise SavedStateError(
-            f"the saved interrupt controller has {len(state.cpus)} CPUs, this machine has {len(mpidrs)}"
+            f"cpus of the saved interrupt controller: it has {len(state.cpus)} CPUs, "
+            f"this machine has {len(mpidrs)}"
         )
     _write(vgic, 0, distributor_registers(IRQS), state.distributor)
     for mpidr, values in zip(mpidrs, state.cpus, strict=True):
@@ -113,10 +115,12 @@ def _write(vgic: DeviceFd, mpidr: int, registers: Iterable[VgicRegister], values
     known = list(registers)
     if different := {register.name for register in known} ^ values.keys():
         owner = "this host" if min(different) not in values else "the saved machine"
-        raise SavedStateError(f"the interrupt controllers differ: only that of {owner} has {min(different)}")
+        raise SavedStateError(
+            f"the interrupt controllers differ: only that of {owner} has {min(different)[:40]!r}"
+        )
     for register in known:
         value = values[register.name]
-        if not 0 <= value < (2**64 if register.is_wide else 2**32):
+        if not register.is_wide and value >= 2**32:
             raise SavedStateError(
                 f"the saved interrupt controller has an impossible {register.name}: {value:#x}"
             )

@@ -11,15 +11,15 @@ takes effect again when the guest next writes it, as Linux does at a switch to t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import unicorn
 from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import ExceptionLevel, Pstate, SysReg
 from pvtime.errors import SavedStateError
+from pvtime.schema import U32, U64, U128, Rule, length
 
 __all__ = ["SYSTEM_REGISTERS", "CpuRegisters", "read_cpu", "write_cpu"]
 
@@ -71,57 +71,41 @@ _GENERAL: Final = [getattr(a64, f"UC_ARM64_REG_X{number}") for number in range(3
 _VECTOR: Final = [getattr(a64, f"UC_ARM64_REG_V{number}") for number in range(32)]
 
 
+_MODES: Final = {(ExceptionLevel.EL0, 0), (ExceptionLevel.EL1, 0), (ExceptionLevel.EL1, 1)}
+
+
+def _is_mode(value: int) -> bool:
+    pstate = Pstate(value)
+    return not pstate.aarch32 and (pstate.level, pstate.own_stack) in _MODES
+
+
 @dataclass(frozen=True)
 class CpuRegisters:
     """A vCPU in AArch64 state, at EL1 or EL0."""
 
-    x: list[int]
+    x: Annotated[list[U64], length(31, 31)]
     """X0 to X30."""
-    sp_el0: int
-    sp_el1: int
-    pc: int
-    pstate: int
+    sp_el0: U64
+    sp_el1: U64
+    pc: U64
+    pstate: Annotated[U32, Rule(_is_mode, "a state at EL1 or EL0 in AArch64")]
     """As SPSR_EL1 would have it."""
-    v: list[int]
-    """V0 to V31, 128 bits each."""
-    fpcr: int
-    fpsr: int
-    system: dict[str, int]
+    v: Annotated[list[U128], length(32, 32)]
+    """V0 to V31."""
+    fpcr: U32
+    fpsr: U32
+    system: dict[str, U64]
     """:data:`SYSTEM_REGISTERS`."""
 
-    def check(self) -> None:
-        """Check that a guest can be in this state.
+    def check(self, index: int) -> None:
+        """Check that the registers of vCPU ``index`` are those of this version.
 
-        :raises SavedStateError: it cannot; the message names the register.
+        :raises SavedStateError: they are not; the message names one.
         """
         if unknown := self.system.keys() ^ SYSTEM_REGISTERS.keys():
             name = min(unknown)
-            what = "has the unknown" if name in self.system else "has no"
-            raise SavedStateError(f"the saved CPU {what} register {name[:40]!r}")
-        _check_count("X", self.x, len(_GENERAL))
-        _check_count("V", self.v, len(_VECTOR))
-        for width, registers in {
-            32: {"PSTATE": self.pstate, "FPCR": self.fpcr, "FPSR": self.fpsr},
-            64: {
-                **_numbered("X", self.x),
-                "SP_EL0": self.sp_el0,
-                "SP_EL1": self.sp_el1,
-                "PC": self.pc,
-                **self.system,
-            },
-            128: _numbered("V", self.v),
-        }.items():
-            for name, value in registers.items():
-                if not 0 <= value < 1 << width:
-                    raise SavedStateError(
-                        f"the saved CPU has a value in {name} that is not {width} bits wide"
-                    )
-        pstate = Pstate(self.pstate)
-        if pstate.aarch32 or (pstate.level, pstate.own_stack) not in _MODES:
-            raise SavedStateError(f"the saved CPU has an impossible PSTATE {self.pstate:#x}")
-
-
-_MODES: Final = {(ExceptionLevel.EL0, 0), (ExceptionLevel.EL1, 0), (ExceptionLevel.EL1, 1)}
+            what = "there is no" if name in self.system else "it lacks the"
+            raise SavedStateError(f"system of vCPU {index}: {what} register {name[:40]!r}")
 
 
 def read_cpu(uc: unicorn.Uc) -> CpuRegisters:
@@ -159,12 +143,3 @@ def write_cpu(uc: unicorn.Uc, state: CpuRegisters) -> None:
     uc.reg_write(a64.UC_ARM64_REG_SP_EL1, state.sp_el1)
     uc.reg_write(a64.UC_ARM64_REG_SP, state.sp_el1 if Pstate(state.pstate).own_stack else state.sp_el0)
     uc.reg_write(a64.UC_ARM64_REG_PC, state.pc)
-
-
-def _numbered(kind: str, values: Iterable[int]) -> dict[str, int]:
-    return {f"{kind}{number}": value for number, value in enumerate(values)}
-
-
-def _check_count(kind: str, values: list[int], count: int) -> None:
-    if len(values) != count:
-        raise SavedStateError(f"the saved CPU has {len(values)} registers {kind}, not {count}")

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pvtime.abi.layout import U64_MAX
 from pvtime.engine.unicorn.registers import CpuRegisters
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
 from pvtime.machine.gicv2 import GicV2State
+from pvtime.machine.layout import MAX_VCPUS
 from pvtime.machine.timer import TimerState
-from pvtime.steal.account import AccountState, GuestUse
+from pvtime.schema import U64, length, matching
+from pvtime.steal.account import AccountState
 
 __all__ = ["UnicornState", "restore_engine", "save_engine"]
 
@@ -24,25 +26,24 @@ _NOT_SAVED = "max"
 class UnicornVcpuState:
     """One vCPU. Times in ns."""
 
-    power: str
-    """A :class:`SchedState`."""
+    power: SchedState
     cpu: CpuRegisters | None
     """None where it is switched off."""
     timer: TimerState
     account: AccountState
-    ran_ns: int
-    loads: int
+    ran_ns: U64
+    loads: U64
 
 
 @dataclass(frozen=True)
 class UnicornState:
     """Everything but the memory and the devices of the machine."""
 
-    model: str
-    counter: int
+    model: Annotated[str, matching("[!-~]{1,64}", "the name of a CPU model")]
+    counter: U64
     """The guest's CNTVCT_EL0 and CNTPCT_EL0, in ticks."""
     gic: GicV2State
-    vcpus: list[UnicornVcpuState]
+    vcpus: Annotated[list[UnicornVcpuState], length(1, MAX_VCPUS)]
     placement: bytes | None
     """The state of the machine's placement (:meth:`Placement.state`)."""
 
@@ -78,7 +79,7 @@ def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
         _restore_vcpu(vm, vcpu, saved, now)
     vm.gic.restore(state.gic)
     for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
-        vcpu.state = SchedState(saved.power)
+        vcpu.state = saved.power
         if vcpu.state is SchedState.IDLE and vcpu.irq:
             vcpu.state = SchedState.RUNNABLE
     vm.core.address_space.forget_code()
@@ -89,7 +90,7 @@ def _save_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, now: int) -> UnicornVcpuState:
     if not off and vcpu.context is None:
         vcpu.context = vm.core.contexts.new(vm.machine.mpidrs[vcpu.index], *vcpu.entry)
     return UnicornVcpuState(
-        power=vcpu.state.value,
+        power=vcpu.state,
         cpu=None if off else vm.core.contexts.read(vcpu.context),
         timer=vcpu.timer.state(now),
         account=vcpu.account.state(vcpu.run_delay.read(0)),
@@ -112,43 +113,21 @@ def _restore_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, saved: UnicornVcpuState, now
 def _check(vm: UnicornVm, state: UnicornState) -> None:
     if state.model == _NOT_SAVED:
         raise SavedStateError(
-            f"a machine with CPU model {_NOT_SAVED} cannot be saved: the state is not pvtime's"
+            f"model: a machine with CPU model {_NOT_SAVED} cannot be saved: the state is not pvtime's"
         )
     if state.model != vm.core.model:
-        raise SavedStateError(f"the saved CPU is a {state.model[:40]!r}, this machine's a {vm.core.model!r}")
-    if len(state.vcpus) != len(vm.vcpus):
-        raise SavedStateError(f"{len(state.vcpus)} vCPUs are saved, this machine has {len(vm.vcpus)}")
-    if (state.placement is None) != (vm.machine.placement.state() is None):
-        raise SavedStateError("the saved machine has another placement of its stolen time")
-    _check_u64("counter", state.counter)
-    for vcpu in state.vcpus:
-        _check_vcpu(vcpu)
-
-
-def _check_vcpu(vcpu: UnicornVcpuState) -> None:
-    if vcpu.power not in {state.value for state in SchedState}:
-        raise SavedStateError(f"the saved vCPU is {vcpu.power[:40]!r}")
-    if (vcpu.cpu is None) != (vcpu.power == SchedState.OFF.value):
         raise SavedStateError(
-            f"the saved vCPU is {vcpu.power} and has {'no' if vcpu.cpu is None else ''} registers"
+            f"model: the saved CPU is a {state.model!r}, this machine's a {vm.core.model!r}"
         )
-    if vcpu.cpu is not None:
-        vcpu.cpu.check()
-    account = vcpu.account
-    for name, value in {
-        "run time": vcpu.ran_ns,
-        "number of loads": vcpu.loads,
-        "stolen time": account.truth_ns,
-        "injected stolen time": account.injected_ns,
-        "address of stolen time": account.registration,
-    }.items():
-        _check_u64(name, value)
-    if account.use not in {use.value for use in GuestUse}:
-        raise SavedStateError(f"the saved vCPU's use of stolen time is {account.use[:40]!r}")
-    if account.fault is not None and not account.fault.isprintable():
-        raise SavedStateError("the saved vCPU has a fault that is no text")
-
-
-def _check_u64(name: str, value: int) -> None:
-    if not 0 <= value <= U64_MAX:
-        raise SavedStateError(f"the saved machine has an impossible {name}: {hex(value)[:40]}")
+    if len(state.vcpus) != len(vm.vcpus):
+        raise SavedStateError(f"vcpus: {len(state.vcpus)} vCPUs are saved, this machine has {len(vm.vcpus)}")
+    if (state.placement is None) != (vm.machine.placement.state() is None):
+        raise SavedStateError("placement: the saved machine has another placement of its stolen time")
+    for index, vcpu in enumerate(state.vcpus):
+        if (vcpu.cpu is None) != (vcpu.power is SchedState.OFF):
+            registers = "no registers" if vcpu.cpu is None else "registers"
+            raise SavedStateError(
+                f"cpu of vCPU {index}: it is {vcpu.power.value} (power) and has {registers}"
+            )
+        if vcpu.cpu is not None:
+            vcpu.cpu.check(index)

@@ -8,12 +8,13 @@ rest; it is checked before a controller is brought into it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
 from pvtime.errors import SavedStateError
+from pvtime.schema import U32, bits, length, within
 
 __all__ = [
     "GICC_CTLR_WRITABLE",
@@ -40,6 +41,9 @@ IDLE: Final = 0x100
 
 MIN_BPR: Final = 2
 """With five bits of priority, the binary point cannot be below this (3.3.3); in GICC_ABPR one more."""
+
+MAX_INTIDS: Final = 1020
+"""INTIDs of any GICv2, but for the special ones (3.1.1)."""
 
 SGI_MASK: Final = (1 << SGIS) - 1
 PRIVATE_MASK: Final = (1 << SPI_BASE) - 1
@@ -198,15 +202,20 @@ class GicState:
         return priority < cpu.pmr and cpu.best_running < cpu.running
 
 
+InterruptBits: TypeAlias = Annotated[int, bits((1 << MAX_INTIDS) - 1)]
+Priority: TypeAlias = Annotated[int, bits(PRIORITY_MASK)]
+CpuBits: TypeAlias = Annotated[int, bits(0xFF)]
+
+
 @dataclass(frozen=True)
 class SavedInterrupts:
     """States of interrupts, without their wires; bit n is INTID n."""
 
-    enabled: int
-    latched: int
-    edge: int
-    active: int
-    group: int
+    enabled: InterruptBits
+    latched: InterruptBits
+    edge: InterruptBits
+    active: InterruptBits
+    group: InterruptBits
 
 
 @dataclass(frozen=True)
@@ -214,25 +223,25 @@ class SavedGicCpu:
     """A CPU's banked interrupts, and its interface's registers."""
 
     bits: SavedInterrupts
-    priorities: list[int]
-    sources: list[int]
-    ctlr: int
-    pmr: int
-    bpr: int
-    abpr: int
-    apr: int
+    priorities: Annotated[list[Priority], length(SPI_BASE, SPI_BASE)]
+    sources: Annotated[list[CpuBits], length(SGIS, SGIS)]
+    ctlr: Annotated[int, bits(GICC_CTLR_WRITABLE)]
+    pmr: Priority
+    bpr: Annotated[int, within(MIN_BPR, 7)]
+    abpr: Annotated[int, within(MIN_BPR + 1, 7)]
+    apr: U32
 
 
 @dataclass(frozen=True)
 class GicV2State:
     """A GICv2 without its wires and without derived state."""
 
-    ctlr: int
+    ctlr: Annotated[int, bits(GicdCtlr.of(enable_group0=1, enable_group1=1))]
     """GICD_CTLR."""
     spi: SavedInterrupts
-    priorities: list[int]
+    priorities: list[Priority]
     """Of the SPIs, from INTID 32 on."""
-    targets: list[int]
+    targets: list[CpuBits]
     cpus: list[SavedGicCpu]
 
 
@@ -290,49 +299,31 @@ def _set_bits(bits: Interrupts, new: SavedInterrupts) -> None:
 
 
 def _check(state: GicState, new: GicV2State) -> None:
-    """Check that the controller of ``state`` can be in the ``new`` state.
+    """Check that the controller of ``state`` can be in the ``new`` state, whose fields have their ranges.
 
     :raises SavedStateError: it cannot.
     """
     if len(new.cpus) != len(state.cpus):
-        raise SavedStateError(f"the saved GICv2 has {len(new.cpus)} CPUs, this machine {len(state.cpus)}")
+        raise SavedStateError(
+            f"cpus of the GICv2: {len(new.cpus)} are saved, this machine has {len(state.cpus)}"
+        )
     spis = state.count - SPI_BASE
     everyone = (1 << len(state.cpus)) - 1
-    shared = (1 << state.count) - (1 << SPI_BASE)
-    _expect("GICD_CTLR", _within(new.ctlr, GicdCtlr.of(enable_group0=1, enable_group1=1)))
-    _expect("SPI", _bits_within(new.spi, shared))
-    _expect("SPI priority", _all_within(new.priorities, spis, PRIORITY_MASK))
-    _expect("SPI target", _all_within(new.targets, spis, everyone))
+    _expect("spi", _has_only(new.spi, (1 << state.count) - (1 << SPI_BASE)))
+    _expect("priorities", len(new.priorities) == spis)
+    _expect("targets", len(new.targets) == spis and not any(target & ~everyone for target in new.targets))
     for cpu in new.cpus:
-        _check_cpu(cpu, everyone)
-
-
-def _check_cpu(cpu: SavedGicCpu, everyone: int) -> None:
-    _expect("SGI or PPI", _bits_within(cpu.bits, (1 << SPI_BASE) - 1))
-    _expect("SGI or PPI priority", _all_within(cpu.priorities, SPI_BASE, PRIORITY_MASK))
-    _expect("SGI source", _all_within(cpu.sources, SGIS, everyone))
-    pending = sum(1 << sgi for sgi, sources in enumerate(cpu.sources) if sources)
-    _expect("pending SGI", cpu.bits.latched & SGI_MASK == pending)
-    _expect("GICD_ICFGR0 or GICD_ICFGR1", cpu.bits.edge == SGI_MASK)
-    _expect("GICC_CTLR", _within(cpu.ctlr, GICC_CTLR_WRITABLE))
-    _expect("GICC_PMR", _within(cpu.pmr, PRIORITY_MASK))
-    _expect("GICC_BPR", MIN_BPR <= cpu.bpr <= 7)
-    _expect("GICC_ABPR", MIN_BPR < cpu.abpr <= 7)
-    _expect("GICC_APR0", _within(cpu.apr, (1 << 32) - 1))
+        _expect("bits", _has_only(cpu.bits, PRIVATE_MASK))
+        _expect("edge", cpu.bits.edge == SGI_MASK)
+        _expect("sources", not any(source & ~everyone for source in cpu.sources))
+        pending = sum(1 << sgi for sgi, sources in enumerate(cpu.sources) if sources)
+        _expect("latched bits and sources of the SGIs", cpu.bits.latched & SGI_MASK == pending)
 
 
 def _expect(what: str, possible: bool) -> None:
     if not possible:
-        raise SavedStateError(f"the saved GICv2 has an impossible {what}")
+        raise SavedStateError(f"{what} of the GICv2: the values are impossible in this machine")
 
 
-def _within(value: int, mask: int) -> bool:
-    return value & ~mask == 0
-
-
-def _all_within(values: Sequence[int], count: int, mask: int) -> bool:
-    return len(values) == count and all(_within(value, mask) for value in values)
-
-
-def _bits_within(bits: SavedInterrupts, mask: int) -> bool:
-    return all(_within(value, mask) for value in vars(bits).values())
+def _has_only(interrupts: SavedInterrupts, mask: int) -> bool:
+    return not any(value & ~mask for value in vars(interrupts).values())

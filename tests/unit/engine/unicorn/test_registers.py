@@ -106,7 +106,7 @@ def test_anything_in_the_registers_neither_is_lost_nor_ends_the_engine(internals
         usual = core.contexts.read(vcpu.context)
         for _ in range(200):
             state = anything(chance, usual)
-            state.check()
+            state.check(0)
             vcpu.context = core.contexts.make(0, state)
             again = core.contexts.read(vcpu.context)
             assert (again.x, again.v, again.pc, again.sp_el0, again.sp_el1) == (
