@@ -87,6 +87,9 @@ class FakeEngine(Engine):
     def resume(self) -> None:
         """Do nothing either."""
 
+    def check_savable(self) -> None:
+        """Find nothing against it, though :meth:`state` will."""
+
     def state(self) -> FakeState:
         """Refuse: there is nothing to save."""
         raise EngineError("no state")

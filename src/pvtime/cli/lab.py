@@ -9,7 +9,7 @@ import click
 
 from pvtime.cli.params import WholeNumber
 from pvtime.lab.initramfs import fetch
-from pvtime.lab.lab import run_in_lab
+from pvtime.lab.lab import refuse_impossible, run_in_lab
 from pvtime.lab.qemu import CPUS, LabOptions
 from pvtime.report.image_progress import image_progress
 
@@ -66,6 +66,7 @@ def lab_command(
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
     """  # noqa: D301 (click wants the character)
     options = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
+    refuse_impossible(out)
     with image_progress(sys.stderr) as progress:
         fetch(progress)
     return run_in_lab(list(command), options=options, out=out)

@@ -148,6 +148,13 @@ class Engine(ABC):
         """Go on after :meth:`pause`; harmless when not paused."""
 
     @abstractmethod
+    def check_savable(self) -> None:
+        """Check that the machine's state could be saved, as far as this is known before it runs.
+
+        :raises EngineError: :meth:`state` would refuse it, whatever the guest does.
+        """
+
+    @abstractmethod
     def state(self) -> Any:
         """Return the state of the paused vCPUs, interrupt controller and stolen time: a :attr:`state_type`.
 

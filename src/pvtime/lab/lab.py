@@ -14,20 +14,21 @@ import queue
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from pvtime.errors import UsageError
+from pvtime.errors import UsageError, oserror_context
 from pvtime.images.cache import FetchProgress, silent
 from pvtime.lab.initramfs import LabExtras, prepare
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
-from pvtime.lab.qemu import Emulator, LabError, LabOptions
+from pvtime.lab.qemu import Emulator, LabError, LabOptions, require_qemu
 from pvtime.lab.result import CompletedRun, ResultReader
 
-__all__ = ["Lab", "run_in_lab"]
+__all__ = ["Lab", "refuse_impossible", "run_in_lab"]
 
 BOOT_TIMEOUT_S: Final = 120.0
 """A boot takes 3 s on a quiet machine; this is for a loaded one."""
@@ -167,6 +168,23 @@ class Lab:
 
 def _signal(number: signal.Signals) -> bytes:
     return pack(AgentFrame.SIGNAL, json.dumps(int(number)).encode())
+
+
+def refuse_impossible(out: Sequence[str]) -> None:
+    """Check, before anything is fetched, that a lab can run and that files can be copied back.
+
+    :param out: their names, as for :func:`run_in_lab`.
+    :raises UsageError: QEMU is not installed, or a name cannot be a file's on this side.
+    """
+    for name in out:
+        path = Path(name)
+        if path.is_dir() or not path.name:
+            raise UsageError(f"--out {name}: it is a directory; give the name of a file")
+        # access(2) says yes to root where the file system is read-only.
+        refused = oserror_context(f"--out {name}: {path.parent} cannot be written to", UsageError)
+        with refused, tempfile.TemporaryFile(dir=path.parent):
+            pass
+    require_qemu()
 
 
 def run_in_lab(

@@ -74,6 +74,17 @@ class LabOptions:
         ]
 
 
+def require_qemu() -> None:
+    """Check that QEMU is installed.
+
+    :raises UsageError: it is not.
+    """
+    if shutil.which(PROGRAM) is None:
+        raise UsageError(
+            f"{PROGRAM} is not installed: the lab needs it (Debian: apt install qemu-system-arm)"
+        )
+
+
 class Emulator:
     """A QEMU process. :attr:`frames` has the agent's frames; None is the end.
 
@@ -86,10 +97,7 @@ class Emulator:
 
         :raises LabError: it cannot be started.
         """
-        if shutil.which(PROGRAM) is None:
-            raise UsageError(
-                f"{PROGRAM} is not installed: the lab needs it (Debian: apt install qemu-system-arm)"
-            )
+        require_qemu()
         self.frames: queue.SimpleQueue[tuple[AgentFrame, bytes] | None] = queue.SimpleQueue()
         self._console = bytearray()
         self._link, theirs = socket.socketpair()

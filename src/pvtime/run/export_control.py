@@ -7,15 +7,13 @@ The modules that save and migrate are imported at the first use: most runs need 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvtime.engine.base import Outcome
 from pvtime.errors import PvtimeError, UsageError
-from pvtime.run.inbox import EngineEnded, Inbox
+from pvtime.run.inbox import EngineEnded, Inbox, SaveFailed
 from pvtime.run.session import Session
 from pvtime.run.source import BuiltMachine
 
@@ -24,19 +22,7 @@ if TYPE_CHECKING:
     from pvtime.run.exporter import Exporter
     from pvtime.snapshot.address import OwnSocket
 
-__all__ = ["ExportControl", "listen", "refuse_existing"]
-
-
-def refuse_existing(directory: Path) -> None:
-    """Check, before anything runs, that a machine can be saved to ``directory`` at the end.
-
-    :raises UsageError: ``directory`` exists, or its parent is not a directory.
-    """
-    parent = directory.absolute().parent
-    if os.path.lexists(directory):
-        raise UsageError(f"{directory} exists already, and nothing is overwritten: choose another name")
-    if not parent.is_dir():
-        raise UsageError(f"{parent} is not a directory: create it first")
+__all__ = ["ExportControl", "listen"]
 
 
 def listen(path: Path) -> OwnSocket:
@@ -92,13 +78,17 @@ class ExportControl:
             self._server = ControlServer(self._listener, self._exporter)
 
     def save(self, directory: Path) -> None:
-        """Start to save the machine to ``directory``; the run ends when that has succeeded or failed."""
+        """Start to save the machine to ``directory``; the run ends when that has succeeded.
+
+        If it fails, the machine runs on, and :class:`SaveFailed` is put into the inbox.
+        """
 
         def save() -> None:
             try:
                 exporter.save(directory)
             except PvtimeError as error:
-                self._inbox.put(EngineEnded(Outcome.FAILED, error))
+                error.exit_code = PvtimeError.exit_code  # the run has begun
+                self._inbox.put(SaveFailed(error))
 
         exporter = self._exporter
         self._saver = threading.Thread(target=save, name="pvtime-save", daemon=True)

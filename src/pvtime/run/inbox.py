@@ -18,6 +18,7 @@ __all__ = [
     "EngineEnded",
     "Inbox",
     "QuitRequested",
+    "SaveFailed",
     "SignalReceived",
     "TerminalResized",
 ]
@@ -59,6 +60,13 @@ class EngineEnded:
 
     outcome: Outcome
     error: PvtimeError | None = None
+
+
+@dataclass(frozen=True)
+class SaveFailed:
+    """Event: a save that the run's options ask for has failed, and the machine runs on."""
+
+    error: PvtimeError
 
 
 class Inbox:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from pvtime.engine.base import Outcome
 from pvtime.report import document
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
-from pvtime.run.export_control import ExportControl, listen, refuse_existing
+from pvtime.run.export_control import ExportControl, listen
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import STDOUT, RunOptions
+from pvtime.run.save_at import refuse_unwritable
 from pvtime.run.session import RunResult, Session
 from pvtime.run.signals import ending_signals, window_changes
 from pvtime.run.source import NO_SCREEN, BuiltMachine, MachineSource
@@ -36,7 +37,7 @@ def run_machine(source: MachineSource, options: RunOptions) -> int:
     if options.report is not None and options.report != STDOUT:
         document.refuse_unwritable(options.report)
     if options.save_at is not None:
-        refuse_existing(options.save_at.directory)
+        refuse_unwritable(options.save_at.directory)
     with contextlib.ExitStack() as stack:
         # The terminal forks, which is cheap before there are threads and guest memory.
         terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if options.interactive else None

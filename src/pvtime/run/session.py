@@ -18,7 +18,7 @@ from pvtime.errors import EngineError, PvtimeError
 from pvtime.report.console import Banner
 from pvtime.report.model import Moment, RunReport, VcpuRow
 from pvtime.report.views import View
-from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, SignalReceived, TerminalResized
+from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, SaveFailed, SignalReceived, TerminalResized
 from pvtime.run.options import RunOptions
 from pvtime.run.source import BuiltMachine
 from pvtime.run.timetable import SessionTimeouts, Timetable
@@ -46,7 +46,7 @@ class RunResult:
     signal: int | None
     """The signal that ended the run."""
     error: PvtimeError | None
-    """The reason for which the engine failed."""
+    """The reason for which the engine, or a save, failed."""
 
 
 class Session:
@@ -96,6 +96,7 @@ class Session:
         self._silence: str | None = None
         """Likely reasons, once told, for a console that is silent still."""
         self._ended: EngineEnded | None = None
+        self._failed_save: PvtimeError | None = None
         self._notes: list[str] = []
 
     @property
@@ -186,6 +187,11 @@ class Session:
         match event:
             case EngineEnded() if self._ended is None:
                 self._ended = event
+            case SaveFailed() if self._ended is None:
+                self._failed_save = event.error
+                self._view.console(f"\r\npvtime: not saved, the machine runs on: {event.error}\r\n".encode())
+            case SaveFailed():
+                self._notes.append("the run ended before the machine could be saved")
             case SignalReceived():
                 again = self._signal is not None
                 self._signal = event.number
@@ -309,5 +315,5 @@ class Session:
             outcome=outcome,
             vcpus=last.vcpus,
         )
-        error = self._ended.error if self._ended else None
+        error = (self._ended.error if self._ended else None) or self._failed_save
         return RunResult(report, last, tuple(self._notes), self._signal, error)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 from pvtime.engine import registry
 from pvtime.engine.base import Engine
 from pvtime.errors import PvtimeError, UsageError, one_line
-from pvtime.machine.image import load_initrd, load_kernel
+from pvtime.machine.image import KernelImage, load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
+from pvtime.run.save_at import refuse_unsavable
 
 if TYPE_CHECKING:
     from pvtime.images.store import StockImages
@@ -87,11 +88,17 @@ class FromKernel:
         :raises UsageError: an image is invalid, or a stock one is not available.
         """
         kind, reason = registry.choose(self.guest.engine)
-        config = self._config(options, screen)
+        config = self._config(options, screen, lambda config: _check_arguments(config, kind, options, inbox))
         machine, engine = _build(config, kind, options, inbox)
         return BuiltMachine(machine, engine, agent=self.guest.initrd is None, reason=f"{kind.name}: {reason}")
 
-    def _config(self, options: RunOptions, screen: os.terminal_size) -> MachineConfig:
+    def _config(
+        self, options: RunOptions, screen: os.terminal_size, check: Callable[[MachineConfig], object]
+    ) -> MachineConfig:
+        """Return the machine's configuration.
+
+        :param check: checks the configuration before a stock image is fetched.
+        """
         guest = self.guest
         # The user's own files come first: nothing is fetched beside one that is refused.
         kernel = load_kernel(guest.kernel) if guest.kernel else None
@@ -99,9 +106,17 @@ class FromKernel:
         if kernel is None or initrd is None:
             from pvtime.userland.build import build_initramfs
 
+            if _fetch_needed():
+                check(self._machine_config(kernel or _NO_KERNEL, initrd or b"", options, screen))
             stock = _stock_images(options.progress_output)
             kernel = kernel or load_kernel(stock.kernel)
             initrd = initrd or build_initramfs(stock.busybox)
+        return self._machine_config(kernel, initrd, options, screen)
+
+    def _machine_config(
+        self, kernel: KernelImage, initrd: bytes, options: RunOptions, screen: os.terminal_size
+    ) -> MachineConfig:
+        guest = self.guest
         append = guest.append
         if guest.initrd is None:
             term = os.environ.get("TERM", "")
@@ -116,6 +131,30 @@ class FromKernel:
             placement=guest.placement,
             no_pvtime=guest.no_pvtime,
         )
+
+
+_NO_KERNEL: Final = KernelImage(b"", text_offset=0, image_size=1 << 20, page_size=None)
+"""In the place of one that has to be fetched."""
+
+
+def _fetch_needed() -> bool:
+    """Whether a stock image is missing in the cache, or damaged."""
+    from pvtime.images.cache import cache_directory
+    from pvtime.images.store import ImageState, installed
+
+    return any(image.state is not ImageState.PRESENT for image in installed(cache_directory()))
+
+
+def _check_arguments(
+    config: MachineConfig, kind: registry.EngineKind, options: RunOptions, inbox: Inbox
+) -> None:
+    """Check that such a machine can be, by building one and dropping it: a fetch takes much longer.
+
+    :raises PvtimeError: it cannot be.
+    """
+    machine, engine = _build(config, kind, options, inbox)
+    engine.stop()
+    machine.close()
 
 
 def _stock_images(output: TextIO | None) -> StockImages:
@@ -240,7 +279,10 @@ def _build(
 ) -> tuple[Machine, Engine]:
     machine = Machine(config, console=inbox.console, agent=inbox.agent)
     try:
-        return machine, kind.build(machine, options.engine_options, options.steal)
+        engine = kind.build(machine, options.engine_options, options.steal)
+        if options.save_at is not None:
+            refuse_unsavable(options.save_at.directory, machine, engine)
+        return machine, engine
     except BaseException:
         machine.close()
         raise

@@ -18,6 +18,7 @@ import pytest
 from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.cli.command import main
 from pvtime.errors import MigrationError, UsageError
+from pvtime.images import store
 from pvtime.run import control
 from pvtime.run.control import MigrateRequest, SaveRequest
 from pvtime.run.exporter import SaveResult
@@ -77,6 +78,7 @@ def await_guest(process: subprocess.Popen[str]) -> None:
         (["run", "--save-at", "5", NOWHERE, "--duration", "5"], "--duration"),
         (["run", "--save-at", "5", NOWHERE], "/nonexistent"),
         (["run", "--save-at", "5", "/"], "/"),
+        (["run", "--save-at", "5", "/proc/it"], "/proc cannot be written to"),
         (["run", "--control", NOWHERE], "No such file"),
         (["run", "--control", "/"], "choose another name"),
         (["run", "--control", "x" * 200], "too long"),
@@ -190,14 +192,70 @@ def test_a_refusal_is_a_line_and_its_exit_code(
         assert capsys.readouterr() == ("", f"pvtime: {error}\n")
 
 
-def test_a_machine_that_cannot_be_saved_at_its_time_ends_with_the_reason(
+def test_a_machine_that_cannot_be_saved_at_its_time_runs_on_and_says_so(
     images: list[str], tmp_path: Path
 ) -> None:
+    # A disk that was full by then took the guest with it.
     with running(*images, "--save-at", "0.05", str(tmp_path / "saved")) as process:
+        assert process.stdout is not None
+        assert any("pvtime: not saved, the machine runs on: no state" in line for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
         code, out, err = ended(process)
     assert (code, err) == (1, "pvtime: no state\n")
-    assert "failed after" in out
+    assert "stopped after" in out
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_cpu_that_cannot_be_saved_is_refused_at_the_start(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--cpu", "max", "--engine-option", "allow-abort=on", "--engine", "unicorn"]
+    assert main(["run", *images, *options, "--save-at", "5", str(tmp_path / "saved")]) == 2
+    assert "pvtime: --save-at: a machine with CPU model max cannot be saved" in capsys.readouterr().err
+
+
+def test_a_file_system_that_may_be_too_small_is_refused_at_the_start(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = list(os.statvfs(tmp_path))
+    free[1:5] = 4096, 1 << 20, (128 << 20) // 4096, (64 << 20) // 4096
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(free))
+    options = ["--memory", "64M", "--engine", "unicorn", "--save-at", "5", str(tmp_path / "saved")]
+    assert main(["run", *images, *options]) == 2
+    assert f"{tmp_path} has 64 MiB free, and the machine may need 65 MiB: make" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--cpu", "z80"], "z80"),
+        (["--cpu", "max"], "allow-abort=on"),
+        (["--without", "3"], "vCPU 3"),
+        (["--memory", "1M"], "too few"),
+        (["--memory", "90000G"], "more than this host"),
+        (["--steal", "1:4s@6"], "vCPU 1"),
+        (["--engine-option", "x=y"], "'x'"),
+        (["--save-at", "5", NOWHERE], "/nonexistent"),
+        (["--cpu", "max", "--engine-option", "allow-abort=on", "--save-at", "5", "saved"], "--save-at"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_fetched(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("it begins to fetch")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PVTIME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "stock_images", fetch)
+    assert main(["run", "--engine", "unicorn", *arguments]) == 2
+    assert named in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="begins to fetch"):
+        main(["run", "--engine", "unicorn"])
 
 
 def test_a_machine_that_ended_before_its_time_says_that_it_was_not_saved(

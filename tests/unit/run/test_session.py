@@ -10,11 +10,11 @@ import pytest
 
 from framework.fakes import FakeEngine
 from pvtime.engine.base import Outcome
-from pvtime.errors import EngineError
+from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.image import KernelImage
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.report.model import Moment
-from pvtime.run.inbox import Inbox, QuitRequested, SignalReceived, TerminalResized
+from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, SaveFailed, SignalReceived, TerminalResized
 from pvtime.run.options import RunOptions
 from pvtime.run.session import RunResult, Session
 from pvtime.run.source import BuiltMachine
@@ -485,3 +485,22 @@ def test_a_guest_that_reports_without_end_does_not_hold_up_the_end_of_the_run() 
     bench.inbox.later(1, lambda: bench.inbox.put(SignalReceived(signal.SIGINT)))
     bench.run()
     assert bench.engine.samples < 20
+
+
+def test_a_save_that_fails_leaves_the_machine_running_and_is_told_at_once_and_at_the_end() -> None:
+    bench, error = Bench(duration=20, agent=False), SavedStateError("disk: No space left on device")
+    bench.inbox.later(5, lambda: bench.inbox.put(SaveFailed(error)))
+    result = bench.run()
+    assert bench.inbox.now == 20
+    assert result.report.outcome is Outcome.STOPPED
+    assert result.error is error
+    assert b"pvtime: not saved, the machine runs on: disk: No space left on device\r\n" in bench.view.text
+
+
+def test_a_save_that_the_runs_end_has_overtaken_is_not_an_error() -> None:
+    bench = Bench(agent=False)
+    bench.inbox.put(EngineEnded(Outcome.POWER_OFF))
+    bench.inbox.put(SaveFailed(EngineError("the machine has ended")))
+    result = bench.run()
+    assert result.error is None
+    assert result.notes == ("the run ended before the machine could be saved",)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pvtime.engine.kvm.kvm_vm import KvmVm
 from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import Kvm
 from pvtime.engine.kvm.vcpu_thread import install_kick
+from pvtime.engine.kvm.vgic import refuse_unsavable
 from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.inject.schedule import NOTHING, Schedule
@@ -151,6 +153,10 @@ class KvmEngine(Engine):
 
     def resume(self) -> None:
         self._calls.call(self._resume)
+
+    def check_savable(self) -> None:
+        with Kvm() as kvm, contextlib.closing(kvm.create_vm()) as vm:
+            refuse_unsavable(vm)
 
     def state(self) -> KvmState:
         return self._calls.call(self._state)

@@ -29,8 +29,13 @@ from pvtime.engine.kvm.system import Kvm
 from pvtime.engine.kvm.uart_shadow import UartShadow
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.engine.kvm.vcpu_thread import VcpuThread
-from pvtime.engine.kvm.vgic import create_vgic, initialise_vgic, read_vgic, write_vgic
-from pvtime.errors import EngineError
+from pvtime.engine.kvm.vgic import (
+    create_vgic,
+    initialise_vgic,
+    read_vgic,
+    refuse_unsavable,
+    write_vgic,
+)
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.devicetree import KVM_TIMER_PPIS, GicFlavour
 from pvtime.machine.layout import (
@@ -166,7 +171,7 @@ class KvmVm:
         :param samples: each vCPU's figures since the machine's start.
         :raises EngineError: the interrupt controller is a GICv2, whose state pvtime does not know.
         """
-        self._refuse_gicv2()
+        refuse_unsavable(self.vm)
         return KvmState(
             counter_frequency=cntfrq(),
             counters=read_counters(self._vcpus[0]),
@@ -178,7 +183,7 @@ class KvmVm:
         )
 
     def _restore(self, state: KvmState) -> None:
-        self._refuse_gicv2()
+        refuse_unsavable(self.vm)
         state.check(len(self._vcpus), cntfrq())
         for vcpu, truth, saved in zip(self._vcpus, self._truths, state.vcpus, strict=True):
             write_cpu(vcpu, saved.cpu)
@@ -186,12 +191,6 @@ class KvmVm:
         write_vgic(self._vgic, self._machine.mpidrs, state.vgic)
         self._counters = state.counters
         write_counters(self._vcpus[0], self._counters)
-
-    def _refuse_gicv2(self) -> None:
-        if self._flavour is not GicFlavour.GICV3:
-            raise EngineError(
-                "this host has a GICv2; the kvm engine saves and restores machines with a GICv3 alone"
-            )
 
     def start(self, *, paused: bool) -> None:
         """Start every vCPU's thread.

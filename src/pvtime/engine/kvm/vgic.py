@@ -22,7 +22,15 @@ from pvtime.machine.devicetree import GicFlavour
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, GIC_REDISTRIBUTORS
 from pvtime.schema import U64
 
-__all__ = ["IRQS", "VgicState", "create_vgic", "initialise_vgic", "read_vgic", "write_vgic"]
+__all__ = [
+    "IRQS",
+    "VgicState",
+    "create_vgic",
+    "initialise_vgic",
+    "read_vgic",
+    "refuse_unsavable",
+    "write_vgic",
+]
 
 IRQS: Final = 64
 """SGIs, PPIs and 32 SPIs: the least that KVM takes (a multiple of 32, from 64)."""
@@ -52,6 +60,17 @@ def create_vgic(vm: VmFd) -> tuple[DeviceFd, GicFlavour]:
         device.set_u32(VgicGroup.NR_IRQS, 0, IRQS)
         return device, FLAVOURS[kind]
     raise EngineError("this host's KVM has neither a GICv3 nor a GICv2 for guests")
+
+
+def refuse_unsavable(vm: VmFd) -> None:
+    """Check that a VM's controller can be saved.
+
+    :raises EngineError: this host has a GICv2, whose state pvtime does not know.
+    """
+    if not vm.can_create(DeviceType.VGIC_V3):
+        raise EngineError(
+            "this host has a GICv2; the kvm engine saves and restores machines with a GICv3 alone"
+        )
 
 
 def initialise_vgic(vgic: DeviceFd) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.engine.unicorn.guest_traps import HypercallObserver
 from pvtime.engine.unicorn.run_loop import RunLoop
-from pvtime.engine.unicorn.saved import UnicornState
+from pvtime.engine.unicorn.saved import UnicornState, refuse_unsavable
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
 from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.errors import EngineError
@@ -66,6 +66,9 @@ class UnicornEngine(Engine):
 
     def resume(self) -> None:
         self.call(self._loop.resume)
+
+    def check_savable(self) -> None:
+        refuse_unsavable(self.vm)
 
     def state(self) -> UnicornState:
         return self.call(self._loop.save)

@@ -16,7 +16,7 @@ from pvtime.machine.timer import TimerState
 from pvtime.schema import U64, length, matching
 from pvtime.steal.account import AccountState
 
-__all__ = ["UnicornState", "restore_engine", "save_engine"]
+__all__ = ["UnicornState", "refuse_unsavable", "restore_engine", "save_engine"]
 
 _NOT_SAVED = "max"
 """Nothing public gives this model's SVE registers."""
@@ -48,15 +48,23 @@ class UnicornState:
     """The state of the machine's placement (:meth:`Placement.state`)."""
 
 
-def save_engine(vm: UnicornVm) -> UnicornState:
-    """Return the state of a machine whose vCPUs are all off the CPU.
+def refuse_unsavable(vm: UnicornVm) -> None:
+    """Check that the CPU model can be saved.
 
-    :raises EngineError: this CPU model, or what a vCPU is doing, cannot be saved.
+    :raises EngineError: it cannot.
     """
     if vm.core.model == _NOT_SAVED:
         raise EngineError(
             f"a machine with CPU model {_NOT_SAVED} cannot be saved: its SVE registers cannot be read"
         )
+
+
+def save_engine(vm: UnicornVm) -> UnicornState:
+    """Return the state of a machine whose vCPUs are all off the CPU.
+
+    :raises EngineError: this CPU model, or what a vCPU is doing, cannot be saved.
+    """
+    refuse_unsavable(vm)
     now = vm.counter.host()
     # The vCPUs come first: they bring the structures up to date.
     vcpus = [_save_vcpu(vm, vcpu, now) for vcpu in vm.vcpus]
