@@ -280,6 +280,41 @@ def test_a_signal_during_the_imports_gets_no_traceback(number: signal.Signals) -
     assert (code, err.strip()) == (128 + number, "")
 
 
+SIGNAL_IN_A_CALLBACK = """
+import signal, sys, time, weakref
+class Module: pass
+module = Module()
+class Stall:
+    def find_spec(self, name, path=None, target=None):
+        global module
+        if name == "pvtime.cli.images":
+            number = int(sys.argv[2])
+            reference = weakref.ref(module, lambda _: signal.raise_signal(number))
+            del module
+            while True:
+                time.sleep(0.05)
+sys.meta_path.insert(0, Stall())
+from pvtime.__main__ import main
+sys.argv[1] = "images"
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_a_callback_of_the_interpreter_is_neither_lost_nor_printed(
+    number: signal.Signals,
+) -> None:
+    # "Exception ignored in: <function _get_module_lock.<locals>.cb>", and the run went on.
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_IN_A_CALLBACK, "", str(int(number))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.strip()) == (128 + number, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command_with_its_cleanup(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "peer"
