@@ -3,7 +3,7 @@
 
 The kernel's command line says what the engine does: ``end`` powers off at once, ``die`` ends the process by a
 fault of memory, as native code might, ``trip`` raises in another thread, ``panic`` prints what a
-kernel prints that panics; else it runs until it is stopped.
+kernel prints that panics, ``flood`` prints without end; else it runs until it is stopped.
 """
 
 from __future__ import annotations
@@ -46,8 +46,15 @@ class GreetingEngine(FakeEngine):
             case "panic":
                 for byte in b"[    1.000000] Kernel panic - not syncing: a test\r\n":
                     self._machine.console.write(0, 1, byte)
+            case "flood":
+                threading.Thread(target=self._flood, daemon=True).start()
             case "trip":
                 self.fail(ZeroDivisionError("a bug"))
+
+    def _flood(self) -> None:
+        while not self.over:
+            for byte in GREETING:
+                self._machine.console.write(0, 1, byte)
 
 
 def build(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:

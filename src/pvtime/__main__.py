@@ -23,6 +23,8 @@ ENDING = [
     if signal.getsignal(number) is not signal.SIG_IGN
 ]
 
+START_ADVICE = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
+
 RETRY_S = 0.01
 """Delay of an ending that came where no exception can be raised."""
 
@@ -51,8 +53,11 @@ _handle(_exit_at_once)
 
 def main() -> int:
     """Run the command line of this process and return the exit code."""
-    from pvtime.cli.command import main as run_command_line
-
+    try:
+        from pvtime.cli.command import main as run_command_line
+    except (ImportError, MemoryError, OSError) as error:
+        print(f"pvtime: cannot start: {error or 'not enough memory'}: {START_ADVICE}", file=sys.stderr)
+        return 1
     sys.excepthook = _print_unless_interrupted
     sys.unraisablehook = _retry_ending
     try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = [
+    "MORE_MEMORY",
     "EngineError",
     "GuestImageError",
     "GuestMemoryError",
@@ -21,9 +22,18 @@ __all__ = [
     "PvtimeError",
     "SavedStateError",
     "UsageError",
+    "host_reason",
     "one_line",
     "oserror_context",
 ]
+
+
+MORE_MEMORY = "end other programs, or raise the limit (ulimit -v)"
+ADVICE = {
+    errno.EMFILE: ": raise the limit of open files (ulimit -n)",
+    errno.ENOMEM: f": {MORE_MEMORY}",
+    errno.ENOSPC: ": make room there",
+}
 
 
 class PvtimeError(Exception):
@@ -71,6 +81,11 @@ def one_line(message: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
 
 
+def host_reason(error: OSError) -> str:
+    """Return the reason for which the host refused something, and what to do about a lack."""
+    return (error.strerror or str(error)) + ADVICE.get(error.errno or 0, "")
+
+
 @contextmanager
 def oserror_context(subject: str, error_type: type[PvtimeError]) -> Iterator[None]:
     """Raise an OSError of the block as ``error_type``: ``subject``, a colon, and the host's reason.
@@ -80,5 +95,5 @@ def oserror_context(subject: str, error_type: type[PvtimeError]) -> Iterator[Non
     try:
         yield
     except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else host_reason(error)
         raise error_type(f"{subject}: {reason}") from error

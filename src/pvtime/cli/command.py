@@ -8,16 +8,18 @@ CPython 3.11, idle to busy: the interpreter takes 10 ms, what a quiet run import
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, TextIO
 
 import click
 
 from pvtime import __version__
-from pvtime.errors import PvtimeError, one_line
+from pvtime.errors import MORE_MEMORY, PvtimeError, host_reason, one_line
 
 __all__ = ["COMMANDS", "EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "main"]
 
@@ -26,6 +28,7 @@ EXIT_INTERRUPTED: Final = 130
 EXIT_BROKEN_PIPE: Final = 1
 """The reader of our output has gone; click uses the same code."""
 
+INSTALL: Final = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
 COMMANDS: Final = (
     "doctor",
     "help",
@@ -55,6 +58,15 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"pvtime.cli.{cmd_name}"), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. After a signal nothing more is printed: where nobody reads, it would wait."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, SystemExit):
+            _give_up(sys.stdout)
+            _give_up(sys.stderr)
+            raise
 
 
 @click.group(
@@ -86,14 +98,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message().rstrip("."), error.exit_code)
     except PvtimeError as error:
         return _complain(str(error), error.exit_code)
+    except MemoryError:
+        return _complain(f"not enough memory: {MORE_MEMORY}", PvtimeError.exit_code)
+    except ImportError as error:
+        return _complain(f"a library cannot be loaded: {error}: {INSTALL}", PvtimeError.exit_code)
     except BrokenPipeError:
-        _give_up_output()
+        _give_up(sys.stdout)
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        _give_up_output()
-        name = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{name}{error.strerror or error}", PvtimeError.exit_code)
+        message = _subject(error) + host_reason(error)
+        _give_up(sys.stdout)
+        return _complain(message, PvtimeError.exit_code)
     return code if isinstance(code, int) else 0
+
+
+def _subject(error: OSError) -> str:
+    """Return the name of the file that an error is about, with a colon; nothing if it is not known.
+
+    Those who write files name them, so where a disk is full and the error has no name it is our output.
+    """
+    if error.filename:
+        return f"{error.filename}: "
+    return "standard output: " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else ""
 
 
 def _open_closed_streams() -> None:
@@ -103,12 +129,15 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open like the others)
 
 
-def _give_up_output() -> None:
-    """Send the rest of the output to /dev/null: the interpreter flushes at its end, and would fail too."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _give_up(stream: TextIO) -> None:
+    """Send the rest of an output to /dev/null: the interpreter flushes at its end, and would fail or wait."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _complain(message: str, code: int) -> int:
     """Print ``message`` as one line, and return ``code``."""
-    print(f"pvtime: {one_line(message)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nothing is left to complain to
+        print(f"pvtime: {one_line(message)}", file=sys.stderr, flush=True)
     return code

@@ -29,6 +29,9 @@ SIZE_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Binary powers: a guest's memory is made of pages."""
 SIZE_PATTERN: Final = re.compile(r"([0-9]{1,18})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
+MAX_SECONDS: Final = 10**9
+"""31 years: the host's clocks end at 292."""
+
 T = TypeVar("T")
 
 
@@ -136,6 +139,8 @@ def seconds(text: str) -> float:
         span = math.nan
     if not (math.isfinite(span) and span > 0):
         raise ValueError(f"{text!r} is not a time: give a positive number of seconds")
+    if span > MAX_SECONDS:
+        raise ValueError(f"{text!r} is too long: give {MAX_SECONDS} seconds or less")
     return span
 
 

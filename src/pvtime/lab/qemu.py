@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pvtime.errors import PvtimeError, UsageError
+from pvtime.errors import PvtimeError, UsageError, host_reason
 from pvtime.lab import die_with_parent
 from pvtime.lab.protocol import AgentFrame, FrameError, FrameReader
 
@@ -109,7 +109,7 @@ class Emulator:
         self._thread.start()
         started = self._started.get()
         if isinstance(started, OSError):
-            raise LabError(f"cannot start {PROGRAM}: {started.strerror}")
+            raise LabError(f"cannot start {PROGRAM}: {host_reason(started)}")
         self._process = started
 
     def send(self, frame: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from pvtime.errors import UsageError, oserror_context
 from pvtime.lab.protocol import AgentFrame
 
 __all__ = ["CompletedRun", "ResultReader"]
@@ -58,7 +59,8 @@ class ResultReader:
     def take(self, kind: AgentFrame, payload: bytes) -> None:
         """Take one frame.
 
-        :raises OSError: a file or stream cannot be written.
+        :raises UsageError: a wanted file cannot be written.
+        :raises OSError: a stream cannot be written.
         """
         match kind:
             case AgentFrame.STDOUT if self._stdout is None:
@@ -73,9 +75,11 @@ class ResultReader:
             case AgentFrame.OPEN:
                 self._finish_file()
                 self._path = self._wanted[payload.decode()]
-                self._file = _part(self._path).open("wb")
+                with oserror_context(str(self._path), UsageError):
+                    self._file = _part(self._path).open("wb")
             case AgentFrame.DATA if self._file is not None:
-                self._file.write(payload)
+                with oserror_context(str(self._path), UsageError):
+                    self._file.write(payload)
             case AgentFrame.MISSING:
                 self.result.missing.append(payload.decode())
             case AgentFrame.EXIT:
@@ -85,9 +89,10 @@ class ResultReader:
 
     def _finish_file(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
-            os.replace(_part(self._path), self._path)
+            with oserror_context(str(self._path), UsageError):
+                self._file.close()
+                self._file = None
+                os.replace(_part(self._path), self._path)
 
 
 def _part(path: Path) -> Path:

@@ -83,13 +83,14 @@ class KernelImage:
 def _read(path: Path, what: str) -> bytes:
     """Return a regular, non-empty file's bytes."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             raise GuestImageError(f"{what} {path} is a directory: give a file")
         if not stat.S_ISREG(mode):
             raise GuestImageError(f"{what} {path} is not a regular file: give one")
         with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+            data = file.read(min(status.st_size, MAX_FILE) + 1)  # read() allocates what it is asked for
     except FileNotFoundError:
         raise GuestImageError(f"{what} {path} does not exist: check the path") from None
     except (OSError, ValueError) as error:

@@ -61,7 +61,10 @@ class GuestMemory:
         try:
             self._map = mmap.mmap(-1, size, flags=flags)
         except (OSError, OverflowError) as error:
-            raise GuestMemoryError(f"{name}: the host gives no {size // MIB}M of memory: {error}") from error
+            raise GuestMemoryError(
+                f"{name}: the host gives no {size // MIB}M of memory: give less (--memory), end other "
+                "programs, or raise the limit (ulimit -v)"
+            ) from error
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
         first = ctypes.c_char.from_buffer(self._map)

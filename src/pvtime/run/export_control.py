@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvtime.errors import PvtimeError, UsageError
+from pvtime.errors import PvtimeError, UsageError, host_reason
 from pvtime.run.inbox import EngineEnded, Inbox, SaveFailed
 from pvtime.run.session import Session
 from pvtime.run.source import BuiltMachine
@@ -35,7 +35,7 @@ def listen(path: Path) -> OwnSocket:
     try:
         return OwnSocket(str(path))
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = host_reason(error)
         if error.errno == errno.EADDRINUSE:
             reason = "it exists already: choose another name"
         raise UsageError(f"control socket {path}: {reason}") from error

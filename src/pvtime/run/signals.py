@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
@@ -17,6 +19,9 @@ __all__ = ["ENDING", "SIGNALS_BEFORE_KILL", "ending_signals", "window_changes"]
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Requests to end: Ctrl-C, kill(1), a terminal that was closed."""
 
+OUTPUT_TIMEOUT_S: Final = 1.0
+"""Time for somebody to read the output of a run that was asked to end."""
+
 SIGNALS_BEFORE_KILL: Final = 2
 """Signals that end the run in order: the first asks the guest to power off, the second stops it."""
 
@@ -25,7 +30,9 @@ SIGNALS_BEFORE_KILL: Final = 2
 def ending_signals(inbox: Inbox) -> Iterator[None]:
     """Put :data:`ENDING` into ``inbox`` for the time of a ``with`` block.
 
-    The signal after :data:`SIGNALS_BEFORE_KILL` kills the process.
+    The signal after :data:`SIGNALS_BEFORE_KILL` kills the process. From the first one on, until the process
+    ends, a terminal or pipe that nobody reads is no obstacle: a write to it would wait without end, and is
+    repeated after a signal's handler. So standard output and error become /dev/null once they take nothing.
     """
     count = 0
 
@@ -35,6 +42,8 @@ def ending_signals(inbox: Inbox) -> Iterator[None]:
         if count > SIGNALS_BEFORE_KILL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        signal.signal(signal.SIGALRM, _drop_blocked_output)
+        signal.setitimer(signal.ITIMER_REAL, OUTPUT_TIMEOUT_S, OUTPUT_TIMEOUT_S)
         inbox.put(SignalReceived(number))
 
     # A process that was started by nohup keeps ignoring SIGHUP.
@@ -45,6 +54,15 @@ def ending_signals(inbox: Inbox) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _drop_blocked_output(_number: int, _frame: FrameType | None) -> None:
+    outputs = [sys.stdout.fileno(), sys.stderr.fileno()]
+    _, writable, _ = select.select([], outputs, [], 0)
+    for fd in set(outputs) - set(writable):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ class Terminal:
     def raw(self) -> Iterator[None]:
         """Set raw mode, in which Ctrl-C too is a key for the guest, for the time of a ``with`` block."""
         try:
-            tty.setraw(self.fd)
+            tty.setraw(self.fd, termios.TCSANOW)  # the default waits until somebody has read all output
             yield
         finally:
             self.restore()

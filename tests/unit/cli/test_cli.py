@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import click
 import pytest
 
 from framework.fake_images import PROGRAM, Images, make_images
+from framework.wait import DEADLINE, wait_until
 from pvtime.cli.command import COMMANDS, EXIT_BROKEN_PIPE, group, main
 from pvtime.cli.params import parse_size
 from pvtime.run.run_machine import EXIT_GUEST_FAILED
@@ -56,6 +58,7 @@ REFUSED = [
     (["run", "--memory", ""], "--memory"),
     (["run", "--duration", "0"], "--duration"),
     (["run", "--duration", "nan"], "nan"),
+    (["run", "--duration", "1e10"], "1000000000 seconds or less"),
     (["run", "--engine", "steam"], "steam"),
     (["run", "--engine-option", "internals"], "internals"),
     (["run", "--report", "/no/such/folder/r.json"], "/no/such/folder"),
@@ -78,6 +81,7 @@ REFUSED = [
     (["scenario", "--json"], "pvtime scenario lists them"),
     (["lab", "--smp", "many", "true"], "give 1 to 16"),
     (["lab", "--memory", "1", "true"], "give 512 or more"),
+    (["lab", "--out", "/no/such/folder/out.json", "true"], "/no/such/folder is not a directory"),
     (["receive", "tcp:a..b:7000"], "tcp:a..b:7000"),
     (["receive", "unix:/no/such/folder/peer"], "/no/such/folder"),
     (["migrate", "/no/such/socket", "unix:peer"], "/no/such/socket"),
@@ -355,14 +359,82 @@ def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:
 @pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "<&- >&-"])
 def test_an_output_that_takes_nothing_is_no_traceback(redirection: str, tmp_path: Path) -> None:
     # A full disk gave an OSError's traceback, a closed stream an AttributeError's.
-    command = f"'{sys.executable}' -m pvtime images"
+    code, err = shell(f"images {redirection}", cache=tmp_path)
+    assert code == 1
+    assert len(err.splitlines()) <= 1
+
+
+def shell(arguments: str, limit: str = ":", cache: Path = Path("/dev/null/cache")) -> tuple[int, str]:
+    """Run pvtime by a shell, with limits of the process; return the exit code and standard error."""
     done = subprocess.run(
-        ["sh", "-c", f"{command} {redirection}"],
-        env=os.environ | {"PVTIME_CACHE": str(tmp_path)},
-        capture_output=True,
+        ["sh", "-c", f"{limit}; exec '{sys.executable}' -m pvtime {arguments}"],
+        env=os.environ | {"PVTIME_CACHE": str(cache)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
+        timeout=DEADLINE,
         check=False,
     )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 1
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "help",
+        "images",
+        "doctor",
+        "doctor --json",
+        "scenario",
+        *(f"{name} --help" for name in COMMANDS),
+        "--version",
+        "run --duration 1 IMAGES",
+    ],
+)
+def test_a_full_disk_is_named_and_what_to_do(arguments: str, images: Images) -> None:
+    code, err = shell(arguments.replace("IMAGES", " ".join(images.options)) + " > /dev/full")
+    assert (code, err) == (1, "pvtime: standard output: No space left on device: make room there\n")
+
+
+@pytest.mark.parametrize("megabytes", [50, 200, 700, 1000])
+def test_a_host_that_gives_little_memory_gets_one_line(megabytes: int, images: Images) -> None:
+    # The library of the emulated CPU ended the process by itself, or faulted.
+    options = " ".join(images.options)
+    code, err = shell(f"run --engine unicorn --duration 1 {options}", f"ulimit -v {megabytes << 10}")
+    assert code == 1
+    assert err.startswith("pvtime: ")
+    assert err.endswith("or raise the limit (ulimit -v)\n")
+    assert err.count("\n") == 1
+
+
+def test_a_process_that_may_open_no_more_files_gets_one_line(tmp_path: Path) -> None:
+    code, err = shell(f"receive unix:{tmp_path}/peer", "ulimit -n 5")
+    assert code == 1
+    assert err.endswith(": Too many open files: raise the limit of open files (ulimit -n)\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_output_that_nobody_reads_does_not_keep_a_run_from_its_end(
+    number: signal.Signals, images: Images
+) -> None:
+    # It waited in a write, which a signal's handler does not end, and only the third signal did.
+    report = images.folder / "report.json"
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [*PROGRAM, *images.options, "--append", "flood", "--report", str(report)],
+        stdin=subprocess.DEVNULL,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    wait_until(lambda: not select.select([], [write], [], 0)[1], message="the pipe is not full")
+    process.send_signal(number)
+    code, _, err = finished(process)
+    os.close(read)
+    os.close(write)
+    assert code == 128 + number
+    assert re.fullmatch("(pvtime: .* console output came too fast to be shown\n)?", err)
+    assert json.loads(report.read_text())["outcome"] == "stopped"

@@ -106,6 +106,12 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert (path.read_text(), os.listdir(tmp_path)) == ("{}", ["out.json"])
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "out.json"
+    with ResultReader({"out.json": path}, None, None) as receiver, pytest.raises(UsageError, match=str(path)):
+        receiver.take(AgentFrame.OPEN, b"out.json")
+
+
 def test_half_a_file_leaves_nothing(tmp_path: Path) -> None:
     with ResultReader({"out.json": tmp_path / "out.json"}, None, None) as receiver:
         receiver.take(AgentFrame.OPEN, b"out.json")

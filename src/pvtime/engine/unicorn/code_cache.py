@@ -14,6 +14,7 @@ with them, 60,000 times each in a boot of Linux 6.1.
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable
 from typing import Final
 
@@ -24,16 +25,38 @@ from unicorn import unicorn_const as uc_const
 from pvtime.abi.arm64 import IC_IVAU, ExceptionLevel, Pstate, SysReg
 from pvtime.engine.unicorn.native_hook import TARGETS, NativeHook
 from pvtime.engine.unicorn.uclib import LIBRARY
+from pvtime.errors import EngineError
+from pvtime.machine.memory import MAP_NORESERVE
 
-__all__ = ["CODE_CACHE_SIZE", "CodeCache"]
+__all__ = ["CODE_CACHE_SIZE", "CodeCache", "check_room"]
 
 CODE_CACHE_SIZE: Final = 128 << 20
 """Bytes of host memory for translated code: once they are full, the library drops all of it. Its own default
 is 1 GiB, which a guest that rewrites code fills. A boot of Linux 6.1 needs less than 32 MiB."""
 
+_ADDRESS_SPACE: Final = 448 << 20
+"""Bytes that must be free when an emulated CPU is made: the cache, and what the process was seen to map up to
+the end of a run (292 MiB more with 8 vCPUs): the library's tables, and the C library's heaps of threads."""
+
 _PAGE: Final = 0x1000
 _LINE: Final = 64
 """CTR_EL0.IminLine of every model."""
+
+
+def check_room() -> None:
+    """Check that the host gives the library its memory. Without it the library ends the process by itself
+    (tcg_init_ctx_and_code_gen_buffer: "Could not allocate dynamic translator buffer", exit(1)), or faults.
+
+    :raises EngineError: it does not.
+    """
+    try:
+        mmap.mmap(-1, _ADDRESS_SPACE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE).close()
+    except OSError as error:
+        raise EngineError(
+            f"the emulator needs {_ADDRESS_SPACE >> 20}M of memory, which the host does not give: end other "
+            "programs, or raise the limit (ulimit -v)"
+        ) from error
+
 
 _ON_SYS: Final = {
     # The arguments are (uc, register, uc_arm64_cp_reg, state): rdi, esi, rdx, rcx.

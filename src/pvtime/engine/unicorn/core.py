@@ -27,7 +27,7 @@ from pvtime.abi.arm64 import (
     SysRegAccess,
 )
 from pvtime.engine.unicorn.address_space import AddressSpace
-from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache
+from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache, check_room
 from pvtime.engine.unicorn.context import Contexts
 from pvtime.engine.unicorn.el_setup import CPU_MODELS, set_up_el2_el3
 from pvtime.engine.unicorn.uclib import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, ExceptionNumber, add_hook
@@ -85,6 +85,7 @@ class Core(ABC):
     def __init__(self, config: CoreConfig) -> None:
         if config.model not in CPU_MODELS:
             raise UsageError(f"CPU model {config.model!r}: the unicorn engine has {', '.join(CPU_MODELS)}")
+        check_room()
         self.model = config.model
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
         self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
