@@ -46,7 +46,9 @@ def refuse_disagreement(row: VcpuRow) -> None:
     assert row.enabled
     assert row.error_ns == 0, "truth is not structure"
     assert row.guest_error_ns is not None, "the guest reported nothing"
-    assert row.guest_error_ns <= 0, "it knows more than was stolen"
+    assert row.highest_guest_error_ns is not None
+    assert row.highest_guest_error_ns <= 0, "it knew more than was stolen"
+    assert row.guest_steal_falls == 0
 
 
 def test_a_run_shows_first_lines_figures_and_last_table_and_leaves_a_true_report(tmp_path: Path) -> None:
@@ -64,6 +66,14 @@ def test_a_run_shows_first_lines_figures_and_last_table_and_leaves_a_true_report
     for row in report.vcpus:
         refuse_disagreement(row)
         assert row.truth_ns > 500_000_000, "two busy vCPUs on one thread, and nothing was stolen"
+    assert report.begin is not None
+    assert (
+        report.boot_seconds < report.begin.elapsed_seconds < report.sampled_seconds < report.elapsed_seconds
+    )
+    for before, after in zip(report.begin.vcpus, report.vcpus, strict=True):
+        assert before.guest is not None
+        assert after.guest is not None
+        assert after.guest.total_ns > before.guest.total_ns
 
 
 def test_a_kernel_and_an_initrd_of_the_users_own_have_no_guest_column(
@@ -77,7 +87,7 @@ def test_a_kernel_and_an_initrd_of_the_users_own_have_no_guest_column(
     report = document.from_json(out)
     assert report.outcome.value == "power-off"
     assert report.boot_seconds is None
-    assert [row.guest_steal_ns for row in report.vcpus] == [None]
+    assert [row.guest for row in report.vcpus] == [None]
     assert [row.error_ns for row in report.vcpus] == [0]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from pvtime.report import units
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pvtime.report.model import Moment, RunReport, VcpuRow
+    from pvtime.report.model import Interval, Moment, RunReport, VcpuRow
 
-__all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report", "vcpu_notes"]
+__all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report", "shares_table", "vcpu_notes"]
 
 PLAIN_WIDTH = 200
 """Columns where the output is not a terminal: lines are long there, not broken."""
@@ -36,10 +36,20 @@ COLUMNS = (
     "stolen:\nguest",
     "structure\n- truth",
     "guest\n- truth",
-    "stolen\nof wall",
+    "worst\nso far",
+)
+RAN, INJECTED = COLUMNS.index("ran"), COLUMNS.index("of which\ninjected")
+SHARES = (
+    "vCPU",
+    "host:\nran",
+    "stolen",
+    "rest",
+    "guest:\nbusy",
+    "steal",
+    "idle",
+    "sum",
     "loads",
 )
-INJECTED, OF_WALL = COLUMNS.index("of which\ninjected"), COLUMNS.index("stolen\nof wall")
 
 
 def open_console(file: TextIO) -> Console:
@@ -54,6 +64,24 @@ def open_console(file: TextIO) -> Console:
 
 def moment_table(moment: Moment, title: str) -> Table:
     """Return every vCPU's figures at one moment."""
+    rows = [(_chosen(_cells(row), moment), row.enabled) for row in moment.vcpus]
+    return _table(title, _chosen(COLUMNS, moment), rows)
+
+
+def shares_table(moment: Moment) -> Table:
+    """Return the shares of every vCPU's time since :attr:`Moment.begin`, by the host and by the guest."""
+    intervals = [(str(row.index), moment.interval(row)) for row in moment.vcpus]
+    seconds = moment.elapsed_seconds - (moment.begin.elapsed_seconds if moment.begin else 0)
+    since = "the guest's first report" if moment.begin and moment.begin.from_guest else "the start"
+    rows = [([index, *_shares(interval)], interval.loads > 0) for index, interval in intervals]
+    return _table(f"per cent of the {seconds:.2f} s since {since}", SHARES, rows)
+
+
+def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[str], bool]]) -> Table:
+    """Return a table.
+
+    :param rows: the cells of each, and whether it stands out (or is dim).
+    """
     from rich import box
     from rich.table import Table
 
@@ -66,17 +94,16 @@ def moment_table(moment: Moment, title: str) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    for heading in _chosen(COLUMNS, moment):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in moment.vcpus:
-        cells = _chosen(_cells(row, moment), moment)
-        table.add_row(*cells, style=None if row.enabled else "dim")
+    for cells, bright in rows:
+        table.add_row(*cells, style=None if bright else "dim")
     return table
 
 
 def _chosen(cells: Sequence[str], moment: Moment) -> list[str]:
-    """Replace the share of wall time by the injected time where there is a schedule: 80 columns hold one."""
-    left_out = OF_WALL if moment.stealing else INJECTED
+    """Replace the time that ran by the injected time where there is a schedule: 80 columns hold one."""
+    left_out = RAN if moment.stealing else INJECTED
     return [cell for column, cell in enumerate(cells) if column != left_out]
 
 
@@ -98,23 +125,32 @@ def _reason(row: VcpuRow) -> str | None:
     return "the guest has not asked for its stolen time"
 
 
-def _cells(row: VcpuRow, moment: Moment) -> list[str]:
+def _cells(row: VcpuRow) -> list[str]:
     """Return one vCPU's cells in the order of :data:`COLUMNS`."""
-    # Truth is the host's, and needs no guest that asks; what a guest was not told is no error of its figure.
-    guest = row.guest_steal_ns if row.enabled else None
-    guest_error = row.guest_error_ns if row.enabled else None
     return [
         str(row.index),
         units.time(row.ran_ns),
         units.time(row.truth_ns),
         units.time(row.injected_ns),
         _or_dash(units.time, row.structure_ns),
-        _or_dash(units.time, guest),
+        _or_dash(units.time, row.guest_steal_ns),
         _or_dash(units.difference, row.error_ns),
-        _or_dash(units.difference, guest_error),
-        units.percent(moment.stolen_here_ns(row), moment.elapsed_seconds),
-        str(row.loads),
+        _or_dash(units.difference, row.guest_error_ns),
+        _or_dash(units.difference, row.worst_guest_error_ns),
     ]
+
+
+def _shares(interval: Interval) -> list[str]:
+    """Return the cells of :data:`SHARES` behind the vCPU's number."""
+    guest = interval.guest
+    own = (guest.busy_ns, guest.steal_ns, guest.unused_ns, guest.total_ns) if guest else (None,) * 4
+    rest = round(interval.seconds * 1e9) - interval.ran_ns - interval.stolen_ns
+
+    def share(ns: int) -> str:
+        return units.percent(ns, interval.seconds)
+
+    host = [share(ns) for ns in (interval.ran_ns, interval.stolen_ns, rest)]
+    return [*host, *(_or_dash(share, ns) for ns in own), str(interval.loads)]
 
 
 def _or_dash(form: Callable[[int], str], figure: int | None) -> str:
@@ -129,6 +165,8 @@ def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     console.print(moment_table(last, "stolen time per vCPU"))
     for note in vcpu_notes(last):
         console.print(note, soft_wrap=True)
+    console.print()
+    console.print(shares_table(last))
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
     console.print(
         f"\nkernel {report.kernel or 'unknown'}{boot}\n"

@@ -7,12 +7,13 @@ __all__ = ["difference", "percent", "size", "time"]
 
 
 def time(ns: int) -> str:
-    """Return a span of ``ns`` nanoseconds, in s.
+    """Return a span of ``ns`` nanoseconds, in s: to the ms, and above 100 s in four digits or more.
 
-    >>> time(4_998_878_240)
-    '4.999 s'
+    >>> time(4_998_878_240), time(123_456_000_000), time(86_400_000_000_000)
+    ('4.999 s', '123.5 s', '86400 s')
     """
-    return f"{ns / 1e9:.3f} s"
+    digits = 3 if abs(ns) < 99_999_500_000 else 1 if abs(ns) < 9_999_950_000_000 else 0
+    return f"{ns / 1e9:.{digits}f} s"
 
 
 def difference(ns: int) -> str:
@@ -30,12 +31,12 @@ def difference(ns: int) -> str:
 
 
 def percent(part_ns: int, whole_seconds: float) -> str:
-    """Return ``part_ns`` as a share of ``whole_seconds``.
+    """Return ``part_ns`` in per cent of ``whole_seconds``, without a sign for that.
 
     >>> percent(500_000_000, 2.0)
-    '25.0 %'
+    '25.0'
     """
-    return f"{part_ns / whole_seconds / 1e7:.1f} %" if whole_seconds > 0 else "0.0 %"
+    return f"{part_ns / whole_seconds / 1e7:.1f}" if whole_seconds > 0 else "0.0"
 
 
 def size(count: int) -> str:

@@ -6,16 +6,21 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import ClassVar, Final, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TextIO
 
 from pvtime.report import units
 from pvtime.report.console import LineBuffer
 from pvtime.report.model import Moment
-from pvtime.report.table import moment_table, open_console, vcpu_notes
+from pvtime.report.table import moment_table, open_console, shares_table, vcpu_notes
+
+if TYPE_CHECKING:
+    from rich.console import ConsoleRenderable
 
 __all__ = ["LinesView", "LiveView", "QuietView", "RawView", "View", "is_terminal"]
 
 TITLE: Final = "stolen time per vCPU, {:.1f} s after the start"
+TABLE_LINES: Final = 12
+"""Lines of both tables without their rows and notes, of a blank one between, and of the guest's last ones."""
 
 
 def is_terminal(file: TextIO) -> bool:
@@ -37,6 +42,9 @@ class View(Protocol):
     def console(self, data: bytes) -> None:
         """Show console output."""
 
+    def note(self, note: str) -> None:
+        """Show a line of pvtime's own."""
+
     def moment(self, moment: Moment) -> None:
         """Show new figures."""
 
@@ -48,6 +56,9 @@ class QuietView:
     console_interval: ClassVar[float | None] = None
 
     def console(self, data: bytes) -> None:
+        """Show nothing."""
+
+    def note(self, note: str) -> None:
         """Show nothing."""
 
     def moment(self, moment: Moment) -> None:
@@ -62,11 +73,17 @@ class RawView:
 
     def __init__(self, file: TextIO) -> None:
         self._out = file.buffer
+        self._line_ended = True
 
     def console(self, data: bytes) -> None:
         """Pass the bytes on."""
+        self._line_ended = data.endswith(b"\n")
         self._out.write(data)
         self._out.flush()
+
+    def note(self, note: str) -> None:
+        """Print a line of its own, on a terminal that is raw."""
+        self.console(b"\r\n" * (not self._line_ended) + f"pvtime: {note}\r\n".encode())
 
     def moment(self, moment: Moment) -> None:
         """Show nothing."""
@@ -87,9 +104,13 @@ class LinesView(AbstractContextManager["LinesView"]):
         """Print the lines that ``data`` completes."""
         self._print(self._lines.feed(data))
 
+    def note(self, note: str) -> None:
+        """Print a line before the guest's unfinished one."""
+        self._print([f"pvtime: {note}"])
+
     def moment(self, moment: Moment) -> None:
-        """Print one line for all vCPUs, at most one every :attr:`interval`."""
-        if moment.elapsed_seconds < self._next or not any(row.enabled for row in moment.vcpus):
+        """Print one line for all vCPUs that are on, at most one every :attr:`interval`."""
+        if moment.elapsed_seconds < self._next or not any(row.loads for row in moment.vcpus):
             return
         assert self.interval is not None
         self._next = moment.elapsed_seconds + self.interval
@@ -97,7 +118,7 @@ class LinesView(AbstractContextManager["LinesView"]):
             f"vCPU {row.index} ran {units.time(row.ran_ns)} stolen {units.time(row.truth_ns)}"
             + (f" ({units.time(row.injected_ns)} injected)" if moment.stealing else "")
             for row in moment.vcpus
-            if row.enabled
+            if row.loads
         )
         self._print([f"pvtime: {moment.elapsed_seconds:.1f} s: {figures}"])
 
@@ -136,13 +157,21 @@ class LiveView(AbstractContextManager["LiveView"]):
         """Print the lines that ``data`` completes above the table."""
         self._print(self._lines.feed(data))
 
+    def note(self, note: str) -> None:
+        """Print a line above the table."""
+        self._print([f"pvtime: {note}"])
+
     def moment(self, moment: Moment) -> None:
-        """Draw the table, once a vCPU has asked for stolen time."""
+        """Draw the tables: the one of shares only where the terminal has room for both."""
         from rich.console import Group
 
-        if any(row.enabled for row in moment.vcpus):
-            table = moment_table(moment, TITLE.format(moment.elapsed_seconds))
-            self._live.update(Group(table, *vcpu_notes(moment)), refresh=True)
+        first = moment_table(moment, TITLE.format(moment.elapsed_seconds))
+        second = shares_table(moment)
+        notes = vcpu_notes(moment)
+        lines = first.row_count + second.row_count + len(notes) + TABLE_LINES
+        shown: list[ConsoleRenderable | str]
+        shown = [first, *notes, "", second] if lines <= self._live.console.height else [first, *notes]
+        self._live.update(Group(*shown), refresh=True)
 
     def _print(self, lines: list[str]) -> None:
         if lines:

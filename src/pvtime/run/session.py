@@ -15,9 +15,11 @@ from typing import Final
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError, PvtimeError
+from pvtime.report import units
 from pvtime.report.console import Banner
-from pvtime.report.model import Moment, RunReport, VcpuRow
+from pvtime.report.model import Moment, RunReport
 from pvtime.report.views import View
+from pvtime.run.figures import Figures
 from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, SaveFailed, SignalReceived, TerminalResized
 from pvtime.run.options import RunOptions
 from pvtime.run.source import BuiltMachine
@@ -88,7 +90,7 @@ class Session:
         self._asked_at: float | None = None
         """Time of the unanswered request for /proc/stat; None if there is none."""
         self._shown_at = self._times.start
-        self._before_ns: tuple[int, ...] = ()
+        self._figures = Figures(stealing=bool(options.steal), tell=view.note)
         self._final: Moment | None = None
         self._size: TerminalResized | None = None
         self._signal: int | None = None
@@ -113,7 +115,7 @@ class Session:
         try:
             self._engine.start()
             if self._resumed:
-                self._before_ns = tuple(sample.truth_ns for sample in self._engine.sample())
+                self._figures.resume(self._engine.sample())
             self._on_start()
             watcher.start()
             while self._ended is None:
@@ -145,15 +147,16 @@ class Session:
     def _take(self) -> None:
         """Handle what has come since the last call; no guest may hold up the events.
 
-        Of many reports of /proc/stat at once the last counts: each takes a sample, and a guest that sent a
-        megabyte of them kept Ctrl-C waiting for 19 s.
+        Of many reports of /proc/stat at once the last counts: a sample is of its moment, not of the others'.
+        And each takes a sample: a guest that sent a megabyte of them kept Ctrl-C waiting for 19 s.
         """
-        reports: dict[bool, protocol.StatReport] = {}
+        report: protocol.StatReport | None = None
         messages = self._decoder.feed(self._inbox.take_agent())
         for message in messages:
             if isinstance(message, protocol.StatReport):
-                reports[message.final] = message
+                report = message
             elif isinstance(message, protocol.Ready):
+                report = None
                 self._handle_ready(message)
         for event in self._inbox.take_events():
             self._handle_event(event)
@@ -166,18 +169,23 @@ class Session:
             self._times.panic_over_at = (
                 self._times.now() + self._timeouts.panic if self._banner.halted else None
             )
-        for report in reports.values():
+        if report is not None:
             self._handle_report(report)
 
     def _handle_ready(self, ready: protocol.Ready) -> None:
         self._times.ready_at = self._times.now()
-        self._banner.panicked = False  # another kernel has taken over since
+        # Another kernel may have taken over.
+        self._banner.panicked = False
+        self._final = None
+        self._figures.start_kernel()
         self._banner.release = self._banner.release or ready.release
         if self._size:
             self._tell_agent("size", self._size.rows, self._size.columns)
 
     def _handle_report(self, report: protocol.StatReport) -> None:
         self._asked_at = None
+        if not report.final and self._figures.is_stale(report):
+            return
         moment = self._sample(report)
         if report.final:
             self._final = moment
@@ -224,7 +232,7 @@ class Session:
         if self._times.silence_at is not None and now >= self._times.silence_at:
             self._times.silence_at = None
             self._silence = SILENCE.format(self._timeouts.silence)
-            self._view.console(f"pvtime: {self._silence}\r\n".encode())
+            self._view.note(self._silence)
         if self._times.panic_over_at is not None and now >= self._times.panic_over_at and self._ended is None:
             self._ended = EngineEnded(Outcome.STOPPED)
         end_at, interval = self._times.end_at, self._view.interval
@@ -274,11 +282,8 @@ class Session:
 
     def _sample(self, stat: protocol.StatReport | None) -> Moment:
         """Sample the engine now, and join a report of /proc/stat that has just arrived."""
-        rows = tuple(
-            VcpuRow.join(sample, stat.steal_ns(sample.index) if stat else None)
-            for sample in self._engine.sample()
-        )
-        return Moment(self._times.elapsed(), rows, bool(self._options.steal), self._before_ns)
+        samples = self._engine.sample()
+        return self._figures.join(self._times.elapsed(), samples, stat)
 
     def _outcome(self) -> Outcome:
         """Return how the run ended, as the user sees it: the engine cannot know who asked for a power-off."""
@@ -302,6 +307,12 @@ class Session:
         if self._silence is not None:
             self._notes.append(self._silence)
         last = self._final or self._sample(None)
+        self._notes += [
+            f"vCPU {row.index}: the steal in the guest's /proc/stat ran backwards "
+            f"{_times(row.guest_steal_falls)}, by {units.time(row.guest_steal_fell_ns)} in all"
+            for row in last.vcpus
+            if row.guest_steal_falls
+        ]
         if self._inbox.dropped:
             self._notes.append(f"{self._inbox.dropped} bytes of console output came too fast to be shown")
         if self._times.save_pending:
@@ -313,7 +324,13 @@ class Session:
             boot_seconds=self._times.boot_seconds,
             elapsed_seconds=elapsed,
             outcome=outcome,
+            sampled_seconds=last.elapsed_seconds,
             vcpus=last.vcpus,
+            begin=last.begin,
         )
         error = (self._ended.error if self._ended else None) or self._failed_save
         return RunResult(report, last, tuple(self._notes), self._signal, error)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Final
 
 __all__ = ["COMMANDS", "AgentDecoder", "CpuTimes", "Message", "Ready", "Reply", "StatReport", "encode"]
@@ -77,7 +77,28 @@ class CpuTimes:
     softirq_ns: int
     steal_ns: int
     guest_ns: int
+    """Part of user_ns."""
     guest_nice_ns: int
+    """Part of nice_ns."""
+
+    @property
+    def busy_ns(self) -> int:
+        """Time in which the CPU executed, as the guest counts it."""
+        return self.user_ns + self.nice_ns + self.system_ns + self.irq_ns + self.softirq_ns
+
+    @property
+    def unused_ns(self) -> int:
+        """Time in which it had nothing to execute."""
+        return self.idle_ns + self.iowait_ns
+
+    @property
+    def total_ns(self) -> int:
+        """The sum of the columns that exclude each other: the CPU's whole time, if the guest counts well."""
+        return self.busy_ns + self.unused_ns + self.steal_ns
+
+    def __sub__(self, before: CpuTimes) -> CpuTimes:
+        """Return the growth of each column since ``before``."""
+        return CpuTimes(*(own - other for own, other in zip(astuple(self), astuple(before), strict=True)))
 
 
 @dataclass(frozen=True)

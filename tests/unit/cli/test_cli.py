@@ -20,6 +20,7 @@ from framework.fake_images import PROGRAM, Images, make_images
 from framework.wait import DEADLINE, wait_until
 from pvtime.cli.command import COMMANDS, EXIT_BROKEN_PIPE, group, main
 from pvtime.cli.params import parse_size
+from pvtime.report.model import SCHEMA
 from pvtime.run.run_machine import EXIT_GUEST_FAILED
 
 
@@ -212,7 +213,7 @@ def test_a_report_to_standard_output_is_alone_there(images: Images) -> None:
     assert json.loads(out)["outcome"] == "power-off"
     assert "guest says hello" in err
     code, out, err = finished(program(images, "--append", "end", "--report", "-", "--quiet"))
-    assert json.loads(out)["schema"] == 3
+    assert json.loads(out)["schema"] == SCHEMA
     assert err == ""
 
 

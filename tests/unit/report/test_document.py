@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pvtime.engine.base import Outcome
 from pvtime.errors import UsageError
 from pvtime.report import document
-from pvtime.report.model import SCHEMA, RunReport, VcpuRow
+from pvtime.report.model import SCHEMA, Reading, RunReport, VcpuRow
+from pvtime.userland.protocol import CpuTimes
 
 ns = st.integers(0, 2**64 - 1)
 seconds = st.floats(0, 1e6)
@@ -26,7 +27,12 @@ rows = st.builds(
     ran_ns=ns,
     truth_ns=ns,
     structure_ns=st.none() | ns,
-    guest_steal_ns=st.none() | ns,
+    guest=st.none() | st.builds(CpuTimes, *[ns] * 10),
+    guest_error_ns=st.none() | st.integers(),
+    lowest_guest_error_ns=st.none() | st.integers(),
+    highest_guest_error_ns=st.none() | st.integers(),
+    guest_steal_falls=ns,
+    guest_steal_fell_ns=ns,
     enabled=st.booleans(),
     loads=ns,
     injected_ns=ns,
@@ -40,7 +46,9 @@ reports = st.builds(
     boot_seconds=st.none() | seconds,
     elapsed_seconds=seconds,
     outcome=st.sampled_from(Outcome),
+    sampled_seconds=seconds,
     vcpus=st.lists(rows, max_size=8).map(tuple),
+    begin=st.none() | st.builds(Reading, seconds, st.lists(rows, max_size=8).map(tuple)),
     schema=st.just(SCHEMA),
 )
 
@@ -51,10 +59,23 @@ REPORT = RunReport(
     boot_seconds=1.4,
     elapsed_seconds=11.9,
     outcome=Outcome.POWER_OFF,
-    vcpus=(VcpuRow(0, 5_000_000_000, 4_998_878_240, 4_998_878_240, True, 312, guest_steal_ns=4_990_000_000),),
+    sampled_seconds=11.8,
+    vcpus=(
+        VcpuRow(
+            0,
+            5_000_000_000,
+            4_998_878_240,
+            4_998_878_240,
+            True,
+            312,
+            guest=CpuTimes(1, 2, 3, 4, 5, 6, 7, 4_990_000_000, 9, 10),
+        ),
+    ),
+    begin=Reading(1.5, ()),
 )
 
 ROW = asdict(REPORT.vcpus[0])
+TIMES = asdict(CpuTimes(*range(10)))
 
 
 @given(reports)
@@ -65,7 +86,7 @@ def test_a_report_survives_its_round_trip(report: RunReport) -> None:
 def test_every_documented_field_is_there_and_every_field_is_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "report.md").read_text()
     fields = json.loads(document.to_json(REPORT))
-    for name in [*fields, *fields["vcpus"][0]]:
+    for name in [*fields, *fields["begin"], *fields["vcpus"][0], *fields["vcpus"][0]["guest"]]:
         assert f"`{name}`" in text, f"docs/report.md does not speak of {name}"
 
 
@@ -90,6 +111,10 @@ def test_unknown_fields_are_ignored_since_later_releases_may_add_some() -> None:
         ({"vcpus": [ROW | {"ran_ns": 1.0}]}, "vcpus[0].ran_ns is 1.0, not an integer"),
         ({"vcpus": [ROW | {"enabled": 1}]}, "vcpus[0].enabled is 1, not true or false"),
         ({"vcpus": [ROW | {"fault": 1}]}, "vcpus[0].fault is 1, not a text"),
+        ({"vcpus": [ROW | {"guest": 1}]}, "vcpus[0].guest is 1, not an object"),
+        ({"vcpus": [ROW | {"guest": TIMES | {"idle_ns": None}}]}, "vcpus[0].guest.idle_ns is null"),
+        ({"begin": {"vcpus": []}}, "begin has no field 'elapsed_seconds'"),
+        ({"begin": []}, "begin is [], not an object"),
         ({"vcpus": [{}]}, "vcpus[0] has no field 'index'"),
     ],
 )
@@ -161,7 +186,7 @@ def test_the_check_before_the_boot_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/proc/report.json", "/no/such/folder/report.json", "/dev/null/x", "x" * 300]
+    "path", ["/", "/proc/report.json", "no/such/folder/report.json", "/dev/null/x", "x" * 300]
 )
 def test_an_unwritable_path_is_refused_and_named(path: str) -> None:
     with pytest.raises(UsageError) as refused:

@@ -155,6 +155,13 @@ def test_steal_of_a_cpu_that_is_offline_is_unknown() -> None:
     assert got.steal_ns(0) is None
 
 
+def test_the_columns_that_exclude_each_other_add_up_to_the_total() -> None:
+    # Time in a guest is in user and nice as well (account_guest_time), and does not count twice.
+    times = CpuTimes(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+    assert (times.busy_ns, times.unused_ns, times.total_ns) == (1 + 2 + 4 + 32 + 64, 8 + 16, 255)
+    assert times - CpuTimes(*[1] * 10) == CpuTimes(0, 1, 3, 7, 15, 31, 63, 127, 255, 511)
+
+
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_a_command_takes_its_numbers_and_no_others(verb: str) -> None:
     numbers = range(1, COMMANDS[verb] + 1)
