@@ -197,7 +197,7 @@ class Session:
                 self._ended = event
             case SaveFailed() if self._ended is None:
                 self._failed_save = event.error
-                self._view.console(f"\r\npvtime: not saved, the machine runs on: {event.error}\r\n".encode())
+                self._view.note(f"not saved, the machine runs on: {event.error}")
             case SaveFailed():
                 self._notes.append("the run ended before the machine could be saved")
             case SignalReceived():
@@ -251,11 +251,15 @@ class Session:
             self._save(self._options.save_at.directory)
 
     def _refresh(self, now: float) -> None:
-        """Show new figures: ask the guest for its own once userland is up; show the host's alone before."""
+        """Show new figures: ask the guest for its own once userland is up; show the host's alone before.
+
+        And while it does not answer: its agent is on CPU 0, which the host may be keeping from running.
+        """
         self._shown_at = now
-        if self._times.ready_at is None:
+        unanswered = self._asked_at is not None and now >= self._asked_at + self._timeouts.stat_reply
+        if self._times.ready_at is None or unanswered:
             self._view.moment(self._sample(None))
-        elif self._asked_at is None or now >= self._asked_at + self._timeouts.stat_reply:
+        if self._times.ready_at is not None and (self._asked_at is None or unanswered):
             self._asked_at = now
             self._tell_agent("stat")
 
