@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeVar
 
-from pvtime.errors import MigrationError, PvtimeError, UsageError, oserror_context
+from pvtime.errors import MigrationError, PvtimeError, SavedStateError, UsageError
 from pvtime.run.exporter import Exporter, SaveResult
 from pvtime.snapshot.address import Address, OwnSocket
 from pvtime.snapshot.codec import JsonObject, decode, from_json
@@ -213,19 +213,27 @@ def ask(
     :param kind: type of the result: the one that belongs to the request.
     :raises PvtimeError: the machine refuses, or nothing listens there, or something other than pvtime.
     """
-    name = f"{path}: the answer"
-    with Address(path=str(path)).connect() as connection, oserror_context(str(path), UsageError):
+    try:
+        connection = Address(path=str(path)).connect()
+    except UsageError as error:
+        raise UsageError(f"no machine answers at the control socket {error}") from error
+    with connection:
         connection.settimeout(None)
-        _send_line(connection, {"command": request.command, **asdict(request)})
-        with connection.makefile("rb") as lines:
-            while line := lines.readline(MAX_LINE):
-                answer = from_json(line, name)
-                if "error" in answer:
-                    raise _refusal(answer)
-                if "result" in answer:
-                    return decode(kind, answer["result"], name)
-                sent = decode(RoundProgress, answer.get("progress"), name)
-                progress(sent.round, sent.bytes)
+        try:
+            _send_line(connection, {"command": request.command, **asdict(request)})
+            with connection.makefile("rb") as lines:
+                while line := lines.readline(MAX_LINE):
+                    answer = from_json(line, "the answer")
+                    if "error" in answer:
+                        raise _refusal(answer)
+                    if "result" in answer:
+                        return decode(kind, answer["result"], "the answer")
+                    sent = decode(RoundProgress, answer.get("progress"), "the answer")
+                    progress(sent.round, sent.bytes)
+        except SavedStateError as error:
+            raise UsageError(f"{path}: what answers there is not a machine of pvtime's: {error}") from error
+        except OSError as error:
+            raise UsageError(f"{path}: the machine closed the connection: look whether it runs") from error
     raise UsageError(f"{path}: the machine ended before it answered")
 
 

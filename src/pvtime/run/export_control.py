@@ -30,14 +30,16 @@ def listen(path: Path) -> OwnSocket:
 
     :raises UsageError: the host refuses ``path``.
     """
-    from pvtime.snapshot.address import OwnSocket
+    from pvtime.snapshot.address import MAX_PATH, OwnSocket
 
     try:
         return OwnSocket(str(path))
     except OSError as error:
         reason = host_reason(error)
-        if error.errno == errno.EADDRINUSE:
+        if error.errno in (errno.EADDRINUSE, errno.EEXIST):
             reason = "it exists already: choose another name"
+        elif error.errno is None:
+            reason = f"its name is too long for a socket: give one of at most {MAX_PATH} bytes"
         raise UsageError(f"control socket {path}: {reason}") from error
 
 

@@ -6,17 +6,37 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from pvtime.errors import UsageError
 
-__all__ = ["PEER_TIMEOUT_S", "Address", "OwnSocket"]
+__all__ = ["MAX_PATH", "PEER_TIMEOUT_S", "Address", "OwnSocket"]
 
 PEER_TIMEOUT_S: Final = 30.0
 """Seconds in which a peer must accept a connection."""
+
+
+MAX_PATH: Final = 107
+"""Bytes of a Unix socket's path (unix(7): sun_path, with its NUL)."""
+
+_PORT: Final = re.compile("[0-9]{1,5}")
+
+_CONNECT_REASONS: Final = {
+    errno.ECONNREFUSED: "nothing listens there: start the other side first",
+    errno.ENOENT: "there is no such socket: check the name, and that the other side runs",
+    errno.ENOTSOCK: "it is not a socket: check the name",
+}
+_LISTEN_REASONS: Final = {
+    errno.EADDRINUSE: "the address is in use: choose another, or end the process that has it",
+    errno.EADDRNOTAVAIL: "this host does not have that address: give one of its own, or 0.0.0.0 for all",
+    errno.EEXIST: "a file is there that is no socket: choose another name",
+    errno.ENOENT: "its directory does not exist: create it first",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +59,8 @@ class Address:
         kind, _, rest = text.partition(":")
         if kind == "unix" and rest:
             return cls(path=rest)
-        host, colon, port = rest.rpartition(":")
-        if kind == "tcp" and colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16:
+        host, _, port = rest.rpartition(":")
+        if kind == "tcp" and _PORT.fullmatch(port) and 0 < int(port) < 1 << 16 and _is_host(host.strip("[]")):
             return cls(host=host.strip("[]"), port=int(port))
         raise UsageError(f"{text!r} is not an address: give unix:PATH or tcp:HOST:PORT")
 
@@ -58,13 +78,15 @@ class Address:
         """
         try:
             if self.path:
+                if os.path.exists(self.path) and not stat.S_ISSOCK(os.stat(self.path).st_mode):
+                    raise OSError(errno.ENOTSOCK, "")
                 connection = socket.socket(socket.AF_UNIX)
                 connection.settimeout(timeout_s)
                 connection.connect(self.path)
                 return connection
             return socket.create_connection((self.host, self.port), timeout_s)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self}: cannot connect: {_reason(error)}") from error
+            raise UsageError(f"{self}: cannot connect: {_reason(error, _CONNECT_REASONS)}") from error
 
     def listen(self) -> socket.socket:
         """Return a listening socket; a path is removed when it is closed.
@@ -77,17 +99,29 @@ class Address:
             family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
             return socket.create_server((self.host, self.port), family=family)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self}: cannot listen: {_reason(error)}") from error
+            raise UsageError(f"{self}: cannot listen: {_reason(error, _LISTEN_REASONS)}") from error
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Return the host's reason and, where there is one, the remedy."""
-    if isinstance(error, ValueError):  # the codec idna, or a NUL in a path
-        return "the name is not a possible one: check it"
-    if error.errno == errno.EADDRINUSE:
-        return "the address is in use: choose another, or end the process that has it"
+def _is_host(host: str) -> bool:
+    """Whether a host can have this name, or address."""
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _reason(error: OSError | ValueError, known: Mapping[int, str]) -> str:
+    """Return the reason for people and, where there is one, the remedy."""
+    if isinstance(error, ValueError):
+        return "no path has a NUL"
+    if isinstance(error, socket.gaierror):
+        return "this host does not know the name: check it"
+    if isinstance(error, TimeoutError):
+        return "nobody has answered in time: check the address, and that the other side runs"
     if error.errno is None:
-        return str(error)  # a timeout, or a path that is too long
+        return f"the path is too long for a socket: give one of at most {MAX_PATH} bytes"
+    if error.errno in known:
+        return known[error.errno]
     # asyncio and socket.create_server add the call that failed.
     return (error.strerror or str(error)).partition(" (while attempting")[0]
 
@@ -124,12 +158,16 @@ class OwnSocket(socket.socket):
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket on which nothing listens: its process was killed."""
+    """Remove a socket on which nothing listens: its process was killed.
+
+    :raises OSError: EEXIST: something else than a socket is there.
+    """
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
+        mode = os.lstat(path).st_mode
     except OSError:
         return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     with socket.socket(socket.AF_UNIX) as visitor:
         visitor.setblocking(False)
         try:

@@ -122,7 +122,7 @@ class Hello:
 
 
 class PeerError(MigrationError):
-    """The peer has sent ERROR."""
+    """The peer has sent ERROR, or is none of pvtime's."""
 
 
 class Connection(Protocol):
@@ -179,7 +179,7 @@ class MigrationStream:
     def send(self, kind: FrameKind, *parts: bytes | bytearray | memoryview) -> None:
         """Send a frame.
 
-        :raises PeerError: the peer has sent ERROR.
+        :raises PeerError: the peer has sent ERROR, or what is no frame.
         :raises MigrationError: the connection is broken, or the peer did not take the frame in time.
         """
         length = sum(map(len, parts))
@@ -194,8 +194,7 @@ class MigrationStream:
         except TimeoutError as error:
             raise MigrationError(f"the peer timed out: it did not take {kind.name} in time") from error
         except OSError as error:
-            broken = MigrationError(f"the connection to the peer is broken: {error.strerror or error}")
-            raise (self._pending_error() or broken) from error
+            raise (self._pending_error() or _broken(error)) from error
         self._half_sent = False
 
     def receive(
@@ -205,7 +204,7 @@ class MigrationStream:
 
         :param limit: most bytes of its content, where that is less than :data:`LIMITS` has.
         :param timeout_s: time in which it must arrive, instead of the stream's.
-        :raises PeerError: the peer has sent ERROR.
+        :raises PeerError: the peer has sent ERROR, or what is no frame.
         :raises MigrationError: the frame is none of ``expected``, or too long, or did not arrive in time, or
             the connection is broken.
         """
@@ -217,9 +216,7 @@ class MigrationStream:
             reason = self._read(header.length, end, "ERROR").decode(errors="replace")
             raise PeerError(f"the peer gave up: {reason}")
         if header.reserved or header.kind not in FrameKind.__members__.values():
-            raise MigrationError(
-                "the peer does not speak pvtime's protocol, or uses TLS where this side does not"
-            )
+            raise PeerError("the peer does not speak pvtime's protocol, or uses TLS where this side does not")
         kind = FrameKind(header.kind)
         if kind not in expected:
             raise MigrationError(f"the peer sent {kind.name} where {names} was expected")
@@ -287,15 +284,14 @@ class MigrationStream:
             except TimeoutError as error:
                 raise MigrationError(f"the peer timed out: {name} did not arrive whole in time") from error
             except OSError as error:
-                reason = error.strerror or error
-                raise MigrationError(f"the connection to the peer is broken: {reason}") from error
+                raise _broken(error) from error
             if not count:
                 raise MigrationError("the peer closed the connection")
             filled += count
         return content
 
     def _pending_error(self) -> PeerError | None:
-        """Return the ERROR that the peer sent before it closed the connection, if it did."""
+        """Return the reason that the peer sent before it closed the connection, if it did."""
         try:
             self.receive(timeout_s=ERROR_TIMEOUT_S)
         except PeerError as error:
@@ -303,3 +299,11 @@ class MigrationStream:
         except MigrationError:
             pass
         return None
+
+
+def _broken(error: OSError) -> MigrationError:
+    if isinstance(error, ConnectionError) and error.errno:
+        return MigrationError(
+            "the peer closed the connection: check that it is pvtime, with the same --key or --insecure"
+        )
+    return MigrationError(f"the connection to the peer is broken: {error.strerror or error}")

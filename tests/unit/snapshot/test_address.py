@@ -50,7 +50,7 @@ def test_what_is_no_socket_stays_as_it_is(kind: str, path: Path) -> None:
         case "link":
             path.symlink_to("nothing")
     before = path.lstat()
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(OSError, match="File exists"):
         OwnSocket(str(path))
     assert path.lstat() == before
 
@@ -72,9 +72,9 @@ def test_a_path_that_somebody_removed_is_no_error_at_the_end(path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("unix:/nonexistent/socket", "No such file"),
+        ("unix:/nonexistent/socket", "its directory does not exist"),
         (f"unix:/{'x' * 200}", "too long"),
-        ("tcp:192.0.2.1:7000", "assign"),
+        ("tcp:192.0.2.1:7000", "this host does not have that address"),
     ],
 )
 def test_an_address_that_cannot_be_listened_at_says_why(text: str, reason: str) -> None:
@@ -82,7 +82,7 @@ def test_an_address_that_cannot_be_listened_at_says_why(text: str, reason: str) 
         Address.parse(text).listen()
 
 
-@pytest.mark.parametrize("text", ["unix:/nonexistent/socket", f"unix:/{'x' * 200}", "tcp:a..b:7000"])
+@pytest.mark.parametrize("text", ["unix:/nonexistent/socket", f"unix:/{'x' * 200}", f"unix:{__file__}"])
 def test_an_address_that_cannot_be_connected_to_says_why(text: str) -> None:
     with pytest.raises(UsageError, match=r"cannot connect: ."):
         Address.parse(text).connect()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,16 @@ def test_nothing_follows_a_frame_that_was_not_sent_whole() -> None:
     assert peer.taken == bytes(FrameHeader(kind=FrameKind.GO))[:8]
 
 
+def test_a_source_learns_that_its_target_is_none_of_pvtimes(
+    pair: tuple[MigrationStream, MigrationStream],
+) -> None:
+    source, target = pair
+    target._write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", time.monotonic() + DEADLINE)
+    target.close()
+    with pytest.raises(PeerError, match="does not speak pvtime's protocol"):
+        source.send(FrameKind.KERNEL, bytes(8 << 20))
+
+
 def test_memory_is_taken_as_data_comes() -> None:
     # A header of 16 bytes made the target touch the 1 GiB that it announced.
     tracemalloc.start()
@@ -250,7 +261,18 @@ def test_a_peer_with_an_older_protocol_is_refused_and_told_why(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "unix:", "tcp:", "tcp:host", "tcp::1", "tcp:host:0", "tcp:host:65536", "udp:host:1", "tcp:h:x"],
+    [
+        "",
+        "unix:",
+        "tcp:",
+        "tcp:host",
+        "tcp::1",
+        "tcp:host:0",
+        "tcp:host:65536",
+        "udp:host:1",
+        "tcp:h:x",
+        "tcp:a..b:7",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not an address: give unix:PATH or tcp:HOST:PORT"):
@@ -273,5 +295,5 @@ def test_a_path_is_for_its_owner_and_goes_with_its_listener(tmp_path: Path) -> N
 
 
 def test_where_nobody_listens_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot connect: No such file"):
+    with pytest.raises(UsageError, match="cannot connect: there is no such socket: check"):
         Address.parse(f"unix:{tmp_path}/nobody").connect()
