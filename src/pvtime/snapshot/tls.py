@@ -64,6 +64,8 @@ class TlsKey:
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise UsageError(f"key {path}: it does not exist: give a copy of the one of pvtime receive --key")
         with oserror_context(f"key {path}", UsageError):
             mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):

@@ -169,7 +169,7 @@ def test_what_is_no_key_is_refused_before_anybody_connects(content: bytes, tmp_p
 def test_a_key_that_does_not_exist_is_made_by_the_target_alone(tmp_path: Path) -> None:
     path = tmp_path / "key"
     endpoint = Endpoint(Address(host="127.0.0.1", port=7), path)
-    with pytest.raises(UsageError, match=f"key {path}: No such file"):
+    with pytest.raises(UsageError, match=f"key {path}: it does not exist: give a copy of"):
         endpoint.connect()
     assert not path.exists()
     assert endpoint.prepare_key()
