@@ -536,7 +536,7 @@ def test_a_save_that_fails_leaves_the_machine_running_and_is_told_at_once_and_at
     assert bench.inbox.now == 20
     assert result.report.outcome is Outcome.STOPPED
     assert result.error is error
-    assert b"pvtime: not saved, the machine runs on: disk: No space left on device\r\n" in bench.view.text
+    assert "not saved, the machine runs on: disk: No space left on device" in bench.view.notes
 
 
 def test_a_save_that_the_runs_end_has_overtaken_is_not_an_error() -> None:
