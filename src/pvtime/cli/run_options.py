@@ -71,6 +71,8 @@ def _items_of_file(path: Path) -> Iterator[Item]:
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{path} is not a regular file: give a text file")
+        if not path.stat().st_size:  # nor has a file of /proc, and /proc/kmsg waits at its end
+            raise UsageError(f"{path} is empty: {ONE_A_LINE}")
         with path.open("rb") as file:
             data = file.read(MAX_SCHEDULE_FILE + 1)
         text = data.decode("utf-8-sig")
@@ -81,7 +83,7 @@ def _items_of_file(path: Path) -> Iterator[Item]:
     if len(data) > MAX_SCHEDULE_FILE:
         raise UsageError(f"{path} is larger than {MAX_SCHEDULE_FILE >> 10} KiB: it is no steal schedule")
     if not any(line.partition("#")[0].strip() for line in text.splitlines()):
-        raise UsageError(f"{path} has no item: write one a line, such as 30%@5-10")
+        raise UsageError(f"{path} has no item: {ONE_A_LINE}")
     for number, line in enumerate(text.splitlines(), 1):
         if item := line.partition("#")[0].strip():
             try:
@@ -96,6 +98,8 @@ def _save_at(value: tuple[str, Path]) -> SaveAt:
 
 MAX_SCHEDULE_FILE: Final = 64 << 10
 """Bytes of a file of steal items."""
+
+ONE_A_LINE: Final = "write one item a line, such as 30%@5-10"
 
 OPTIONS: Final = (
     click.option(

@@ -89,6 +89,8 @@ def _read(path: Path, what: str) -> bytes:
             raise GuestImageError(f"{what} {path} is a directory: give a file")
         if not stat.S_ISREG(mode):
             raise GuestImageError(f"{what} {path} is not a regular file: give one")
+        if not status.st_size:  # a file of /proc has no size either, and /proc/kmsg waits at its end
+            raise GuestImageError(f"{what} {path} is empty: fetch or build it again")
         with path.open("rb") as file:
             data = file.read(min(status.st_size, MAX_FILE) + 1)  # read() allocates what it is asked for
     except FileNotFoundError:
@@ -96,8 +98,6 @@ def _read(path: Path, what: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GuestImageError(f"{what} {path} cannot be read: {reason}") from error
-    if not data:
-        raise GuestImageError(f"{what} {path} is empty: fetch or build it again")
     if len(data) > MAX_FILE:
         raise GuestImageError(f"{what} {path} is larger than {MAX_FILE >> 20}M: is it the right file?")
     return data

@@ -24,8 +24,6 @@ __all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report", "share
 
 PLAIN_WIDTH = 200
 """Columns where the output is not a terminal: lines are long there, not broken."""
-MIN_WIDTH = 80
-"""Columns; on a narrower terminal lines wrap, which is better than figures that are cut short."""
 
 COLUMNS = (
     "vCPU",
@@ -56,7 +54,7 @@ def open_console(file: TextIO) -> Console:
     """Return a console on ``file``: it has colours and bold text on a terminal, unless NO_COLOR is set."""
     from rich.console import Console
 
-    width = max(shutil.get_terminal_size().columns, MIN_WIDTH) if file.isatty() else PLAIN_WIDTH
+    width = shutil.get_terminal_size().columns if file.isatty() else PLAIN_WIDTH
     # Of itself rich leaves bold and dim where NO_COLOR is set.
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(file=file, highlight=False, markup=False, width=width, color_system=colours)
@@ -83,9 +81,10 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[st
     :param rows: the cells of each, and whether it stands out (or is dim).
     """
     from rich import box
-    from rich.table import Table
 
-    table = Table(
+    from pvtime.report.fitting_table import FittingTable
+
+    table = FittingTable(
         title=title,
         title_justify="left",
         title_style="bold",

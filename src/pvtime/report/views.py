@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TextIO
@@ -72,6 +73,7 @@ class RawView:
     console_interval: ClassVar[float | None] = None
 
     def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._out = file.buffer
         self._line_ended = True
 
@@ -87,6 +89,20 @@ class RawView:
 
     def moment(self, moment: Moment) -> None:
         """Show nothing."""
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print several lines of pvtime's own."""
+        for line in lines:
+            self.note(line)
+
+    def figures(self, moment: Moment) -> None:
+        """Print the table that the user has asked for."""
+        console = open_console(self._file)
+        with console.capture() as captured:
+            console.print(moment_table(moment, TITLE.format(moment.elapsed_seconds)))
+            for note in vcpu_notes(moment):
+                console.print(note, soft_wrap=True)
+        self.console(b"\r\n" + captured.get().replace("\n", "\r\n").encode())
 
 
 class LinesView(AbstractContextManager["LinesView"]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pvtime.engine.base import Outcome
@@ -17,7 +18,7 @@ from pvtime.run.save_at import refuse_unwritable
 from pvtime.run.session import RunResult, Session
 from pvtime.run.signals import ending_signals, window_changes
 from pvtime.run.source import NO_SCREEN, BuiltMachine, MachineSource
-from pvtime.run.terminal import ESCAPE_HELP, Keyboard, Terminal
+from pvtime.run.terminal import ESCAPE_HELP, FIGURES, HELP, KEYS_HELP, Keyboard, Terminal
 
 if TYPE_CHECKING:
     from pvtime.snapshot.address import OwnSocket
@@ -69,7 +70,6 @@ def _run_session(
             # A guest that boots has the first size in its command line.
             stack.enter_context(window_changes(inbox, terminal.size, at_once=built.resumed))
             stack.enter_context(terminal.raw())
-            inbox.watch(terminal.fd, Keyboard(terminal.fd, built.machine.console.receive, inbox).readable)
             view = RawView(options.output)
         elif options.quiet:
             view = QuietView()
@@ -80,8 +80,17 @@ def _run_session(
         export = ExportControl(built, inbox, listener)
         session = Session(built, inbox, view, options, on_start=export.begin, save=export.save)
         export.session = session
+        if terminal is not None and isinstance(view, RawView):
+            keyboard = Keyboard(terminal.fd, built.machine.console.receive, inbox)
+            keyboard.commands[HELP] = partial(view.lines, KEYS_HELP)
+            keyboard.commands[FIGURES] = partial(_show_figures, view, session)
+            inbox.watch(terminal.fd, keyboard.readable)
         with contextlib.closing(export):
             return session.run()
+
+
+def _show_figures(view: RawView, session: Session) -> None:
+    view.figures(session.figures())
 
 
 def _finish(options: RunOptions, result: RunResult) -> int:

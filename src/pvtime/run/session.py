@@ -284,6 +284,10 @@ class Session:
 
     # Figures
 
+    def figures(self) -> Moment:
+        """Return the host's figures of now."""
+        return self._sample(None)
+
     def _sample(self, stat: protocol.StatReport | None) -> Moment:
         """Sample the engine now, and join a report of /proc/stat that has just arrived."""
         samples = self._engine.sample()

@@ -20,13 +20,23 @@ from typing import Final, NoReturn, Self
 from pvtime.errors import UsageError
 from pvtime.run.inbox import Inbox, QuitRequested
 
-__all__ = ["ESCAPE", "ESCAPE_HELP", "Keyboard", "Terminal"]
+__all__ = ["ESCAPE", "ESCAPE_HELP", "FIGURES", "HELP", "KEYS_HELP", "Keyboard", "Terminal"]
 
 ESCAPE: Final = 0x1D
 """Ctrl-], as in telnet: the key that shells and editors use least."""
 QUIT: Final = ord("q")
 
-ESCAPE_HELP: Final = "Ctrl-] q ends the run; Ctrl-] Ctrl-] sends Ctrl-] to the guest"
+HELP: Final = ord("?")
+FIGURES: Final = ord("s")
+
+ESCAPE_HELP: Final = "Ctrl-] q ends the run; Ctrl-] ? lists all keys"
+KEYS_HELP: Final = (
+    "Ctrl-] q       ends the run",
+    "Ctrl-] s       shows the host's figures: stolen time per vCPU",
+    "Ctrl-] ?       lists these keys",
+    "Ctrl-] Ctrl-]  sends Ctrl-] to the guest",
+)
+"""Lines for the user."""
 
 OUTLIVED: Final = (
     signal.SIGINT,
@@ -114,6 +124,8 @@ class Keyboard:
         self._fd = fd
         self._receive = receive
         self._inbox = inbox
+        self.commands: dict[int, Callable[[], object]] = {}
+        """Functions of the keys after the escape key, besides :data:`QUIT`."""
         self._escaped = False
         self._pending = b""
 
@@ -141,6 +153,8 @@ class Keyboard:
                     self._inbox.put(QuitRequested())
                 elif key == ESCAPE:
                     passed.append(key)
+                elif key in self.commands:
+                    self.commands[key]()
             elif key == ESCAPE:
                 self._escaped = True
             else:

@@ -12,13 +12,14 @@ from typing import TextIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from framework.ptys import written
 from pvtime.engine.base import Outcome
 from pvtime.report import units
 from pvtime.report.console import LINE_LIMIT, LineBuffer
 from pvtime.report.model import Moment, Reading, RunReport, VcpuRow
-from pvtime.report.table import print_report
+from pvtime.report.table import moment_table, print_report, shares_table
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
 from pvtime.userland.protocol import CpuTimes
 
@@ -165,6 +166,25 @@ def test_the_last_table_fits_a_terminal_of_80_columns_after_a_day_too(moment: Mo
     table = last_table(replace(moment, elapsed_seconds=10.0 * factor, vcpus=rows))
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
     assert "…" not in table
+
+
+@pytest.mark.parametrize("moment", [MOMENT, INJECTED])
+@pytest.mark.parametrize("width", [20, 40, 60, 79])
+def test_a_narrow_terminal_gets_the_first_columns_whole(
+    moment: Moment, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It was drawn for 80 columns: the heading of the live table scrolled up for ever.
+    for table in (moment_table(moment, "figures"), shares_table(moment)):
+        file = io.StringIO()
+        Console(file=file, width=width).print(table)
+        lines = [line.rstrip() for line in file.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert "…" not in file.getvalue()
+        assert any(line.strip().startswith("vCPU") for line in lines)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    drawn = [CSI.sub("", line) for line in re.split("[\r\n]+", written(draw_live))]
+    assert all(len(line.rstrip()) <= width for line in drawn if "guest" not in line)
 
 
 def test_a_file_gets_no_control_codes(monkeypatch: pytest.MonkeyPatch) -> None:

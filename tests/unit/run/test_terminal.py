@@ -90,6 +90,25 @@ def test_the_escape_key_is_announced_and_ends_the_run_with_the_last_table(pty: P
     assert pty.ended() == 0
 
 
+def test_the_escape_key_and_a_question_mark_list_the_keys(pty: Pty) -> None:
+    os.write(pty.master, b"\x1d?")
+    pty.read_until(b"Ctrl-] Ctrl-]  sends Ctrl-] to the guest\r\n")
+    for key in (b"q", b"s", b"?"):
+        assert b"Ctrl-] " + key + b"  " in pty.text
+    os.write(pty.master, b"\x1dq")
+    assert pty.ended() == 0
+
+
+def test_the_escape_key_and_s_show_the_hosts_figures(pty: Pty) -> None:
+    os.write(pty.master, b"\x1ds")
+    pty.read_until(b"s after the start")
+    pty.read_until(b"truth")
+    os.write(pty.master, b"\x1dq")
+    assert pty.ended() == 0
+    raw = pty.text.partition(b"s after the start")[2].partition(b"truth")[0]
+    assert raw.count(b"\n") == raw.count(b"\r\n") > 0
+
+
 def test_ctrl_c_is_the_guests(pty: Pty) -> None:
     os.write(pty.master, b"\x03")
     os.write(pty.master, b"\x1dq")
