@@ -8,6 +8,7 @@ b'aarch64\n'
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ from pvtime.lab.initramfs import LabExtras, prepare
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
 from pvtime.lab.qemu import Emulator, LabError, LabOptions, require_qemu
 from pvtime.lab.result import CompletedRun, ResultReader
+from pvtime.report.waiting import waiting
 
 __all__ = ["Lab", "refuse_impossible", "run_in_lab"]
 
@@ -204,7 +206,10 @@ def run_in_lab(
     """
     size = shutil.get_terminal_size()
     env = {"TERM": os.environ.get("TERM", "dumb")}
-    with Lab(options, progress=progress) as lab:
+    with contextlib.ExitStack() as stack:
+        lab = Lab(options, progress=progress)
+        with waiting(sys.stderr, f"booting an emulated arm64 host ({lab.options.cpu})"):
+            stack.enter_context(lab)
         run = lab.run(
             argv,
             stdout=sys.stdout.buffer,
