@@ -37,7 +37,7 @@ def build_initramfs(busybox: bytes | Path) -> bytes:
             cpio.regular("bin/busybox", program, 0o755),
             cpio.symlink("bin/sh", "busybox"),
             cpio.regular("bin/steal", HERE.joinpath("steal").read_bytes(), 0o755),
-            cpio.fifo("run/never"),
+            cpio.fifo("run/requests"),
             cpio.regular("init", HERE.joinpath("init").read_bytes(), 0o755),
         ]
     )
