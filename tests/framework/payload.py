@@ -162,10 +162,10 @@ def _boot(
 
 @contextmanager
 def boot_on(
-    engine: Choice, payload: Program, vcpus: int = 1, steal: tuple[str, ...] = ()
+    engine: Choice, payload: Program, vcpus: int = 1, steal: tuple[str, ...] = (), *, pauses: bool = False
 ) -> Iterator[Guest[Engine]]:
     """Make a machine whose kernel is the payload, with that engine; it is stopped at the end."""
-    with _boot(payload, engine.build, vcpus, None, Schedule.parse(steal)) as guest:
+    with _boot(payload, engine.build, vcpus, None, Schedule.parse(steal, pauses=pauses)) as guest:
         yield guest
 
 

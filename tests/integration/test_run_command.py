@@ -114,6 +114,26 @@ def test_a_kernel_that_panics_ends_the_run_which_has_no_duration() -> None:
     assert err == "pvtime: the guest's kernel panicked, and does not reboot: its console has the reason\n"
 
 
+def test_a_stopped_process_is_neither_run_nor_stolen_time(tmp_path: Path) -> None:
+    """It was: ten seconds of SIGSTOP were run time of one vCPU, and stolen from the other."""
+    path = tmp_path / "report.json"
+    process = start("--vcpus", "2", "--duration", "1", "--report", str(path))
+    assert process.stdout is not None
+    while " ran " not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    stopped = time.monotonic_ns()
+    time.sleep(1)
+    stopped = time.monotonic_ns() - stopped
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=DEADLINE)
+    first, second = document.from_json(path.read_text()).vcpus
+    assert first.stopped_ns >= stopped
+    assert second.stopped_ns >= stopped
+    assert first.elapsed_ns == second.elapsed_ns
+
+
 class Console:
     """An interactive guest on a pseudo-terminal."""
 

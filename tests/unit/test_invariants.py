@@ -60,6 +60,8 @@ class Expected:
     counting: bool = True
     least_ns: int = 0
     """Its truth when last seen, since it was enabled last."""
+    least_stolen_ns: int = 0
+    """Time stolen from it since the start, when last seen."""
     lie_ns: int = 0
     """What the guest has added to its own structure."""
 
@@ -251,6 +253,8 @@ class Everything(RuleBasedStateMachine):
         after = self.engine.sample()
         assert [one.truth_ns for one in after] == [one.truth_ns for one in before]
         assert [one.structure_ns for one in after] == [one.structure_ns for one in before]
+        assert [one.stolen_ns for one in after] == [one.stolen_ns for one in before]
+        assert [one.idle_ns for one in after] == [one.idle_ns for one in before]
         self.engine.start()
         self.probe = Probe(self.machine, self.engine, self.probe.base)
 
@@ -278,6 +282,8 @@ class Everything(RuleBasedStateMachine):
         for its, seen in zip(self.expected, first, strict=True):
             assert seen.truth_ns >= its.least_ns, (its, seen)
             its.least_ns = seen.truth_ns
+            assert seen.stolen_ns >= max(seen.truth_ns, its.least_stolen_ns), (its, seen)
+            its.least_stolen_ns = seen.stolen_ns
         busy = [index for index in range(VCPUS) if self._ready(index) and not self.expected[index].resting]
         for index in busy[:1]:
             self.probe.spin(index, 100)
@@ -295,6 +301,12 @@ class Everything(RuleBasedStateMachine):
             self.engine,
             message=lambda: f"vCPU {index} does not idle: {states()}, {self.expected}",
         )
+
+    @precondition(lambda self: hasattr(self, "machine"))
+    @invariant()
+    def the_columns_add_up_to_the_time_passed(self) -> None:
+        first, *others = self.engine.sample()
+        assert {other.elapsed_ns for other in others} == {first.elapsed_ns}, (first, others)
 
     @precondition(lambda self: hasattr(self, "machine"))
     @invariant()

@@ -54,6 +54,7 @@ class KvmCap(IntEnum):
     """Accesses that the CPU does not describe exit; else KVM_RUN fails with ENOSYS."""
     ARM_INJECT_EXT_DABT = 178
     STEAL_TIME = 187
+    BINARY_STATS_FD = 203
 
 
 class KvmIoctl(IntEnum):
@@ -84,6 +85,7 @@ class KvmIoctl(IntEnum):
     SET_ONE_REG = iow(0xAC, OneReg)
     ARM_VCPU_INIT = iow(0xAE, VcpuInit)
     GET_REG_LIST = iowr(0xB0, RegList)
+    GET_STATS_FD = io(0xCE)
     # A VM, vCPU or device
     SET_DEVICE_ATTR = iow(0xE1, DeviceAttr)
     GET_DEVICE_ATTR = iow(0xE2, DeviceAttr)

@@ -7,7 +7,7 @@ Source: the kernel's include/uapi/linux/kvm.h and arch/arm64/include/uapi/asm/kv
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_uint8, c_uint32, c_uint64
+from ctypes import c_int16, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum, IntFlag
 
 from pvtime.abi.layout import Field, Register
@@ -30,6 +30,8 @@ __all__ = [
     "MpStates",
     "OneReg",
     "RegList",
+    "StatsDescriptor",
+    "StatsHeader",
     "VcpuEvents",
     "VcpuFeature",
     "VcpuInit",
@@ -80,6 +82,31 @@ class RegList(ctypes.Structure):
     """The head of struct kvm_reg_list: ``n`` identifiers of registers follow."""
 
     _fields_ = (("n", c_uint64),)
+
+
+class StatsHeader(ctypes.Structure):
+    """struct kvm_stats_header. Offsets are in bytes, in the file."""
+
+    _fields_ = (
+        ("flags", c_uint32),
+        ("name_size", c_uint32),
+        ("num_desc", c_uint32),
+        ("id_offset", c_uint32),
+        ("desc_offset", c_uint32),
+        ("data_offset", c_uint32),
+    )
+
+
+class StatsDescriptor(ctypes.Structure):
+    """The head of struct kvm_stats_desc: a name of ``name_size`` bytes follows."""
+
+    _fields_ = (
+        ("flags", c_uint32),
+        ("exponent", c_int16),
+        ("size", c_uint16),
+        ("offset", c_uint32),
+        ("bucket_size", c_uint32),
+    )
 
 
 class KvmDirtyLog(ctypes.Structure):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         *,
         engine_options: dict[str, str],
         steal: Schedule,
+        steal_pauses: bool,
         duration: float | None,
         save_at: SaveAt | None,
         control: Path | None,
@@ -40,7 +42,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             raise UsageError("--duration ends the run before --save-at: leave one of them out")
         options = RunOptions(
             engine_options=engine_options,
-            steal=steal,
+            steal=replace(steal, pauses=steal_pauses),
             duration=duration,
             save_at=save_at,
             control=control,
@@ -129,6 +131,11 @@ OPTIONS: Final = (
         metavar="[VCPUS:]AMOUNT[/PERIOD][@FROM[-TO]]",
         help="Steal time from vCPUs: 30% all the time; 1:200ms/1s@5-10 from vCPU 1, in seconds 5 to 10; "
         "4s@10 once. @FILE reads one item from each line. May be repeated. See docs/steal.md.",
+    ),
+    click.option(
+        "--steal-pauses",
+        is_flag=True,
+        help="While the machine is paused, let the guest's clocks go on, and count the pause as stolen time.",
     ),
     click.option(
         "--save-at",

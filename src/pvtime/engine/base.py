@@ -75,7 +75,7 @@ class VcpuSample:
 
     index: int
     ran_ns: int
-    """Time it executed since the machine started."""
+    """Time it executed, on the host's CPU, since the machine started."""
     truth_ns: int
     """Time stolen as the host knows it, since the guest last started a count or since the start."""
     structure_ns: int | None
@@ -86,8 +86,26 @@ class VcpuSample:
     """How often the vCPU was loaded."""
     injected_ns: int = 0
     """How much of truth was stolen on purpose."""
+    stolen_ns: int = 0
+    """Time stolen since the machine started."""
+    starts: int = 0
+    """How often the guest has started a count (PV_TIME_ST)."""
+    idle_ns: int = 0
+    """Time for which it had nothing to run, or was off, since the machine started."""
+    stopped_ns: int = 0
+    """Time since the machine started for which nothing of it executed: it was paused, or the process was
+    stopped, or the host was suspended. With it all columns since the start add up to the time passed:
+    :attr:`elapsed_ns`."""
+    host_ns: int = 0
+    """Time since the machine started for which its thread was held up by the host, in page faults, files and
+    locks, and did not wait for a CPU."""
     fault: str | None = None
     """Why the structure cannot be written: its memory was taken away, or was the guest's to provide."""
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Time since the machine started."""
+        return self.ran_ns + self.stolen_ns + self.idle_ns + self.stopped_ns + self.host_ns
 
     @property
     def count_ns(self) -> int:
@@ -134,7 +152,10 @@ class Engine(ABC):
 
     @abstractmethod
     def sample(self) -> list[VcpuSample]:
-        """Return every vCPU's figures, each taken while that vCPU is not running. Works after the end too."""
+        """Return every vCPU's figures, each taken while that vCPU is not running. Works after the end too.
+
+        The figures of a paused machine are those of the pause's beginning: its own time is not in them yet.
+        """
 
     @abstractmethod
     def pause(self) -> None:

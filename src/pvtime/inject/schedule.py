@@ -145,12 +145,14 @@ def _vcpus(text: str) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is to be stolen. An empty one steals nothing.
+    """The time to steal on purpose.
 
     :raises UsageError: items without an end leave a vCPU no time: it would never run again.
     """
 
     items: tuple[Item, ...] = ()
+    pauses: bool = False
+    """Time for which the machine is paused, or its process is stopped, is stolen too."""
 
     def __post_init__(self) -> None:
         endless = [item for item in self.items if item.period_ns is not None and item.end_ns is None]
@@ -172,12 +174,12 @@ class Schedule:
                 )
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> Schedule:
+    def parse(cls, texts: Iterable[str], *, pauses: bool = False) -> Schedule:
         """Return the schedule of some items.
 
         :raises UsageError: one of them is none, and is named.
         """
-        return cls(tuple(map(Item.parse, texts)))
+        return cls(tuple(map(Item.parse, texts)), pauses)
 
     def __bool__(self) -> bool:
         return bool(self.items)

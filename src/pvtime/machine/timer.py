@@ -79,6 +79,15 @@ class VcpuTimer:
         self._compare = min(max(now + state.remaining, 0), U64_MAX)
         self.write_control(state.control)
 
+    def delay(self, ticks: int) -> None:
+        """Move the compare value by the ticks for which the guest's counter stood still.
+
+        One at either end of its range stays there.
+        """
+        if self._compare not in (0, U64_MAX):
+            self._compare = min(self._compare + ticks, U64_MAX)
+        self._rearm()
+
     def read_control(self) -> int:
         """CNTP_CTL_EL0, with ISTATUS as it is now."""
         enabled = self._control.enable

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 FORMAT: Final = "pvtime saved machine"
-VERSION: Final = 2
+VERSION: Final = 3
 """1 had the description as ``engine`` and ``config``."""
 ARCHITECTURE: Final = "arm64"
 

@@ -54,7 +54,7 @@ __all__ = [
     "PeerError",
 ]
 
-FORMAT: Final = "pvtime migration 2"
+FORMAT: Final = "pvtime migration 3"
 """1 had the description as ``engine`` and ``config``."""
 
 MESSAGE_TIMEOUT_S: Final = 30.0

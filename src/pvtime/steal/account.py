@@ -36,6 +36,8 @@ class AccountState:
     use: GuestUse
     registration: U64
     """The address that the guest has registered (:class:`Registration`); 0: none."""
+    starts: U64
+    """How often the guest has called PV_TIME_ST, or registered an address."""
     fault: Annotated[str, matching("[ -~]{0,200}", "a short text in ASCII")] | None
 
 
@@ -56,6 +58,8 @@ class Account:
         self._baseline = 0
         self.injected_ns = 0
         """The part of :meth:`truth` that was stolen on purpose."""
+        self.starts = 0
+        """How often the guest has started the count."""
         self.fault: str | None = None
         """The reason why the last write of the structure failed; None: it did not."""
 
@@ -68,14 +72,9 @@ class Account:
         """
         if self._structure is None or (ipa := self._structure.ipa) is None:
             return None
-        self._last_steal = self._baseline = run_delay
-        self.injected_ns = 0
         self.use = GuestUse.ENABLED
-        self.fault = None
-        try:
-            self._structure.clear()
-        except GuestMemoryError as error:
-            self._fail(error)
+        self.starts += 1
+        self._clear(run_delay)
         return ipa
 
     def update_stolen_time(self, run_delay: int) -> None:
@@ -145,13 +144,10 @@ class Account:
 
     def reset(self, run_delay: int) -> None:
         """Note that the machine starts again, with an empty structure that the guest has not asked for."""
-        self._baseline = self._last_steal = run_delay
         if self._structure is not None:
             self._structure.on_power_off()
-        self.init_stolen_time(run_delay)
-        self.injected_ns = 0
-        self.fault = None
         self.use = GuestUse.OFFERED
+        self._clear(run_delay)
         self._note_absence()
 
     def inject(self, ns: int) -> None:
@@ -186,6 +182,7 @@ class Account:
             injected_ns=self.injected_ns,
             use=self.use,
             registration=int(self.registration),
+            starts=self.starts,
             fault=self.fault,
         )
 
@@ -196,13 +193,24 @@ class Account:
         """
         self._last_steal = run_delay
         self._baseline = run_delay - state.truth_ns
-        self.injected_ns, self.fault = state.injected_ns, state.fault
+        self.injected_ns, self.starts, self.fault = state.injected_ns, state.starts, state.fault
         if self._structure is not None and state.registration:
             result = self._structure.register(Registration(state.registration))
             if result is not RegisterResult.SUCCESS:
                 raise GuestMemoryError(f"stolen time of a vCPU cannot be at {state.registration & ~1:#x}")
         self.use = state.use
         self._note_absence()
+
+    def _clear(self, run_delay: int) -> None:
+        """Count from zero, in a cleared structure."""
+        self._last_steal = self._baseline = run_delay
+        self.injected_ns = 0
+        self.fault = None
+        if self.ipa is not None and self._structure is not None:
+            try:
+                self._structure.clear()
+            except GuestMemoryError as error:
+                self._fail(error)
 
     def _fail(self, error: GuestMemoryError) -> None:
         self.fault = f"the structure at {self.ipa or 0:#x} cannot be written: {error}"

@@ -51,6 +51,8 @@ class StolenState:
     truth_ns: Figure
     injected_ns: Figure
     enabled: bool
+    starts: Figure
+    """How often the guest has called PV_TIME_ST."""
 
 
 class KvmTruth:
@@ -68,6 +70,10 @@ class KvmTruth:
         """The guest has called PV_TIME_ST."""
         self.injected_ns = 0
         """The part of truth that was stolen on purpose."""
+        self.all_injected_ns = 0
+        """All that this object was told of stealing on purpose."""
+        self.starts = 0
+        """How often the guest has called PV_TIME_ST; calls between two measurements are one."""
         self.figures: tuple[int, int | None] = (0, self.structure())
         """Truth and structure, in ns, at the last measurement; None: nobody can read it in memory."""
         if structure is not None:
@@ -105,6 +111,7 @@ class KvmTruth:
         """Return the :attr:`figures` where the structure was brought up to date at ``run_delay``."""
         if self._structure is not None and self._called:
             self.enabled = True
+            self.starts += 1
             self.injected_ns = 0
             self._structure.last_word = MARK
             self._baseline = min(max(run_delay - self._structure.load(), self._last), run_delay)
@@ -116,6 +123,7 @@ class KvmTruth:
         """Steal ``ns`` on purpose: KVM adds to the count that it finds in the structure, and keeps this."""
         self._baseline -= ns
         self.injected_ns += ns
+        self.all_injected_ns += ns
         if self._structure is not None:
             self._structure.store((self._structure.load() + ns) & U64_MAX)
         # As of the last measurement: the kernel may have updated the structure since, which truth has not.
@@ -138,10 +146,11 @@ class KvmTruth:
             truth_ns=least if structure is None else min(max(structure, least), most),
             injected_ns=0 if self._called else self.injected_ns,
             enabled=self._called or self.enabled,
+            starts=self.starts + self._called,
         )
 
     def restore(self, state: StolenState) -> None:
         """Continue from a saved state, on a fresh thread."""
         self._baseline = -state.truth_ns
-        self.injected_ns, self.enabled = state.injected_ns, state.enabled
+        self.injected_ns, self.enabled, self.starts = state.injected_ns, state.enabled, state.starts
         self.figures = state.truth_ns, self.structure()

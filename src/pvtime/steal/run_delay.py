@@ -48,7 +48,7 @@ class Schedstat:
 
 
 class ThreadClock:
-    """CLOCK_MONOTONIC, and the run_delay of the thread that has attached the clock. Times in ns."""
+    """CLOCK_MONOTONIC, and the times of the thread that has attached the clock, in ns."""
 
     def __init__(self) -> None:
         self._fd = -1
@@ -64,17 +64,23 @@ class ThreadClock:
         """Return the time."""
         return time.monotonic_ns()
 
-    def read(self) -> tuple[int, int]:
-        """Return the time and the thread's run_delay, both of one moment.
+    def suspended(self) -> int:
+        """Return the time for which the host has been suspended since its boot: other clocks stop then."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
 
-        The thread did not wait between the two readings: else that wait would be in both.
+    def read(self) -> tuple[int, int, int]:
+        """Return the time, the thread's run_delay and its time on a CPU, all of one moment.
+
+        The thread did not wait between the readings: else that wait would be in two of them. Its time on a
+        CPU is not schedstat's, which the kernel brings up to date at ticks and switches alone.
         """
         before = os.pread(self._fd, 64, 0).split()[1]
         while True:
             now = time.monotonic_ns()
+            on_cpu = time.thread_time_ns()
             after = os.pread(self._fd, 64, 0).split()[1]
             if after == before:
-                return now, int(after)
+                return now, int(after), on_cpu
             before = after
 
     def close(self) -> None:
@@ -92,8 +98,8 @@ class RunDelay:
     it was running this vCPU. Idle time (WFI, off) does not count.
     """
 
-    def __init__(self) -> None:
-        self._total = 0
+    def __init__(self, total: int = 0) -> None:
+        self._total = total
         self._waiting_since: int | None = None
 
     def wait(self, now: int) -> None:
@@ -109,10 +115,6 @@ class RunDelay:
     def waiting_since(self) -> int | None:
         """The time at which its wait began, in ns; None: it does not wait."""
         return self._waiting_since
-
-    def idle(self) -> None:
-        """End a wait that did not count: the vCPU has nothing to run."""
-        self._waiting_since = None
 
     def settle(self, now: int) -> int:
         """Stop the wait at ``now``, keep the time accrued, and return the run_delay, in ns."""

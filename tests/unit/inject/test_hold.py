@@ -133,7 +133,6 @@ class Vcpu:
                 self.state = "waiting"
                 model.set_waiting(True)
             case "idle" if self.state == "running":
-                self.clock.idle()
                 self.state = "idle"
                 model.set_waiting(False)
             case "pause":
@@ -193,7 +192,7 @@ def test_a_reset_ends_a_hold_and_the_schedule_goes_on() -> None:
     assert vcpu.advance()
     vcpu.now += 20
     vcpu.hold.reset()
-    vcpu.clock.idle()
+    vcpu.clock.settle(vcpu.now)
     vcpu.clock.wait(vcpu.now)
     assert not vcpu.advance()
     assert vcpu.injected == 0

@@ -36,6 +36,11 @@ rows = st.builds(
     enabled=st.booleans(),
     loads=ns,
     injected_ns=ns,
+    stolen_ns=ns,
+    starts=ns,
+    idle_ns=ns,
+    stopped_ns=ns,
+    host_ns=ns,
     fault=st.none() | st.text(),
 )
 reports = st.builds(

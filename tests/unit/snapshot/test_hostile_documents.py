@@ -264,7 +264,8 @@ def test_a_machine_of_the_embedded_engine(placement: PlacementName) -> None:
 def kvm_state() -> KvmState:
     """Return a state as KVM would have it, with few registers."""
     cpu = KvmCpuState({hex(PC): bytes(8)}, stopped=False, serror=False, serror_syndrome=1)
-    vcpu = KvmVcpuState(cpu, StolenState(5, 0, enabled=True), ran_ns=7, loads=3)
+    stolen = StolenState(5, 0, enabled=True, starts=1)
+    vcpu = KvmVcpuState(cpu, stolen, ran_ns=7, stolen_ns=6, idle_ns=0, stopped_ns=1, host_ns=2, loads=3)
     vgic = VgicState({"GICD_CTLR": 1}, [{"ICC_PMR_EL1": 0xF8}] * VCPUS)
     return KvmState(62_500_000, {hex(VIRTUAL_COUNTER): bytes(8)}, vgic, [vcpu] * VCPUS)
 

@@ -73,12 +73,6 @@ class Host(RuleBasedStateMachine):
         subject.waiting = False
         self.update(index)
 
-    @rule(index=vcpus)
-    def become_idle(self, index: int) -> None:
-        subject = self.subjects[index]
-        if not subject.waiting:
-            subject.clock.idle()
-
     @rule(index=vcpus, span=spans)
     def keep_the_thread_waiting(self, index: int, span: int) -> None:
         subject = self.subjects[index]

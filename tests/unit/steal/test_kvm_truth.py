@@ -68,7 +68,7 @@ def test_a_restored_truth_goes_on_with_the_new_threads_run_delay(structures: Str
     structures.count(300)
     truth.measure(1_000)
     state = truth.state(1_000)
-    assert state == StolenState(truth_ns=300, injected_ns=0, enabled=True)
+    assert state == StolenState(truth_ns=300, injected_ns=0, enabled=True, starts=1)
     restored = structures.truth()
     restored.restore(state)
     assert (restored.figures, restored.enabled) == ((300, 300), True)
@@ -78,6 +78,7 @@ def test_a_restored_truth_goes_on_with_the_new_threads_run_delay(structures: Str
     structures.call()
     structures.count(5)
     assert restored.measure(40) == (5, 5), "the next call counts from zero, as always"
+    assert restored.starts == 2
 
 
 def test_who_was_switched_off_is_saved_with_the_kernels_last_update(structures: Structures) -> None:
@@ -92,7 +93,7 @@ def test_who_was_switched_off_is_saved_with_the_kernels_last_update(structures: 
     assert truth.state(900).truth_ns == 900
     structures.call()
     structures.count(70)
-    assert truth.state(900) == StolenState(truth_ns=70, injected_ns=0, enabled=True)
+    assert truth.state(900) == StolenState(truth_ns=70, injected_ns=0, enabled=True, starts=1)
     structures.count(1 << 60)
     assert truth.state(900).truth_ns == 400
 

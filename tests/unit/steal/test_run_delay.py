@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pvtime.errors import EngineError
 from pvtime.steal.run_delay import RunDelay, Schedstat
 
-steps = st.lists(st.tuples(st.sampled_from(["wait", "run", "idle", "add"]), st.integers(0, 10**9)))
+steps = st.lists(st.tuples(st.sampled_from(["wait", "run", "add"]), st.integers(0, 10**9)))
 
 
 def test_waiting_counts_and_running_does_not() -> None:
@@ -22,13 +22,6 @@ def test_waiting_counts_and_running_does_not() -> None:
     assert (clock.waiting, clock.read(130)) == (True, 30)
     clock.settle(150)
     assert (clock.waiting, clock.read(500)) == (False, 50)
-
-
-def test_idle_time_does_not_count() -> None:
-    clock = RunDelay()
-    clock.settle(0)
-    clock.idle()
-    assert clock.read(10**9) == 0
 
 
 def test_a_wake_up_that_is_dated_later_than_now_counts_nothing_yet() -> None:
@@ -58,8 +51,6 @@ def test_it_never_decreases_while_time_passes(steps: list[tuple[str, int]]) -> N
             clock.settle(now)
         elif step == "wait" and not clock.waiting:
             clock.wait(now)
-        elif step == "idle" and not clock.waiting:
-            clock.idle()
         assert clock.read(now) >= last
         last = clock.read(now)
 

@@ -17,6 +17,7 @@ from pvtime.engine.kvm.injector import StealInjector
 from pvtime.engine.kvm.kvm_vm import KvmVm
 from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import Kvm
+from pvtime.engine.kvm.thread_times import ProcessStops
 from pvtime.engine.kvm.vcpu_thread import install_kick
 from pvtime.engine.kvm.vgic import refuse_unsavable
 from pvtime.engine.kvm.vm_fd import VmFd
@@ -30,6 +31,9 @@ from pvtime.machine.memory_map import Access
 __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
 
 HOST_CPU: Final = "host"
+
+SINCE_START: Final = ("ran_ns", "loads", "stolen_ns", "starts", "idle_ns", "stopped_ns", "host_ns")
+"""Figures of a sample that a reset does not clear."""
 
 FLUSH_INTERVAL_S: Final = 0.1
 """Time between two looks for coalesced writes where no vCPU leaves the guest. A driver that waits for its
@@ -113,6 +117,7 @@ class KvmEngine(Engine):
         steal.check_vcpus(vcpus)
         self._machine = machine
         self._injector = StealInjector(steal, vcpus)
+        self._stops = ProcessStops()
         self._lines = IrqLines()
         self._limits: dict[Region, Access] = {}
         """Regions that the guest may not write, across resets."""
@@ -190,8 +195,9 @@ class KvmEngine(Engine):
 
     def _main(self) -> None:
         try:
+            self._stops.clock.attach()
             while self._phase is not Phase.ENDED:
-                self._calls.wait(FLUSH_INTERVAL_S)
+                self._stops.watch(self._calls.wait, FLUSH_INTERVAL_S)
                 if self._vm is not None:
                     self._vm.bus.flush()
                 self._calls.run_pending()
@@ -201,6 +207,7 @@ class KvmEngine(Engine):
             self._ending.fail(error if isinstance(error, PvtimeError) else fault)
         finally:
             self._phase = Phase.ENDED
+            self._stops.clock.close()
             self._injector.close()
             self._ending.conclude()
 
@@ -220,7 +227,18 @@ class KvmEngine(Engine):
             raise EngineError("a machine that has started cannot be restored")
         self._open_vm(state)
         self._carried_over = [
-            VcpuSample(index, vcpu.ran_ns, 0, None, enabled=False, loads=vcpu.loads)
+            VcpuSample(
+                index,
+                vcpu.ran_ns,
+                0,
+                None,
+                enabled=False,
+                loads=vcpu.loads,
+                stolen_ns=vcpu.stolen_ns,
+                idle_ns=vcpu.idle_ns,
+                stopped_ns=vcpu.stopped_ns,
+                host_ns=vcpu.host_ns,
+            )
             for index, vcpu in enumerate(state.vcpus)
         ]
 
@@ -314,7 +332,7 @@ class KvmEngine(Engine):
             self._machine.map.protect(
                 region, Access.WRITE
             )  # the structures are set up in memory that is there
-        vm = KvmVm(self._machine, self, self._injector, state)
+        vm = KvmVm(self._machine, self, self._injector, self._stops, state)
         try:
             for region, access in self._limits.items():
                 vm.protect(region, access)
@@ -347,6 +365,6 @@ class KvmEngine(Engine):
     def _since_start(self, samples: list[VcpuSample]) -> list[VcpuSample]:
         """Add the figures of before the last reset."""
         return [
-            replace(sample, ran_ns=before.ran_ns + sample.ran_ns, loads=before.loads + sample.loads)
+            replace(sample, **{name: getattr(before, name) + getattr(sample, name) for name in SINCE_START})
             for before, sample in zip(self._carried_over, samples, strict=True)
         ]

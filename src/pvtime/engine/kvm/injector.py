@@ -48,6 +48,7 @@ class InjectedVcpu:
     """
 
     def __init__(self, index: int, schedule: Schedule) -> None:
+        self.pauses_steal = schedule.pauses
         self._hold = Hold(schedule.pending(index), self._inject)
         self._state = HoldState.NONE
         self._held_since = 0
@@ -202,6 +203,8 @@ class StealInjector:
     """
 
     def __init__(self, schedule: Schedule, vcpus: int) -> None:
+        self.pauses_steal = schedule.pauses
+        """Time for which the machine is paused, or its process is stopped, is stolen."""
         self.vcpus = [InjectedVcpu(index, schedule) for index in range(vcpus)]
         self._watched: list[WatchedThread] = []
         self._lock = threading.Lock()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from pvtime.abi.kvm import KvmCap
@@ -25,7 +26,9 @@ from pvtime.engine.kvm.state import (
     write_counters,
     write_cpu,
 )
+from pvtime.engine.kvm.stats import StatsFd
 from pvtime.engine.kvm.system import Kvm
+from pvtime.engine.kvm.thread_times import ProcessStops, ThreadTimes
 from pvtime.engine.kvm.uart_shadow import UartShadow
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.engine.kvm.vcpu_thread import VcpuThread
@@ -61,6 +64,7 @@ TIMERS: Final = KVM_TIMER_PPIS[:3]
 class KvmVm:
     """A VM that is ready to start.
 
+    :param stops: tells of stops of the whole process.
     :param state: a saved state to resume from, with the guest's memory restored; None: boot.
     :raises UsageError: memory overlaps a device, or the device tree is too large.
     :raises SavedStateError: no such machine on such a host can be in the saved state.
@@ -68,11 +72,17 @@ class KvmVm:
     """
 
     def __init__(
-        self, machine: Machine, events: MachineEvents, injector: StealInjector, state: KvmState | None = None
+        self,
+        machine: Machine,
+        events: MachineEvents,
+        injector: StealInjector,
+        stops: ProcessStops,
+        state: KvmState | None = None,
     ) -> None:
         self._machine = machine
         self._injector = injector
         self._counters: dict[str, bytes] = {}
+        """The guest's counters, where they stand still."""
         memories = machine.map.memories
         refuse_overlap(
             [
@@ -99,7 +109,15 @@ class KvmVm:
             self.bus = MmioBus(devices, self._coalesce_writes(stack))
             parking = self._write_parking()
             self._threads = [
-                VcpuThread(vcpu, self.bus, truth, events, parking, injector.vcpus[vcpu.index])
+                VcpuThread(
+                    vcpu,
+                    self.bus,
+                    truth,
+                    events,
+                    parking,
+                    injector.vcpus[vcpu.index],
+                    ThreadTimes(stops, self._halt_wait(vcpu, kvm, stack)),
+                )
                 for vcpu, truth in zip(self._vcpus, self._truths, strict=True)
             ]
             for thread in self._threads:
@@ -147,6 +165,14 @@ class KvmVm:
         region.write(region.end - len(PARKING), PARKING)
         return region.end - len(PARKING)
 
+    def _halt_wait(self, vcpu: VcpuFd, kvm: Kvm, stack: contextlib.ExitStack) -> Callable[[], int] | None:
+        """Return what tells the time for which KVM had the vCPU wait in WFIs; None: KVM does not tell."""
+        if not kvm.check(KvmCap.BINARY_STATS_FD):
+            return None
+        stats = StatsFd(vcpu.stats_fd())
+        stack.callback(stats.close)
+        return stats.counter("halt_wait_ns")
+
     def _coalesce_writes(self, stack: contextlib.ExitStack) -> CoalescedMmioRing | None:
         """Have the characters that the guest sends coalesced, where KVM can."""
         if not self.vm.coalesced_page:
@@ -174,10 +200,19 @@ class KvmVm:
         refuse_unsavable(self.vm)
         return KvmState(
             counter_frequency=cntfrq(),
-            counters=read_counters(self._vcpus[0]),
+            counters=self._counters or read_counters(self._vcpus[0]),
             vgic=read_vgic(self._vgic, self._machine.mpidrs),
             vcpus=[
-                KvmVcpuState(read_cpu(vcpu), thread.stolen, sample.ran_ns, sample.loads)
+                KvmVcpuState(
+                    read_cpu(vcpu),
+                    thread.stolen,
+                    sample.ran_ns,
+                    sample.stolen_ns,
+                    sample.idle_ns,
+                    sample.stopped_ns,
+                    sample.host_ns,
+                    sample.loads,
+                )
                 for vcpu, thread, sample in zip(self._vcpus, self._threads, samples, strict=True)
             ],
         )
@@ -198,6 +233,8 @@ class KvmVm:
         :raises EngineError: the host has no room for a thread.
         """
         write_counters(self._vcpus[0], self._counters)  # once more: from here on the guest's time passes
+        if not paused:
+            self._counters = {}
         for thread in self._threads:
             thread.start(paused=paused)
         self._injector.watch([(thread.tid, thread.hold) for thread in self._threads])
@@ -207,13 +244,21 @@ class KvmVm:
         return [thread.sample() for thread in self._threads]
 
     def pause(self) -> None:
-        """Bring every vCPU out of the guest with its figures up to date, and keep it out."""
+        """Bring every vCPU out of the guest with its figures up to date, and keep it out.
+
+        The guest's counters stand still from here on, but where a pause is stolen time.
+        """
         for wait in [thread.pause() for thread in self._threads]:
             wait()
+        if not self._counters:
+            self._counters = read_counters(self._vcpus[0])
         self.bus.flush()
 
     def resume(self) -> None:
         """Let the vCPUs into the guest again."""
+        if not self._injector.pauses_steal:
+            write_counters(self._vcpus[0], self._counters)
+        self._counters = {}
         for wait in [thread.resume() for thread in self._threads]:
             wait()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import resource
 import threading
-import time
 from contextlib import suppress
 from typing import Final
 
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.exits import ExitHandler, KvmRunView
+from pvtime.engine.kvm.thread_times import ThreadTimes
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.steal.kvm_truth import KvmTruth, StolenState
 from pvtime.steal.run_delay import Schedstat
@@ -29,17 +29,22 @@ MAX_KICKED_STEPS: Final = 4
 fetch aborts."""
 
 
-def last_sample(index: int, truth: KvmTruth, *, ran_ns: int = 0, loads: int = 0) -> VcpuSample:
+def last_sample(index: int, truth: KvmTruth, times: ThreadTimes, loads: int = 0) -> VcpuSample:
     """Return a vCPU's figures as of its last measurement."""
     truth_ns, structure_ns = truth.figures
     return VcpuSample(
         index,
-        ran_ns,
+        times.ran_ns,
         truth_ns,
         structure_ns,
         enabled=truth.enabled,
         loads=loads,
         injected_ns=truth.injected_ns,
+        stolen_ns=times.stolen_ns,
+        starts=truth.starts,
+        idle_ns=times.idle_ns,
+        stopped_ns=times.stopped_ns,
+        host_ns=times.host_ns,
         fault=truth.fault,
     )
 
@@ -48,16 +53,27 @@ class Sampler:
     """Measures a vCPU, on the thread that has called :meth:`open`.
 
     :param parking: IPA of :data:`PARKING` instructions.
+    :param pauses_steal: time for which nothing executed is stolen time.
     """
 
     def __init__(
-        self, vcpu: VcpuFd, view: KvmRunView, exits: ExitHandler, truth: KvmTruth, parking: int
+        self,
+        vcpu: VcpuFd,
+        view: KvmRunView,
+        exits: ExitHandler,
+        truth: KvmTruth,
+        times: ThreadTimes,
+        parking: int,
+        *,
+        pauses_steal: bool = False,
     ) -> None:
         self._vcpu = vcpu
         self._view = view
         self._exits = exits
         self._truth = truth
+        self._times = times
         self._parking = parking
+        self._pauses_steal = pauses_steal
         self._schedstat: Schedstat | None = None
 
     def open(self) -> None:
@@ -66,10 +82,12 @@ class Sampler:
         :raises EngineError: the host keeps no scheduler statistics.
         """
         self._schedstat = Schedstat(threading.get_native_id())
+        self._times.attach()
         self._vcpu.claim()
 
     def close(self) -> None:
         """Close the thread's statistics."""
+        self._times.close()
         if self._schedstat is not None:
             self._schedstat.close()
 
@@ -83,18 +101,36 @@ class Sampler:
 
         :raises EngineError: KVM cannot run the vCPU.
         """
-        truth = self._truth
-        if not self._vcpu.stopped or (final and truth.in_use):
+        truth, off = self._truth, self._vcpu.stopped
+        if not off or (final and truth.in_use):
             if truth.ipa is None or truth.fault is not None:  # a step would bring nothing up to date
                 truth.measure(self._run_delay())
             else:
                 if final:
                     self._vcpu.park(self._parking)
                 truth.measure(self._step())
+        return self.account(off=off)
+
+    def account(self, *, off: bool) -> VcpuSample:
+        """Return the figures, with the thread's time until now accounted for.
+
+        :param off: the vCPU is switched off.
+        """
+        if stopped := self._times.account(off=off, injected_ns=self._truth.all_injected_ns):
+            self._stop(stopped, off=off)
         usage = resource.getrusage(resource.RUSAGE_THREAD)
-        return last_sample(
-            self._vcpu.index, truth, ran_ns=time.thread_time_ns(), loads=usage.ru_nvcsw + usage.ru_nivcsw
-        )
+        return last_sample(self._vcpu.index, self._truth, self._times, usage.ru_nvcsw + usage.ru_nivcsw)
+
+    def resume(self) -> None:
+        """Account for a pause since the last measurement."""
+        self._stop(self._times.resume(), off=self._vcpu.stopped)
+
+    def _stop(self, ns: int, *, off: bool) -> None:
+        """Account for a time in which nothing executed."""
+        stolen = self._pauses_steal and not off
+        if stolen:
+            self._truth.inject(ns)
+        self._times.stop(ns, stolen=stolen)
 
     def complete_access(self) -> None:
         """Have KVM complete the access of the last exit, which it does at the next entry only."""

@@ -66,6 +66,10 @@ class KvmVcpuState:
     cpu: KvmCpuState
     stolen: StolenState
     ran_ns: Figure
+    stolen_ns: Figure
+    idle_ns: Figure
+    stopped_ns: Figure
+    host_ns: Figure
     loads: Figure
 
 

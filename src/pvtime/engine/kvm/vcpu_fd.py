@@ -144,6 +144,13 @@ class VcpuFd(DeviceAttributes):
         """
         return self.has(VcpuGroup.PVTIME_CTRL, PvTimeAttr.IPA)
 
+    def stats_fd(self) -> int:
+        """Return a new descriptor of the vCPU's statistics (Linux 5.14).
+
+        :raises KvmError: KVM has none.
+        """
+        return call(self.fd, KvmIoctl.GET_STATS_FD, 0, self.name)
+
     def park(self, ipa: int) -> None:
         """Move its PC to ``ipa``, MMU off and interrupts masked, away from the guest's own code."""
         self.set_reg(SCTLR_EL1, MMU_OFF)

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
@@ -32,6 +31,7 @@ from pvtime.engine.kvm.injector import InjectedVcpu
 from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.mmio import MmioBus
 from pvtime.engine.kvm.sampler import Sampler, last_sample
+from pvtime.engine.kvm.thread_times import ThreadTimes
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.steal.kvm_truth import KvmTruth, StolenState
@@ -132,6 +132,7 @@ class VcpuThread:
         events: MachineEvents,
         parking: int,
         injected: InjectedVcpu,
+        times: ThreadTimes,
     ) -> None:
         self._vcpu = vcpu
         self._bus = bus
@@ -141,8 +142,11 @@ class VcpuThread:
         injected.reset(truth)
         self._view = KvmRunView(vcpu.map)
         self._exits = ExitHandler(vcpu, self._view, bus, events)
-        self._sampler = Sampler(vcpu, self._view, self._exits, truth, parking)
-        self._sample = last_sample(vcpu.index, truth)
+        pauses_steal = injected.pauses_steal
+        self._sampler = Sampler(
+            vcpu, self._view, self._exits, truth, times, parking, pauses_steal=pauses_steal
+        )
+        self._sample = last_sample(vcpu.index, truth, times)
         self._stolen = truth.state(0)
         self._state = VcpuThreadState.NEW
         self._calls = CallQueue(self._kick)
@@ -284,6 +288,7 @@ class VcpuThread:
     def _resume(self) -> None:
         if self._state is VcpuThreadState.PAUSED:
             self._injected.resume(time.monotonic_ns())
+            self._sampler.resume()
             self._state = VcpuThreadState.RUNNING
 
     def _leave(self) -> None:
@@ -295,10 +300,7 @@ class VcpuThread:
         if self._state is not VcpuThreadState.RUNNING:
             return
         if self._charge():
-            truth, structure = self._truth.figures
-            self._sample = replace(
-                self._sample, truth_ns=truth, structure_ns=structure, injected_ns=self._truth.injected_ns
-            )
+            self._sample = self._sampler.account(off=False)
         else:
             self._measure(final=False)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import unicorn
@@ -42,14 +42,17 @@ class Contexts:
         self._uc.context_restore(saved)
         return new
 
-    def move_counter(self, offset: int) -> None:
-        """Set the guest's counters ``offset`` ticks behind the host's, in every context made from now on.
+    def move_counter(self, offset: int, contexts: Iterable[Context] = ()) -> None:
+        """Set the guest's counters ``offset`` ticks behind the host's, while none is on the CPU.
 
         CNTPCT_EL0 traps then.
+
+        :param contexts: all that exist; those made from now on have it too.
         """
-        self._uc.context_restore(self._pristine)
-        move_counter(self._uc, offset)
-        self._uc.context_update(self._pristine)
+        for context in (self._pristine, *contexts):
+            self._uc.context_restore(context)
+            move_counter(self._uc, offset)
+            self._uc.context_update(context)
 
     def make(self, mpidr: int, state: CpuRegisters) -> Context:
         """Return a vCPU with the registers of ``state``, which must have been checked."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's counters, CNTPCT_EL0 and CNTVCT_EL0, which go on where they were when it was saved.
+"""The guest's counters, CNTPCT_EL0 and CNTVCT_EL0, which stand still while it is paused or saved.
 
-The emulated CPU has CNTVOFF_EL2 for the one. For the other it has nothing: in a restored guest a read of it
-traps, and it is behind the host's by as much.
+The emulated CPU has CNTVOFF_EL2 for the one. For the other it has nothing: in a guest that was paused or
+restored a read of it traps, and it is behind the host's by as much.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class GuestCounter:
     def go_on(self, ticks: int, now: int) -> None:
         """Make it ``ticks`` where the host's is ``now``."""
         self.offset = now - ticks
+
+    def stop(self, ticks: int) -> None:
+        """Take back ``ticks`` for which it should have stood still."""
+        self.offset += ticks
 
     def host(self) -> int:
         """Return the host's, now."""

@@ -39,8 +39,8 @@ class TrapContext(Power, Protocol):
     def now(self) -> int:
         """Return the time, in ns."""
 
-    def account_host_steal(self) -> int:
-        """Charge the vCPU with the host's steal of this slice so far; return the time, in ns."""
+    def update_curr(self) -> int:
+        """Charge the vCPU with its time, and the host's steal, until now; return the time, in ns."""
 
     def timer_changed(self) -> None:
         """Note that the vCPU has set its timer."""
@@ -58,7 +58,7 @@ class GuestTraps:
         """Answer an HVC; see :meth:`TrapHandler.hypercall`."""
         vcpu, function = self._context.loaded, registers[0] & U32_MAX
         # The host's steal before a call that starts a count again is not in that count.
-        now = self._context.account_host_steal() if function in _COUNT_STARTS else self._context.now()
+        now = self._context.update_curr() if function in _COUNT_STARTS else self._context.now()
         run_delay = vcpu.run_delay.read(now)
         if self.observer is None:
             return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)

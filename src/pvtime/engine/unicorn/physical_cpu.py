@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.scheduler import slice_ns
@@ -11,7 +13,15 @@ from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError
 from pvtime.steal.run_delay import ThreadClock
 
-__all__ = ["PhysicalCpu"]
+__all__ = ["STOP_NS", "PhysicalCpu"]
+
+STOP_NS: Final = 20_000_000
+"""The least time off the CPU, in one piece and not waiting for one, that counts as a stop of the process: by
+SIGSTOP, the freezer or a debugger. Page faults, file accesses and the interpreter's lock take less, and hold
+up the vCPU that runs alone."""
+
+_SUSPEND_NS: Final = 1_000_000
+"""The least difference of two clocks that is a suspension of the host: they are not read at once."""
 
 
 class PhysicalCpu:
@@ -29,13 +39,12 @@ class PhysicalCpu:
         self._clock = clock
         self.current: UnicornVcpu | None = None
         """The vCPU that is on the CPU."""
-        self._in_slice = False
-        self._thread_delay = 0
-        """The thread's run_delay that is accounted for."""
-        self._host_steal = 0
-        """The part of the slice in which the host kept the thread from running."""
-        self._charged_until = 0
-        """The time until which the slice is in the vCPU's vruntime."""
+        self._running: UnicornVcpu | None = None
+        """The vCPU that is charged with the thread's time; None: the thread runs none."""
+        self._accounted = (0, 0, 0)
+        """The thread's times until which everything is accounted for: see :meth:`ThreadClock.read`."""
+        self._suspended = 0
+        """The host's suspended time that is accounted for."""
 
     @property
     def loaded(self) -> UnicornVcpu:
@@ -61,7 +70,7 @@ class PhysicalCpu:
 
     def vcpu_put(self) -> None:
         """Take the current vCPU off the CPU, with its registers; a runnable one waits from here on."""
-        last, self.current = self.current, None
+        last, self.current, self._running = self.current, None, None
         if last is not None and last.state is not SchedState.OFF:
             self._core.contexts.save(last.context)
             if last.state is SchedState.RUNNABLE:
@@ -69,40 +78,78 @@ class PhysicalCpu:
                     last.run_delay.wait(last.ran_until)
                 last.account.preempt()
 
+    def start(self) -> int:
+        """Account from now on; return the time."""
+        self._accounted = self._clock.read()
+        self._suspended = self._clock.suspended()
+        return self._accounted[0]
+
     def run_slice(self, vcpu: UnicornVcpu) -> None:
         """Run the vCPU, which is on the CPU, until it idles or its time is over."""
-        start, thread_delay = self._clock.read()
-        if vcpu.run_delay.waiting:
-            # The thread's own wait until here is part of the vCPU's wait.
-            self._thread_delay = thread_delay
-        self._charged_until, self._host_steal = start, 0
+        start = self.update_curr()
+        self._running = vcpu
         vcpu.account.vcpu_load(vcpu.run_delay.settle(start))
         vcpu.loads += 1
         self._timer.arm(self._slice_end())
-        self._in_slice = True
         left = self._core.run()
-        self._in_slice = False
         self._timer.disarm()
-        vcpu.ran_until = end = self.account_host_steal()
-        vcpu.ran_ns += max(0, end - start - self._host_steal)
-        vcpu.vruntime_ns += max(0, end - self._charged_until - self._host_steal)
+        end = self.update_curr()
         if left is Exit.IDLE and vcpu.state is SchedState.RUNNABLE and not vcpu.irq:
             vcpu.state = SchedState.IDLE
+        if vcpu.state is not SchedState.RUNNABLE:
+            self._running = None
+            vcpu.idle_since = end
 
-    def account_host_steal(self) -> int:
-        """Charge the vCPU with the time for which the host kept the thread off its CPU; return the time."""
-        now, thread_delay = self._clock.read()
-        stolen, self._thread_delay = thread_delay - self._thread_delay, thread_delay
-        self.loaded.run_delay.add(stolen)
-        self._host_steal += stolen
+    def update_curr(self) -> int:
+        """Charge the vCPU that runs with the thread's time until now; return the time (Linux' update_curr).
+
+        The thread was on its CPU, or ready for it (run_delay: the host's steal), or neither. The last is
+        nobody's doing here: the host held up the vCPU, or stopped the whole process.
+        """
+        before, self._accounted = self._accounted, self._clock.read()
+        elapsed, stolen, on_cpu = (new - old for new, old in zip(self._accounted, before, strict=True))
+        blocked = max(0, elapsed - stolen - on_cpu)
+        stopped = blocked >= STOP_NS
+        vcpu, now = self._running, self._accounted[0]
+        if vcpu is not None:
+            ran = elapsed - stolen - blocked
+            vcpu.run_delay.add(stolen)
+            vcpu.ran_ns += ran
+            vcpu.vruntime_ns += ran
+            vcpu.ran_until = now
+            if not stopped:
+                vcpu.host_ns += blocked
+        if stopped:
+            self._leave_out(blocked, now)
+        self._notice_suspend()
         return now
 
-    def update_curr(self) -> None:
-        """Bring the current vCPU's vruntime up to date: that of a vCPU that wakes is compared with it."""
-        if self._in_slice:
-            now = self._clock.now()
-            self.loaded.vruntime_ns += now - self._charged_until
-            self._charged_until = now
+    def woken(self, due: int | None) -> int:
+        """Account for a sleep of the thread since :meth:`update_curr`: all vCPUs were idle, off or held.
+
+        :param due: the time at which the thread was to wake; None: by a call alone.
+        :return: the time at which the thread was ready to run. It waited for a CPU since.
+        """
+        (_, delay_before, _), self._accounted = self._accounted, self._clock.read()
+        now, delay, _ = self._accounted
+        ready = now - (delay - delay_before)
+        if due is not None and ready - due >= STOP_NS:
+            self._leave_out(ready - due, ready)
+        self._notice_suspend()
+        return ready
+
+    def _notice_suspend(self) -> None:
+        """Add a suspension of the host to every vCPU's stops: CLOCK_MONOTONIC has left it out."""
+        suspended = self._clock.suspended()
+        if suspended - self._suspended >= _SUSPEND_NS:
+            for vcpu in self._vcpus:
+                vcpu.stop(suspended - self._suspended)
+            self._suspended = suspended
+
+    def _leave_out(self, ns: int, now: int) -> None:
+        """Leave the stop of the process that is over out of what the vCPUs did."""
+        for vcpu in self._vcpus:
+            vcpu.leave_out(ns, now, running=vcpu is self._running)
 
     def irq_changed(self, vcpu: UnicornVcpu) -> None:
         """Pass the level of a vCPU's IRQ input on to the core, where it is on it."""
@@ -126,5 +173,5 @@ class PhysicalCpu:
             deadlines.append(due)
         turn = slice_ns(self._vcpus, self.loaded)
         if turn is not None:
-            deadlines.append(self._charged_until + turn)
+            deadlines.append(self._accounted[0] + turn)
         return min(deadlines, default=None)

@@ -56,6 +56,7 @@ class RunLoop:
     ) -> None:
         self._machine = machine
         self._injects = bool(steal)
+        self._pauses_steal = steal.pauses
         self._ending = ending
         self._clock = clock or ThreadClock()
         self.traps = GuestTraps(self, machine.mpidrs)
@@ -75,7 +76,10 @@ class RunLoop:
         self._thread: int | None = None
         self.cpu = PhysicalCpu(self.vm, self.timer, self._clock)
         self.paused = False
-        self._paused_since = 0
+        self._accounts = False
+        """The machine's time passes: it has started and has not ended."""
+        self._figures_until = 0
+        """The time until which all figures are: since when it is paused, where it is."""
         self._awake_since = 0
         """The time at which the loop last woke: what was due before then is waited for from then on."""
         self._expiring: int | None = None
@@ -105,6 +109,8 @@ class RunLoop:
             failure.__cause__ = error
             self._ending.fail(failure)
         finally:
+            if self._accounts:
+                self._end_accounts()
             self.calls.run_pending()
             self.alive = False
             self._ending.conclude()
@@ -116,14 +122,23 @@ class RunLoop:
 
         It begins with the guest: on a busy host, to load a kernel takes longer than a schedule's period.
         """
-        entry = None if self._restored else self._load_guest()
-        now = self._paused_since = self._clock.now()
+        now = self._figures_until = self.cpu.start()
+        self._accounts = True
+        for vcpu in self.vm.vcpus:
+            vcpu.idle_since = now
+        if self._restored:
+            self._start_schedule(now)
+            self.paused = False
+            self._continue(now)
+        else:
+            entry = self._load_guest()
+            now = self._clock.now()
+            self._start_schedule(now)
+            self._start_vcpu(0, entry.pc, entry.x0, now)
+
+    def _start_schedule(self, now: int) -> None:
         for vcpu in self.vm.vcpus:
             vcpu.hold.start(now)
-        if entry is None:
-            self.resume()
-        else:
-            self._start_vcpu(0, entry.pc, entry.x0, now)
 
     def iterate(self) -> None:
         """Make the pending calls, raise the timers that are due, then run one slice or sleep."""
@@ -158,8 +173,13 @@ class RunLoop:
         self.vm.core.kick()
 
     def _load_guest(self) -> BootEntry:
-        """Load the guest into a machine whose vCPUs are all off; return where vCPU 0 begins."""
+        """Switch all vCPUs off, and load the guest; return where vCPU 0 begins."""
+        now = self.cpu.update_curr()
+        self.cpu.vcpu_put()
         for vcpu in self.vm.vcpus:
+            vcpu.close_segment(now)
+            vcpu.idle_since = now
+            vcpu.account.reset(vcpu.run_delay.read(now))
             vcpu.state = SchedState.OFF
             vcpu.timer.reset()
             vcpu.hold.reset()
@@ -167,11 +187,6 @@ class RunLoop:
         self.vm.gic.reset()
         entry = self._machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
         self.vm.core.address_space.forget_code()
-        now = self._clock.now()
-        for vcpu in self.vm.vcpus:
-            vcpu.run_delay.idle()
-            vcpu.account.reset(vcpu.run_delay.read(now))
-        self.cpu.vcpu_put()  # a vCPU that is off leaves no registers behind
         return entry
 
     def _start_vcpu(self, index: int, entry: int, context: int, since: int) -> None:
@@ -198,12 +213,11 @@ class RunLoop:
 
     def _sleep(self) -> None:
         """Wait for a timer or a call: every vCPU is idle, off or held."""
-        deadlines = self.cpu.deadlines()
-        now, delay_before = self._clock.read()
-        self.calls.wait(max(0, min(deadlines) - now) / 1e9 if deadlines else None)
+        due = min(self.cpu.deadlines(), default=None)
+        now = self.cpu.update_curr()
+        self.calls.wait(None if due is None else max(0, due - now) / 1e9)
         # A vCPU that this wakes was ready when the host's timer fired; the thread waited for a CPU since.
-        now, delay = self._clock.read()
-        self._awake_since = now - (delay - delay_before)
+        self._awake_since = self.cpu.woken(due)
 
     @property
     def on_thread(self) -> bool:
@@ -251,11 +265,13 @@ class RunLoop:
         """Make an idle vCPU runnable; it waits for the engine from ``since`` on."""
         vcpu.state = SchedState.RUNNABLE
         # Its timer may have been due while it still ran: the host ended the slice late.
-        since = max(since, vcpu.ran_until)
-        vcpu.hold.woke(self._paused_since if self.paused else since)
+        since = self._figures_until if self.paused else max(since, vcpu.idle_since)
+        vcpu.hold.woke(since)
         if not self.paused:
+            vcpu.idle_ns += since - vcpu.idle_since
             vcpu.run_delay.wait(since)
-        self.cpu.update_curr()
+        if self.cpu.current is not None:
+            self.cpu.update_curr()
         place_entity(vcpu, self.vm.vcpus)
         current = self.cpu.current
         if current is not None and current.state is SchedState.RUNNABLE:
@@ -283,29 +299,55 @@ class RunLoop:
         if self.paused:
             return
         self.paused = True
-        self.cpu.vcpu_put()
-        now = self._clock.now()
-        for vcpu in self.vm.vcpus:
-            vcpu.hold.settle_until(now, vcpu.run_delay.waiting_since)
-            vcpu.account.update_stolen_time(vcpu.run_delay.settle(now))
-        self._paused_since = now
+        if self._accounts:
+            self._stand_still()
 
     def resume(self) -> None:
-        """Let the runnable vCPUs wait again."""
+        """Let the runnable vCPUs wait again, and the guest's clocks continue from where they were.
+
+        Where a pause is stolen time, the clocks have gone on: the guest sees that it has passed.
+        """
         if not self.paused:
             return
         self.paused = False
-        # A vCPU whose timer was due meanwhile waits from here on.
-        now = self._awake_since = self._clock.now()
-        for vcpu in self.vm.vcpus:
-            vcpu.hold.resume(now - self._paused_since)
-            if vcpu.state is SchedState.RUNNABLE:
-                vcpu.run_delay.wait(now)
+        if self._accounts:
+            now = self.cpu.start()
+            for vcpu in self.vm.vcpus:
+                vcpu.hold.resume(now - self._figures_until)
+                vcpu.stop(now - self._figures_until)
+            self._continue(now)
+            if not self._pauses_steal:
+                self.vm.stop_counter(self._figures_until, now)
 
     def sample(self) -> list[VcpuSample]:
-        """Return every vCPU's figures."""
-        now = self._clock.now()
-        return [vcpu.sample(now) for vcpu in self.vm.vcpus]
+        """Return every vCPU's figures; those of a paused machine are of the pause's beginning."""
+        if self._accounts and not self.paused:
+            self._figures_until = self.cpu.update_curr()
+        return [vcpu.sample(self._figures_until) for vcpu in self.vm.vcpus]
+
+    def _stand_still(self) -> None:
+        """Take the current vCPU off the CPU, and account for what all do until now."""
+        now = self._figures_until = self.cpu.update_curr()
+        self.cpu.vcpu_put()
+        for vcpu in self.vm.vcpus:
+            vcpu.hold.settle_until(now, vcpu.run_delay.waiting_since)
+            vcpu.close_segment(now)
+            vcpu.account.update_stolen_time(vcpu.run_delay.read(now))
+
+    def _continue(self, now: int) -> None:
+        """Have the runnable vCPUs wait, and the others be idle or off, from ``now`` on."""
+        self._awake_since = now  # a vCPU whose timer was due before waits from here on
+        for vcpu in self.vm.vcpus:
+            if vcpu.state is SchedState.RUNNABLE:
+                vcpu.run_delay.wait(now)
+            else:
+                vcpu.idle_since = now
+
+    def _end_accounts(self) -> None:
+        """Let no vCPU's figures grow any more."""
+        if not self.paused:
+            self._stand_still()
+        self._accounts = False
 
     def run_delays(self) -> list[int]:
         """Return every vCPU's run_delay."""
@@ -354,9 +396,9 @@ class RunLoop:
         """Return the time."""
         return self._clock.now()
 
-    def account_host_steal(self) -> int:
-        """See :meth:`PhysicalCpu.account_host_steal`."""
-        return self.cpu.account_host_steal()
+    def update_curr(self) -> int:
+        """Charge the vCPU that has trapped until now; return the time."""
+        return self.cpu.update_curr()
 
     def timer_changed(self) -> None:
         """Move the end of the slice."""

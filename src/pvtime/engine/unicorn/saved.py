@@ -15,6 +15,7 @@ from pvtime.machine.layout import MAX_VCPUS
 from pvtime.machine.timer import TimerState
 from pvtime.schema import U64, length, matching
 from pvtime.steal.account import AccountState
+from pvtime.steal.run_delay import RunDelay
 
 __all__ = ["UnicornState", "refuse_unsavable", "restore_engine", "save_engine"]
 
@@ -32,6 +33,10 @@ class UnicornVcpuState:
     timer: TimerState
     account: AccountState
     ran_ns: U64
+    stolen_ns: U64
+    idle_ns: U64
+    stopped_ns: U64
+    host_ns: U64
     loads: U64
 
 
@@ -103,6 +108,10 @@ def _save_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, now: int) -> UnicornVcpuState:
         timer=vcpu.timer.state(now),
         account=vcpu.account.state(vcpu.run_delay.read(0)),
         ran_ns=vcpu.ran_ns,
+        stolen_ns=vcpu.run_delay.read(0),
+        idle_ns=vcpu.idle_ns,
+        stopped_ns=vcpu.stopped_ns,
+        host_ns=vcpu.host_ns,
         loads=vcpu.loads,
     )
 
@@ -111,11 +120,13 @@ def _restore_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, saved: UnicornVcpuState, now
     if saved.cpu is not None:
         vcpu.context = vm.core.contexts.make(vm.machine.mpidrs[vcpu.index], saved.cpu)
     vcpu.timer.restore(saved.timer, now)
+    vcpu.run_delay = RunDelay(saved.stolen_ns)
     try:
         vcpu.account.restore(saved.account, vcpu.run_delay.read(0))
     except GuestMemoryError as error:
         raise SavedStateError(str(error)) from error
-    vcpu.ran_ns, vcpu.loads = saved.ran_ns, saved.loads
+    vcpu.ran_ns, vcpu.idle_ns, vcpu.loads = saved.ran_ns, saved.idle_ns, saved.loads
+    vcpu.stopped_ns, vcpu.host_ns = saved.stopped_ns, saved.host_ns
 
 
 def _check(vm: UnicornVm, state: UnicornState) -> None:

@@ -18,7 +18,7 @@ from pvtime.machine.device import MmioDevice
 from pvtime.machine.gicv2 import GicV2
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import check_memory_size
-from pvtime.machine.timer import PHYSICAL_TIMER_PPI, VcpuTimer
+from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
 
@@ -40,6 +40,18 @@ class UnicornVm:
     vcpus: list[UnicornVcpu]
     core: Core
     counter: GuestCounter
+
+    def stop_counter(self, since: int, until: int) -> None:
+        """Have the guest's counter stand still from ``since`` to ``until``, in ns; no vCPU is on the CPU.
+
+        A guest whose clock went on while it was paused found its watchdog expired.
+        """
+        ticks = until // NS_PER_TICK - since // NS_PER_TICK
+        self.counter.stop(ticks)
+        contexts = [vcpu.context for vcpu in self.vcpus if vcpu.context is not None]
+        self.core.contexts.move_counter(self.counter.offset, contexts)
+        for vcpu in self.vcpus:
+            vcpu.timer.delay(ticks)
 
 
 def build_vm(
@@ -79,4 +91,10 @@ def _build_vcpu(
     gic: GicV2, index: int, structure: Structure | None, steal: Schedule, now: Callable[[], int]
 ) -> UnicornVcpu:
     timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI), now)
-    return UnicornVcpu(index, Account(structure), timer, pending_steal=steal.pending(index))
+    return UnicornVcpu(
+        index,
+        Account(structure),
+        timer,
+        pauses_steal=steal.pauses,
+        pending_steal=steal.pending(index),
+    )

@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from framework.clocks import FakeClock
 from framework.structures import Structures
 from pvtime.engine.kvm.sampler import MAX_KICKED_STEPS, Sampler
+from pvtime.engine.kvm.thread_times import ProcessStops, ThreadTimes
 
 
 @pytest.fixture
@@ -52,6 +54,7 @@ def sampler(vcpu: FakeVcpu) -> Sampler:
         cast("Any", view),
         cast("Any", SimpleNamespace(handle=lambda: None)),
         vcpu.structures.truth(),
+        ThreadTimes(ProcessStops(), None, FakeClock()),
         0,
     )
     made._schedstat = cast("Any", SimpleNamespace(run_delay=lambda: vcpu.run_delay))

@@ -17,6 +17,7 @@ from pvtime.engine.base import Outcome
 from pvtime.engine.kvm.injector import InjectedVcpu
 from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.mmio import MmioBus
+from pvtime.engine.kvm.thread_times import ProcessStops, ThreadTimes
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.engine.kvm.vcpu_thread import VcpuThread, install_kick
 from pvtime.errors import PvtimeError
@@ -73,7 +74,8 @@ def vcpu_thread(injected: InjectedVcpu, failures: Failures) -> Iterator[tuple[Vc
     asked.clear()
     answer.set()
     vcpu, truth = NoKvm(), KvmTruth(None)
-    thread = VcpuThread(vcpu, MmioBus([]), truth, failures, 0, injected)
+    times = ThreadTimes(ProcessStops(), None)
+    thread = VcpuThread(vcpu, MmioBus([]), truth, failures, 0, injected, times)
     before = threading.active_count()
     yield thread, truth
     thread.leave()

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from framework.clocks import FakeClock
 from pvtime.abi.gicv2 import Gicc, Gicd, GicdSgir
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Ending, Outcome, VcpuSample
 from pvtime.engine.unicorn.core import Core, Exit
+from pvtime.engine.unicorn.physical_cpu import STOP_NS
 from pvtime.engine.unicorn.run_loop import RunLoop
 from pvtime.engine.unicorn.scheduler import SLICE_NS
 from pvtime.engine.unicorn.vcpu import SchedState
@@ -25,7 +30,6 @@ from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI
-from pvtime.steal.run_delay import ThreadClock
 
 MS = 1_000_000
 WFI = "wfi"
@@ -36,33 +40,6 @@ SGI = 5
 Action: TypeAlias = int | str | Callable[[], object]
 """A time to run, in ns; WFI; or something that the guest has its hypervisor do."""
 Program: TypeAlias = Generator[Action, None, None]
-
-
-class FakeClock(ThreadClock):
-    """A clock that stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.origin = self.time = 10**12 * NS_PER_TICK
-        self.delay = 0
-
-    def now(self) -> int:
-        return self.time
-
-    def read(self) -> tuple[int, int]:
-        return self.time, self.delay
-
-    def attach(self) -> None:
-        pass
-
-    def move(self, ns: int) -> None:
-        """Let time pass."""
-        self.time += ns
-
-    def steal(self, ns: int) -> None:
-        """Have the host keep the thread waiting."""
-        self.time += ns
-        self.delay += ns
 
 
 @dataclass
@@ -78,7 +55,12 @@ class FakeCore:
     loop: RunLoop = field(init=False)
 
     def __post_init__(self) -> None:
-        self.contexts = SimpleNamespace(new=self._new, load=self._load, save=lambda _context: None)
+        self.contexts = SimpleNamespace(
+            new=self._new,
+            load=self._load,
+            save=lambda _context: None,
+            move_counter=lambda _offset, _contexts: None,
+        )
         self.address_space = SimpleNamespace(forget_code=lambda: None)
         self._program: Program | None = None
         self._left: dict[int, int] = {}
@@ -132,6 +114,16 @@ class Bench:
     clock: FakeClock
     core: FakeCore
     ending: Ending
+    paused_at: int = 0
+
+    def pause(self, ns: int) -> None:
+        """Pause the machine for a while."""
+        self.paused_at = self.clock.time
+        self.loop.pause()
+        before = self.sample()
+        self.clock.block(ns)
+        assert self.sample() == before
+        self.loop.resume()
 
     def iterate(self, until: Callable[[], bool]) -> None:
         """Go round until something has happened."""
@@ -147,9 +139,12 @@ class Bench:
         self.iterate(lambda: self.clock.time >= end)
 
     def sample(self) -> list[VcpuSample]:
-        """Return the figures, in which truth is the structure to the ns."""
+        """Return the figures: truth is the structure, the columns add up to the time passed, to the ns."""
         samples = self.loop.sample()
         assert [sample.structure_ns for sample in samples] == [sample.truth_ns for sample in samples]
+        until = self.paused_at if self.loop.paused else self.clock.time
+        passed = until - self.clock.origin + self.clock.host_suspended
+        assert [sample.elapsed_ns for sample in samples] == [passed for _ in samples], samples
         return samples
 
     def call(self, function: int, *arguments: int) -> Callable[[], object]:
@@ -196,7 +191,10 @@ class Bench:
 
 @contextmanager
 def bench(
-    *programs: Callable[[Bench], Program], steal: tuple[str, ...] = (), on: int | None = None
+    *programs: Callable[[Bench], Program],
+    steal: tuple[str, ...] = (),
+    pauses: bool = False,
+    on: int | None = None,
 ) -> Iterator[Bench]:
     """Make a loop that has booted; vCPU 0 has switched the first ``on`` vCPUs on (None: all)."""
     machine = Machine(
@@ -204,11 +202,10 @@ def bench(
         lambda _: None,
         lambda _: None,
     )
-    clock, ending = FakeClock(), Ending()
+    clock, ending = FakeClock(10**12 * NS_PER_TICK), Ending()
     core = FakeCore(clock, {})
-    loop = RunLoop(
-        machine, {}, Schedule.parse(steal), ending, clock, core_maker=lambda *_: cast("Core", core)
-    )
+    schedule = Schedule.parse(steal, pauses=pauses)
+    loop = RunLoop(machine, {}, schedule, ending, clock, core_maker=lambda *_: cast("Core", core))
     core.loop = loop
     loop.timer.preempt_now = core.kick  # type: ignore[method-assign]
     made = Bench(loop, clock, core, ending)
@@ -224,7 +221,7 @@ def bench(
 
     def wait(timeout: float | None) -> None:
         assert timeout is not None, "every vCPU sleeps for ever"
-        clock.time += round(timeout * 1e9)
+        clock.block(round(timeout * 1e9))
 
     loop.calls.wait = wait  # type: ignore[method-assign]
     try:
@@ -232,6 +229,11 @@ def bench(
         yield made
     finally:
         machine.close()
+
+
+def stopped(sample: VcpuSample, ns: int) -> VcpuSample:
+    """Return the figures after a time in which nothing executed."""
+    return replace(sample, stopped_ns=sample.stopped_ns + ns)
 
 
 def busy(_bench: Bench) -> Program:
@@ -412,17 +414,14 @@ def test_a_wait_that_a_pause_interrupts_goes_on_where_it_was() -> None:
 
         def interrupted(timeout: float | None) -> None:
             assert timeout is not None
-            it.clock.move(1 * MS)
+            it.clock.block(1 * MS)
 
         it.loop.calls.wait = interrupted  # type: ignore[method-assign]
         it.iterate(lambda: it.loop.vm.vcpus[0].held)
-        it.loop.pause()
-        before = it.sample()
-        assert (before[0].injected_ns, before[0].truth_ns) == (1 * MS, 1 * MS)
-        it.clock.move(1_000 * MS)
-        assert it.sample() == before
-        it.loop.resume()
-        assert it.sample() == before
+        (before,) = it.sample()
+        assert (before.injected_ns, before.truth_ns) == (1 * MS, 1 * MS)
+        it.pause(1_000 * MS)
+        assert it.sample() == [stopped(before, 1_000 * MS)]
         it.iterate(lambda: it.sample()[0].loads > 1)
         (alone,) = it.sample()
         assert (alone.injected_ns, alone.truth_ns) == (4 * MS, 4 * MS)
@@ -432,12 +431,9 @@ def test_a_wait_that_a_pause_interrupts_goes_on_where_it_was() -> None:
 def test_a_pause_is_nobodys_time() -> None:
     with bench(busy, busy) as it:
         it.run_for(30 * MS)
-        it.loop.pause()
         before = it.sample()
-        it.clock.time += 5_000 * MS
-        assert it.sample() == before
-        it.loop.resume()
-        assert it.sample() == before
+        it.pause(5_000 * MS)
+        assert it.sample() == [stopped(sample, 5_000 * MS) for sample in before]
         resumed = it.clock.time
         it.run_for(30 * MS)
         after = it.sample()
@@ -468,8 +464,9 @@ def test_a_vcpu_that_is_off_is_not_stolen_from() -> None:
         it.iterate(lambda: it.sample()[1].loads > 0 and it.states[1] is SchedState.OFF)
         before = it.sample()[1]
         it.run_for(50 * MS)
-        assert it.sample()[1] == before
-        assert it.sample()[1].ran_ns == 1 * MS
+        after = it.sample()[1]
+        assert replace(after, idle_ns=before.idle_ns) == before
+        assert after.ran_ns == 1 * MS
 
 
 def test_a_vcpu_that_has_not_been_switched_on_has_no_figures() -> None:
@@ -518,8 +515,8 @@ def test_a_schedule_begins_with_the_guest_however_long_it_takes_to_load(
 
     make = FakeClock.__init__
 
-    def remember(clock: FakeClock) -> None:
-        make(clock)
+    def remember(clock: FakeClock, origin: int) -> None:
+        make(clock, origin)
         clocks.append(clock)
 
     monkeypatch.setattr(FakeClock, "__init__", remember)
@@ -547,3 +544,164 @@ def test_the_guests_power_off_ends_the_run() -> None:
         it.iterate(lambda: it.ending.outcome is not None)
         assert it.ending.outcome is Outcome.POWER_OFF
         assert it.loop.vm.machine.stolen_time.base == STOLEN_TIME.base
+
+
+# Times in which nothing executes
+
+
+def test_a_stop_of_the_process_is_neither_run_nor_stolen_from_anybody() -> None:
+    """SIGSTOP for 10 s was run time of the vCPU that it hit, and stolen from the one that waited."""
+
+    def hit(it: Bench) -> Program:
+        yield 5 * MS
+        yield lambda: it.clock.block(10_000 * MS)
+        yield from busy(it)
+
+    def off(it: Bench) -> Program:
+        yield it.call(Psci.CPU_OFF)
+
+    def asleep(_it: Bench) -> Program:
+        yield WFI
+
+    with bench(hit, busy, asleep, off) as it:
+        it.run_for(10_100 * MS)
+        samples = it.sample()
+        assert [sample.stopped_ns for sample in samples] == [10_000 * MS] * 4
+        assert all(sample.stolen_ns + sample.ran_ns + sample.idle_ns <= 110 * MS for sample in samples)
+
+
+def test_a_stop_while_all_are_idle_is_what_came_after_the_first_deadline() -> None:
+    def dozing(it: Bench) -> Program:
+        yield it.set_timer(10 * MS)
+        yield WFI
+        yield from busy(it)
+
+    def asleep(_it: Bench) -> Program:
+        yield WFI
+
+    with bench(dozing, asleep) as it:
+        wait = it.loop.calls.wait
+
+        def stop(timeout: float | None) -> None:
+            wait(timeout)
+            it.clock.block(3_000 * MS)
+            it.loop.calls.wait = wait  # type: ignore[method-assign]
+
+        it.loop.calls.wait = stop  # type: ignore[method-assign]
+        it.run_for(3_100 * MS)
+        first, second = it.sample()
+        assert (first.idle_ns, first.stolen_ns, first.stopped_ns) == (10 * MS, 0, 3_000 * MS)
+        assert (second.stolen_ns, second.stopped_ns) == (0, 3_000 * MS)
+
+
+def test_a_short_block_holds_up_the_vcpu_that_runs_and_others_wait_for_it() -> None:
+    def faulting(it: Bench) -> Program:
+        yield 1 * MS
+        yield lambda: it.clock.block(STOP_NS - 1)
+        yield from busy(it)
+
+    with bench(faulting, busy) as it:
+        it.run_for(100 * MS)
+        first, second = it.sample()
+        assert (first.host_ns, first.stopped_ns) == (STOP_NS - 1, 0)
+        assert (second.host_ns, second.stopped_ns) == (0, 0)
+        assert second.stolen_ns == first.ran_ns + first.host_ns
+
+
+def test_a_suspension_of_the_host_is_stopped_time() -> None:
+    with bench(busy, busy) as it:
+        it.run_for(10 * MS)
+        it.clock.host_suspended += 60_000 * MS
+        it.run_for(10 * MS)
+        assert [sample.stopped_ns for sample in it.sample()] == [60_000 * MS] * 2
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_pauses_and_stops_are_stolen_where_that_is_wanted(pauses: bool) -> None:
+    def hit(it: Bench) -> Program:
+        yield 5 * MS
+        yield lambda: it.clock.block(100 * MS)
+        yield from busy(it)
+
+    def off(it: Bench) -> Program:
+        yield it.call(Psci.CPU_OFF)
+
+    with bench(hit, off, pauses=pauses) as it:
+        it.run_for(200 * MS)
+        counter = it.loop.vm.counter
+        before = counter.read()
+        it.pause(1_000 * MS)
+        assert counter.read() - before == (1_000 * MS // NS_PER_TICK if pauses else 0)
+        it.run_for(10 * MS)
+        first, second = it.sample()
+        assert (first.injected_ns, first.stopped_ns) == ((1_100 * MS, 0) if pauses else (0, 1_100 * MS))
+        assert first.stolen_ns >= first.injected_ns
+        assert second.stopped_ns == 1_100 * MS, "nothing is stolen from a vCPU that is off"
+
+
+def test_a_timer_that_a_pause_interrupts_expires_as_much_later() -> None:
+    woken: list[int] = []
+
+    def dozing(it: Bench) -> Program:
+        yield it.set_timer(10 * MS)
+        yield WFI
+        woken.append(it.clock.time)
+        yield from busy(it)
+
+    with bench(dozing) as it:
+        it.iterate(lambda: it.states[0] is SchedState.IDLE)
+        it.pause(5_000 * MS)
+        it.iterate(lambda: bool(woken))
+        assert woken == [it.clock.origin + 5_010 * MS]
+
+
+_TIMES = st.integers(1, 50 * MS)
+_STEPS = st.one_of(
+    st.tuples(st.sampled_from(["run", "block", "steal", "doze", "suspend"]), _TIMES),
+    st.tuples(st.sampled_from(["wake", "off", "on"]), st.integers(0, 2)),
+)
+
+
+@given(
+    lives=st.lists(st.lists(_STEPS, max_size=12), min_size=3, max_size=3),
+    pauses=st.lists(_TIMES, max_size=4),
+    steal=st.sampled_from([(), ("30%",), ("1:4ms/10ms@5ms",)]),
+)
+@settings(deadline=None, max_examples=50)
+def test_the_columns_add_up_whatever_happens(
+    lives: list[list[tuple[str, int]]], pauses: list[int], steal: tuple[str, ...]
+) -> None:
+    """:meth:`Bench.sample` compares them with the time passed, at each look."""
+
+    def live(steps: list[tuple[str, int]], it: Bench) -> Program:
+        for step, value in steps:
+            match step:
+                case "run":
+                    yield value
+                case "block":
+                    yield partial(it.clock.block, value)
+                case "steal":
+                    yield partial(it.clock.steal, value)
+                case "suspend":
+                    yield partial(it.clock.suspend, value * MS)
+                case "doze":
+                    yield it.set_timer(value)
+                    yield WFI
+                    yield it.set_timer(10**12)
+                case "wake":
+                    yield it.use_gic
+                    yield it.interrupt(value)
+                case "off" if it.loop.loaded.index:
+                    yield it.call(Psci.CPU_OFF)
+                case "on":
+                    yield it.call(Psci.CPU_ON_64, value, 0x4000_0000, 0)
+        yield from busy(it)
+
+    with bench(*(partial(live, steps) for steps in lives), steal=steal) as it:
+        for pause in pauses:
+            it.run_for(7 * MS)
+            it.pause(pause)
+            it.sample()
+        for _ in range(8):
+            it.run_for(40 * MS)
+            it.sample()

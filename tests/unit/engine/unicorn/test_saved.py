@@ -154,7 +154,8 @@ def test_stolen_time_goes_on_where_it_was_in_every_placement(
         after = guest.engine.sample()
         agree(after)
         for old, new, vcpu in zip(before, after, guest.engine.vm.vcpus, strict=True):
-            assert new.truth_ns == old.truth_ns + vcpu.run_delay.read(0), "restored is saved plus new"
+            new_ns = vcpu.run_delay.read(0) - old.stolen_ns
+            assert new.truth_ns == old.truth_ns + new_ns, "restored is saved plus new"
             assert new.enabled
         guest.engine.resume()
         guest.tell(0)
