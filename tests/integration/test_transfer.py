@@ -119,7 +119,9 @@ def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
         wait_for_line(process, "using stolen time PV")
         answer = pvtime("save", str(control), str(saved), "--keep-running", "--json")
         assert answer.returncode == 0, answer.stderr
-        assert json.loads(answer.stdout)["bytes"] > 1 << 20
+        figures = json.loads(answer.stdout)
+        assert figures["schema"] == 1
+        assert figures["bytes"] > 1 << 20
         again = pvtime("save", str(control), str(saved), "--keep-running")
         assert (again.returncode, again.stdout) == (2, "")
         assert "exists already" in again.stderr

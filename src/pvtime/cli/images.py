@@ -22,7 +22,7 @@ __all__ = ["images_command"]
 @click.option("--fetch", is_flag=True, help="Fetch images that are missing or damaged.")
 @click.option("--refresh", is_flag=True, help="Fetch the newest images, even if none is missing.")
 @click.option("--verify", "check", is_flag=True, help="Compare SHA-256 sums, not sizes.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 def images_command(fetch: bool, refresh: bool, check: bool, as_json: bool) -> int:
     """List the stock guest images: Debian's arm64 kernel and static busybox.
 
@@ -40,7 +40,7 @@ def images_command(fetch: bool, refresh: bool, check: bool, as_json: bool) -> in
             stock_images(cache, progress, refresh=refresh)
     images = verify(cache) if check else installed(cache)
     if as_json:
-        sys.stdout.write(json.dumps([_plain(image) for image in images], indent=2) + "\n")
+        sys.stdout.write(json.dumps({"schema": 1, "images": [_plain(image) for image in images]}, indent=2) + "\n")
     else:
         _print(images)
         if not all(image.path for image in images):

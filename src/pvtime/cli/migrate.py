@@ -18,7 +18,7 @@ __all__ = ["migrate_command"]
 @click.argument("socket", type=FILE_NAME)
 @click.argument("address")
 @endpoint_options
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the figures.")
 def migrate_command(socket: Path, address: str, key: Path | None, insecure: bool, as_json: bool) -> None:
     """Move a running machine to the process that runs pvtime receive ADDRESS.
 
@@ -45,7 +45,7 @@ def migrate_command(socket: Path, address: str, key: Path | None, insecure: bool
     peer = Endpoint.parse(address, key, insecure).absolute()
     moved = ask(socket, MigrateRequest.to(peer), MigrationResult, show_round)
     if as_json:
-        click.echo(json.dumps(asdict(moved)))
+        click.echo(json.dumps({"schema": 1} | asdict(moved)))
         return
     click.echo(
         f"moved in {units.time(moved.total_ns)}: {units.size(moved.sent_bytes)} sent, "

@@ -18,7 +18,7 @@ __all__ = ["save_command"]
 @click.argument("socket", type=FILE_NAME)
 @click.argument("directory", type=FILE_NAME)
 @click.option("--keep-running", is_flag=True, help="Let the machine run on after it was saved.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the figures.")
 def save_command(socket: Path, directory: Path, keep_running: bool, as_json: bool) -> None:
     """Save a running machine to a new DIRECTORY, and end it.
 
@@ -36,6 +36,6 @@ def save_command(socket: Path, directory: Path, keep_running: bool, as_json: boo
 
     saved = ask(socket, SaveRequest(str(directory.absolute()), keep_running), SaveResult)
     if as_json:
-        click.echo(json.dumps(asdict(saved)))
+        click.echo(json.dumps({"schema": 1} | asdict(saved)))
     else:
         click.echo(f"saved {units.size(saved.bytes)} in {units.time(saved.pause_ns)}: {directory}")

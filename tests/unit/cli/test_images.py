@@ -36,7 +36,9 @@ def test_an_empty_cache_is_said_to_be_empty_and_left_alone(
 
 def test_json_has_every_image(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["images", "--json"]) == 1
-    images = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == 1
+    images = document["images"]
     assert [image["state"] for image in images] == ["missing", "missing"]
     assert {"name", "package", "version", "path", "size"} <= images[0].keys()
 
