@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # How many tests run at once; one at a time: make test WORKERS=0.
 WORKERS ?= 2
 
-.PHONY: run test lint bench need-qemu clean
+.PHONY: run test lint bench man need-qemu clean
 
 run: $(STAMP)
 	@$(BIN)/pvtime run --vcpus 2 --duration 10
@@ -28,11 +28,15 @@ bench: $(STAMP) need-qemu
 	@$(BIN)/python bench/saved.py
 	@$(BIN)/python bench/kvm.py
 
+man: $(STAMP)
+	@$(BIN)/python tools/write-man > pvtime.1
+	@echo "pvtime.1: man ./pvtime.1, or copy it to ~/.local/share/man/man1"
+
 need-qemu:
 	@tools/need qemu-system-aarch64 qemu-system-arm "what runs in the lab is skipped"
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist pvtime.1 .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml tools/make-venv

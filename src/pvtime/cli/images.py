@@ -40,7 +40,8 @@ def images_command(fetch: bool, refresh: bool, check: bool, as_json: bool) -> in
             stock_images(cache, progress, refresh=refresh)
     images = verify(cache) if check else installed(cache)
     if as_json:
-        sys.stdout.write(json.dumps({"schema": 1, "images": [_plain(image) for image in images]}, indent=2) + "\n")
+        result = {"schema": 1, "images": [_plain(image) for image in images]}
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:
         _print(images)
         if not all(image.path for image in images):
