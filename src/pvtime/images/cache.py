@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The cache directory: its place, its locks, and files that are complete or absent.
 
-Why no library does it: apt's processes must inherit the lock's descriptor, which filelock keeps private, and
-platformdirs resolves a missing home directory to a directory named ``~``. Importing them takes 42 ms and
-18 ms, more than all the rest of this package.
+Why no library does it: apt's processes must inherit the lock's descriptor, which filelock keeps private
+(``_context.lock_file_fd``, seen in 4.3.1), and platformdirs is one function here. To import them takes 40 ms
+and 17 ms (4.14.8), where all that a boot needs of this package takes 28.
 """
 
 from __future__ import annotations
