@@ -106,11 +106,13 @@ class PhysicalCpu:
         The thread was on its CPU, or ready for it (run_delay: the host's steal), or neither. The last is
         nobody's doing here: the host held up the vCPU, or stopped the whole process.
         """
-        before, self._accounted = self._accounted, self._clock.read()
-        elapsed, stolen, on_cpu = (new - old for new, old in zip(self._accounted, before, strict=True))
-        blocked = max(0, elapsed - stolen - on_cpu)
+        then, delay_before, on_cpu_before = self._accounted
+        now, delay, on_cpu = self._accounted = self._clock.read()
+        stolen = delay - delay_before
+        elapsed = now - then
+        blocked = max(0, elapsed - stolen - (on_cpu - on_cpu_before))
         stopped = blocked >= STOP_NS
-        vcpu, now = self._running, self._accounted[0]
+        vcpu = self._running
         if vcpu is not None:
             ran = elapsed - stolen - blocked
             vcpu.run_delay.add(stolen)
@@ -121,7 +123,6 @@ class PhysicalCpu:
                 vcpu.host_ns += blocked
         if stopped:
             self._leave_out(blocked, now)
-        self._notice_suspend()
         return now
 
     def woken(self, due: int | None) -> int:
@@ -135,10 +136,9 @@ class PhysicalCpu:
         ready = now - (delay - delay_before)
         if due is not None and ready - due >= STOP_NS:
             self._leave_out(ready - due, ready)
-        self._notice_suspend()
         return ready
 
-    def _notice_suspend(self) -> None:
+    def notice_suspend(self) -> None:
         """Add a suspension of the host to every vCPU's stops: CLOCK_MONOTONIC has left it out."""
         suspended = self._clock.suspended()
         if suspended - self._suspended >= _SUSPEND_NS:

@@ -323,11 +323,13 @@ class RunLoop:
         """Return every vCPU's figures; those of a paused machine are of the pause's beginning."""
         if self._accounts and not self.paused:
             self._figures_until = self.cpu.update_curr()
+            self.cpu.notice_suspend()
         return [vcpu.sample(self._figures_until) for vcpu in self.vm.vcpus]
 
     def _stand_still(self) -> None:
         """Take the current vCPU off the CPU, and account for what all do until now."""
         now = self._figures_until = self.cpu.update_curr()
+        self.cpu.notice_suspend()
         self.cpu.vcpu_put()
         for vcpu in self.vm.vcpus:
             vcpu.hold.settle_until(now, vcpu.run_delay.waiting_since)
