@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from framework.linux import boot_linux
+from framework.wait import wait_until
 from pvtime.images.store import StockImages
+from pvtime.report.model import VcpuRow
+from pvtime.run.figures import Figures
 
 ENOUGH_NS = 300_000_000
 
@@ -17,7 +22,8 @@ def test_a_cpu_that_comes_back_counts_from_zero_and_the_others_go_on(stock_image
         guest.tell("idle")
         guest.tell("offline", 1)
         off = guest.engine.sample()
-        assert guest.engine.sample()[1] == off[1], "a CPU that is off runs or is stolen from"
+        still = replace(guest.engine.sample()[1], idle_ns=off[1].idle_ns)
+        assert still == off[1], "a CPU that is off runs or is stolen from"
         assert off[1].truth_ns >= before[1].truth_ns, "it is there until the CPU asks again"
         guest.tell("online", 1)
         on = guest.engine.sample()
@@ -29,6 +35,37 @@ def test_a_cpu_that_comes_back_counts_from_zero_and_the_others_go_on(stock_image
         guest.tell("busy", 3)
         after = guest.until(lambda samples: samples[1].truth_ns > ENOUGH_NS)
         assert after[0].truth_ns >= on[0].truth_ns
+
+
+def test_the_guests_steal_runs_backwards_and_that_is_told(stock_images: StockImages) -> None:
+    # The count begins at 0 again, and Linux adds the difference to its column, as a u64.
+    told: list[str] = []
+    figures = Figures(stealing=False, tell=told.append)
+    with boot_linux(stock_images, 2) as guest:
+
+        def look() -> VcpuRow:
+            report = guest.report()
+            return figures.join(0.0, guest.engine.sample(), report).vcpus[1]
+
+        guest.ready()
+        guest.tell("busy", 2)
+        guest.until(lambda samples: samples[1].truth_ns > ENOUGH_NS)
+        guest.await_account()
+        before = look()
+        assert before.guest is not None
+        assert told == []
+        guest.tell("idle")
+        guest.tell("offline", 1)
+        guest.tell("online", 1)
+        after = wait_until(lambda: row if (row := look()).guest_steal_falls else None, guest.engine)
+        assert after.guest is not None
+        assert after.guest_steal_fell_ns >= before.guest.steal_ns - after.guest.steal_ns > 0
+        assert len(told) == 1
+        assert told[0].startswith("vCPU 1: the steal in the guest's /proc/stat ran backwards, from ")
+        assert after.starts == 2
+        assert after.guest_error_ns is not None
+        assert after.guest_error_ns <= 0, "both count from the second PV_TIME_ST"
+        assert after.stolen_ns >= before.stolen_ns, "the host forgets nothing"
 
 
 def test_cpu_0_counts_on_while_another_goes_and_comes_many_times(stock_images: StockImages) -> None:

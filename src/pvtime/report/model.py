@@ -18,8 +18,9 @@ SCHEMA = 4
 class VcpuRow(VcpuSample):
     """One vCPU at one moment: the engine's figures, and the guest's beside them. Times in ns.
 
-    The guest's steal can be compared with the truth only over a time that both have counted. Since its first
-    report, if the vCPU has called PV_TIME_ST again in this kernel (CPU hotplug); else since PV_TIME_ST.
+    Guest and truth can be compared only over a time that both have counted: since PV_TIME_ST. If the vCPU has
+    called that again in this kernel (CPU hotplug), and the guest's column has not fallen with the truth, that
+    is since the first report after it.
     """
 
     guest: CpuTimes | None = None
@@ -73,13 +74,36 @@ class Reading:
 
 @dataclass(frozen=True)
 class Interval:
-    """Sums of one vCPU's time between two readings: the host's, and the guest's beside them."""
+    """What a vCPU's time was, between two readings: the host's columns, and the guest's beside them."""
 
-    seconds: float
     ran_ns: int
     stolen_ns: int
-    loads: int
+    idle_ns: int
+    stopped_ns: int
+    host_ns: int
     guest: CpuTimes | None
+
+    @classmethod
+    def since_start(cls, row: VcpuRow) -> Interval:
+        """Return the interval from the machine's start to ``row``: the guest's columns begin at its boot."""
+        return cls(row.ran_ns, row.stolen_ns, row.idle_ns, row.stopped_ns, row.host_ns, None)
+
+    @classmethod
+    def between(cls, before: VcpuRow, row: VcpuRow) -> Interval:
+        """Return the interval between two rows of one vCPU."""
+        return cls(
+            row.ran_ns - before.ran_ns,
+            row.stolen_ns - before.stolen_ns,
+            row.idle_ns - before.idle_ns,
+            row.stopped_ns - before.stopped_ns,
+            row.host_ns - before.host_ns,
+            row.guest - before.guest if row.guest and before.guest else None,
+        )
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Sum of the host's columns: the time that passed."""
+        return self.ran_ns + self.stolen_ns + self.idle_ns + self.stopped_ns + self.host_ns
 
 
 @dataclass(frozen=True)
@@ -89,23 +113,8 @@ class Moment(Reading):
     stealing: bool = False
     """There is a schedule of time to steal on purpose."""
     begin: Reading | None = None
-    """The reading from which to count shares: the first that has a report of this kernel's userland, else the
-    start of a machine that was saved or migrated; None: the start, when all was 0."""
-
-    def interval(self, row: VcpuRow) -> Interval:
-        """Return the sums of a vCPU since :attr:`begin`."""
-        if self.begin is None:
-            return Interval(self.elapsed_seconds, row.ran_ns, row.truth_ns, row.loads, row.guest)
-        before = self.begin.vcpus[row.index]
-        # A truth that fell has counted from 0 since: the guest has called PV_TIME_ST again.
-        stolen = row.truth_ns - before.truth_ns if row.truth_ns >= before.truth_ns else row.truth_ns
-        return Interval(
-            self.elapsed_seconds - self.begin.elapsed_seconds,
-            row.ran_ns - before.ran_ns,
-            stolen,
-            row.loads - before.loads,
-            row.guest - before.guest if row.guest and before.guest else None,
-        )
+    """An earlier reading, to show the time since then as well: the first that has a report of this kernel's
+    userland, else the start here of a machine that was saved or migrated; None: neither."""
 
 
 @dataclass(frozen=True)

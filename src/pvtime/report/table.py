@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from pvtime.report import units
+from pvtime.report.model import Interval
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pvtime.report.model import Interval, Moment, RunReport, VcpuRow
+    from pvtime.report.model import Moment, RunReport, VcpuRow
 
 __all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report", "shares_table", "vcpu_notes"]
 
@@ -27,7 +28,6 @@ PLAIN_WIDTH = 200
 
 COLUMNS = (
     "vCPU",
-    "ran",
     "stolen:\ntruth",
     "of which\ninjected",
     "stolen:\nstructure",
@@ -36,17 +36,19 @@ COLUMNS = (
     "guest\n- truth",
     "worst\nso far",
 )
-RAN, INJECTED = COLUMNS.index("ran"), COLUMNS.index("of which\ninjected")
+INJECTED = COLUMNS.index("of which\ninjected")
 SHARES = (
     "vCPU",
+    "since",
     "host:\nran",
     "stolen",
-    "rest",
+    "idle",
+    "stopped",
+    "host",
     "guest:\nbusy",
     "steal",
     "idle",
     "sum",
-    "loads",
 )
 
 
@@ -66,13 +68,25 @@ def moment_table(moment: Moment, title: str) -> Table:
     return _table(title, _chosen(COLUMNS, moment), rows)
 
 
-def shares_table(moment: Moment) -> Table:
-    """Return the shares of every vCPU's time since :attr:`Moment.begin`, by the host and by the guest."""
-    intervals = [(str(row.index), moment.interval(row)) for row in moment.vcpus]
-    seconds = moment.elapsed_seconds - (moment.begin.elapsed_seconds if moment.begin else 0)
-    since = "the guest's first report" if moment.begin and moment.begin.from_guest else "the start"
-    rows = [([index, *_shares(interval)], interval.loads > 0) for index, interval in intervals]
-    return _table(f"per cent of the {seconds:.2f} s since {since}", SHARES, rows)
+def shares_table(moment: Moment, *, boot: bool) -> Table:
+    """Return the shares of every vCPU's time, by the host and by the guest.
+
+    :param boot: beside the time since :attr:`Moment.begin` show that since the start.
+    """
+    begin = moment.begin
+    groups = []
+    if boot or begin is None:
+        groups.append(("start", "the start", [Interval.since_start(row) for row in moment.vcpus]))
+    if begin is not None:
+        since = ("ready", "userland was ready") if begin.from_guest else ("here", "it runs here")
+        groups.append((*since, [Interval.between(begin.vcpus[row.index], row) for row in moment.vcpus]))
+    times = [f"{intervals[0].elapsed_ns / 1e9:.2f} s since {event}" for _, event, intervals in groups]
+    rows = [
+        _shares(since, row, interval)
+        for since, _, intervals in groups
+        for row, interval in zip(moment.vcpus, intervals, strict=True)
+    ]
+    return _table("time per vCPU: per cent of the " + "\nand of the ".join(times), SHARES, rows)
 
 
 def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[str], bool]]) -> Table:
@@ -101,15 +115,14 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[st
 
 
 def _chosen(cells: Sequence[str], moment: Moment) -> list[str]:
-    """Replace the time that ran by the injected time where there is a schedule: 80 columns hold one."""
-    left_out = RAN if moment.stealing else INJECTED
-    return [cell for column, cell in enumerate(cells) if column != left_out]
+    """Leave out the injected time where there is no schedule."""
+    return [cell for column, cell in enumerate(cells) if moment.stealing or column != INJECTED]
 
 
 def vcpu_notes(moment: Moment) -> list[str]:
-    """Return a line for each vCPU whose guest does not know its stolen time, with the reason."""
-    notes = [(row.index, _reason(row)) for row in moment.vcpus]
-    return [f"vCPU {index}: {reason}" for index, reason in notes if reason is not None]
+    """Return a line for each vCPU whose guest does not know its stolen time, or has restarted its count."""
+    notes = [(row.index, note) for row in moment.vcpus for note in (_reason(row), _restarts(row))]
+    return [f"vCPU {index}: {note}" for index, note in notes if note is not None]
 
 
 def _reason(row: VcpuRow) -> str | None:
@@ -124,11 +137,16 @@ def _reason(row: VcpuRow) -> str | None:
     return "the guest has not asked for its stolen time"
 
 
+def _restarts(row: VcpuRow) -> str | None:
+    if row.starts < 2:
+        return None
+    return f"the guest has asked for its stolen time {row.starts} times: its figures count from the last on"
+
+
 def _cells(row: VcpuRow) -> list[str]:
     """Return one vCPU's cells in the order of :data:`COLUMNS`."""
     return [
         str(row.index),
-        units.time(row.ran_ns),
         units.time(row.truth_ns),
         units.time(row.injected_ns),
         _or_dash(units.time, row.structure_ns),
@@ -139,17 +157,17 @@ def _cells(row: VcpuRow) -> list[str]:
     ]
 
 
-def _shares(interval: Interval) -> list[str]:
-    """Return the cells of :data:`SHARES` behind the vCPU's number."""
+def _shares(since: str, row: VcpuRow, interval: Interval) -> tuple[list[str], bool]:
+    """Return one vCPU's cells in the order of :data:`SHARES`, and whether it is on."""
     guest = interval.guest
     own = (guest.busy_ns, guest.steal_ns, guest.unused_ns, guest.total_ns) if guest else (None,) * 4
-    rest = round(interval.seconds * 1e9) - interval.ran_ns - interval.stolen_ns
 
     def share(ns: int) -> str:
-        return units.percent(ns, interval.seconds)
+        return units.percent(ns, interval.elapsed_ns)
 
-    host = [share(ns) for ns in (interval.ran_ns, interval.stolen_ns, rest)]
-    return [*host, *(_or_dash(share, ns) for ns in own), str(interval.loads)]
+    host = (interval.ran_ns, interval.stolen_ns, interval.idle_ns, interval.stopped_ns, interval.host_ns)
+    shares = [share(ns) for ns in host] + [_or_dash(share, ns) for ns in own]
+    return [str(row.index), since, *shares], row.loads > 0
 
 
 def _or_dash(form: Callable[[int], str], figure: int | None) -> str:
@@ -165,7 +183,7 @@ def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     for note in vcpu_notes(last):
         console.print(note, soft_wrap=True)
     console.print()
-    console.print(shares_table(last))
+    console.print(shares_table(last, boot=True))
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
     console.print(
         f"\nkernel {report.kernel or 'unknown'}{boot}\n"

@@ -30,13 +30,13 @@ def difference(ns: int) -> str:
     return f"{ns:+d} ns"
 
 
-def percent(part_ns: int, whole_seconds: float) -> str:
-    """Return ``part_ns`` in per cent of ``whole_seconds``, without a sign for that.
+def percent(part: int, whole: int) -> str:
+    """Return ``part`` in per cent of ``whole``, without a sign for that.
 
-    >>> percent(500_000_000, 2.0)
+    >>> percent(1, 4)
     '25.0'
     """
-    return f"{part_ns / whole_seconds / 1e7:.1f}" if whole_seconds > 0 else "0.0"
+    return f"{100 * part / whole:.1f}" if whole else "0.0"
 
 
 def size(count: int) -> str:

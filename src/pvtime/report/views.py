@@ -96,12 +96,13 @@ class RawView:
             self.note(line)
 
     def figures(self, moment: Moment) -> None:
-        """Print the table that the user has asked for."""
+        """Print the tables that the user has asked for."""
         console = open_console(self._file)
         with console.capture() as captured:
             console.print(moment_table(moment, TITLE.format(moment.elapsed_seconds)))
             for note in vcpu_notes(moment):
                 console.print(note, soft_wrap=True)
+            console.print(shares_table(moment, boot=True))
         self.console(b"\r\n" + captured.get().replace("\n", "\r\n").encode())
 
 
@@ -131,8 +132,10 @@ class LinesView(AbstractContextManager["LinesView"]):
         assert self.interval is not None
         self._next = moment.elapsed_seconds + self.interval
         figures = ", ".join(
-            f"vCPU {row.index} ran {units.time(row.ran_ns)} stolen {units.time(row.truth_ns)}"
+            f"vCPU {row.index} ran {units.time(row.ran_ns)} stolen {units.time(row.stolen_ns)}"
             + (f" ({units.time(row.injected_ns)} injected)" if moment.stealing else "")
+            + f" idle {units.time(row.idle_ns)}"
+            + (f" stopped {units.time(row.stopped_ns)}" if row.stopped_ns else "")
             for row in moment.vcpus
             if row.loads
         )
@@ -182,7 +185,7 @@ class LiveView(AbstractContextManager["LiveView"]):
         from rich.console import Group
 
         first = moment_table(moment, TITLE.format(moment.elapsed_seconds))
-        second = shares_table(moment)
+        second = shares_table(moment, boot=False)
         notes = vcpu_notes(moment)
         lines = first.row_count + second.row_count + len(notes) + TABLE_LINES
         shown: list[ConsoleRenderable | str]

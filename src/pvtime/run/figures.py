@@ -8,7 +8,7 @@ missed (a CPU without a tick accounts no steal). So the worst difference of all 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from pvtime.engine.base import VcpuSample
 from pvtime.report import units
@@ -22,8 +22,9 @@ __all__ = ["Figures"]
 class GuestHistory:
     """What a vCPU's reports have shown so far. Times in ns."""
 
-    truth_ns: int = 0
-    """The truth at the last report or, if there was none, at the start."""
+    starts: int | None = None
+    """Number of PV_TIME_STs from whose last on guest and truth have been comparable; None: that of the next
+    report."""
     times: CpuTimes | None = None
     """The guest's figures in this kernel's last report."""
     offset_ns: int = 0
@@ -50,7 +51,8 @@ class Figures:
     def resume(self, samples: Sequence[VcpuSample]) -> None:
         """Take the figures that a saved or migrated machine starts with."""
         for sample in samples:
-            self._history(sample.index).truth_ns = sample.truth_ns
+            # Where guest and truth began is not known if the guest had called PV_TIME_ST again before.
+            self._history(sample.index).starts = min(sample.starts, 1)
         self._begin = Reading(0.0, tuple(self._row(sample, None) for sample in samples))
 
     def start_kernel(self) -> None:
@@ -59,18 +61,7 @@ class Figures:
         for history in self._histories.values():
             history.times = None
             history.offset_ns = 0
-            history.truth_ns = 0
-
-    def is_stale(self, report: StatReport) -> bool:
-        """Whether a report was read before one that has arrived already: nothing in it is newer.
-
-        Two processes of the stock userland report: one each second, the other on request. One that is
-        preempted between its reading and its writing looks as if time ran backwards.
-        """
-        before = {index: self._history(index).times for index in report.cpus}
-        both = [(times, before[index]) for index, times in report.cpus.items()]
-        pairs = [pair for new, old in both if old for pair in zip(astuple(new), astuple(old), strict=True)]
-        return all(new <= old for new, old in pairs) and any(new < old for new, old in pairs)
+            history.starts = None
 
     def join(
         self, elapsed_seconds: float, samples: Sequence[VcpuSample], report: StatReport | None
@@ -90,10 +81,12 @@ class Figures:
         history = self._history(sample.index)
         error = None
         if guest is not None:
-            self._look_for_fall(sample.index, history, guest)
-            if sample.truth_ns < history.truth_ns:
+            if self._look_for_fall(sample.index, history, guest):
+                # Linux 6.1 adds the fall of its clock to the column, as a u64: both begin at 0 now.
+                history.offset_ns = 0
+            elif history.starts not in (None, sample.starts):
                 history.offset_ns = guest.steal_ns - sample.truth_ns
-            history.times, history.truth_ns = guest, sample.truth_ns
+            history.times, history.starts = guest, sample.starts
             if sample.enabled:  # what a guest was not told is no error of its figure
                 error = guest.steal_ns - history.offset_ns - sample.truth_ns
                 history.lowest_ns = error if history.lowest_ns is None else min(error, history.lowest_ns)
@@ -108,9 +101,10 @@ class Figures:
             guest_steal_fell_ns=history.fell_ns,
         )
 
-    def _look_for_fall(self, index: int, history: GuestHistory, times: CpuTimes) -> None:
+    def _look_for_fall(self, index: int, history: GuestHistory, times: CpuTimes) -> bool:
+        """Count and tell a steal column that has fallen since the last report; return whether it has."""
         if history.times is None or times.steal_ns >= history.times.steal_ns:
-            return
+            return False
         before, after = history.times.steal_ns, times.steal_ns
         history.falls += 1
         history.fell_ns += before - after
@@ -119,3 +113,4 @@ class Figures:
                 f"vCPU {index}: the steal in the guest's /proc/stat ran backwards, from {units.time(before)} "
                 f"to {units.time(after)}: a program that subtracts two readings shows nonsense or fails"
             )
+        return True

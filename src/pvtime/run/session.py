@@ -184,8 +184,6 @@ class Session:
 
     def _handle_report(self, report: protocol.StatReport) -> None:
         self._asked_at = None
-        if not report.final and self._figures.is_stale(report):
-            return
         moment = self._sample(report)
         if report.final:
             self._final = moment

@@ -43,12 +43,13 @@ ROWS = (
         4_998_878_240,
         True,
         312,
+        stolen_ns=4_998_878_240,
         guest=STAT,
         guest_error_ns=-8_878_240,
         lowest_guest_error_ns=-2_345_678_901,
         highest_guest_error_ns=1_000_000,
     ),
-    VcpuRow(1, 5_000_000_000, 4_998_878_240, 4_998_878_247, True, 9),
+    VcpuRow(1, 5_000_000_000, 4_998_878_240, 4_998_878_247, True, 9, stolen_ns=4_998_878_240),
     VcpuRow(2, 1_000, 0, 0, False, 1),
 )
 MOMENT = Moment(10.0, ROWS)
@@ -62,30 +63,46 @@ def last_table(moment: Moment = MOMENT) -> str:
     return file.getvalue()
 
 
+def words(text: str) -> str:
+    """Return a text in one line, with single spaces."""
+    return " ".join(text.split())
+
+
 def lines_of(table: str, vcpu: int = 0) -> list[str]:
-    """Return a vCPU's line in the table of stolen time, and that in the table of shares."""
-    lines = (" ".join(line.split()) for line in table.splitlines())
+    """Return a vCPU's line in the table of stolen time, and those in the table of shares."""
+    lines = map(words, table.splitlines())
     return [line for line in lines if line.startswith(f"{vcpu} ")]
 
 
 def test_the_last_table_has_every_figure_of_a_vcpu_in_one_line() -> None:
-    assert lines_of(last_table())[0] == "0 5.000 s 4.999 s 4.999 s 4.990 s 0 ns -8.9 ms -2.3 s"
+    assert lines_of(last_table())[0] == "0 4.999 s 4.999 s 4.990 s 0 ns -8.9 ms -2.3 s"
+
+
+def test_the_hosts_columns_since_the_start_are_shares_of_their_sum() -> None:
+    row = replace(ROWS[0], stolen_ns=2 * 10**9, idle_ns=10**9, stopped_ns=15 * 10**8, host_ns=5 * 10**8)
+    table = last_table(Moment(10.0, (row,)))
+    assert "per cent of the 10.00 s since the start" in table
+    assert lines_of(table)[1:] == ["0 start 50.0 20.0 10.0 15.0 5.0 - - - -"]
 
 
 def test_the_sums_of_the_guests_columns_stand_beside_the_hosts() -> None:
     # Seen with 6.1: 105.6 % where idle steal was counted twice, 80.7 % where slivers of it ate whole ticks.
-    table = last_table()
-    assert "per cent of the 10.00 s since the start" in table
-    assert lines_of(table)[1] == "0 50.0 50.0 0.0 50.0 49.9 0.3 100.2 312"
-    assert lines_of(table, 1)[1] == "1 50.0 50.0 0.0 - - - - 9"
+    before = replace(
+        ROWS[0], ran_ns=10**9, stolen_ns=10**9, guest=replace(STAT, user_ns=0, idle_ns=0, steal_ns=10**9)
+    )
+    row = replace(ROWS[0], stolen_ns=5 * 10**9)
+    table = last_table(Moment(12.0, (row, *ROWS[1:]), begin=Reading(2.0, (before, *ROWS[1:]))))
+    assert "of the 10.00 s since the start and of the 8.00 s since userland was ready" in words(table)
+    assert lines_of(table)[2] == "0 ready 50.0 50.0 0.0 0.0 0.0 61.2 49.9 0.2 111.4"
+    assert lines_of(table, 1)[2] == "1 ready 0.0 0.0 0.0 0.0 0.0 - - - -", "the guest has not reported it"
 
 
-def test_shares_count_from_the_guests_first_report_on() -> None:
-    before = replace(ROWS[0], ran_ns=10**9, truth_ns=2 * 10**9, loads=2, guest=replace(STAT, user_ns=0))
-    moment = replace(MOMENT, begin=Reading(2.0, (before, *ROWS[1:])))
-    table = last_table(moment)
-    assert "per cent of the 8.00 s since the guest's first report" in table
-    assert lines_of(table)[1] == "0 50.0 37.5 12.5 61.2 0.0 0.0 61.2 310"
+def test_a_guest_that_has_asked_again_has_its_count_explained() -> None:
+    table = last_table(Moment(10.0, (replace(ROWS[0], starts=1), replace(ROWS[1], starts=3))))
+    assert (
+        "vCPU 1: the guest has asked for its stolen time 3 times: its figures count from the last on" in table
+    )
+    assert "vCPU 0: " not in table
 
 
 def test_an_error_of_some_ns_is_not_rounded_away() -> None:
@@ -94,7 +111,7 @@ def test_an_error_of_some_ns_is_not_rounded_away() -> None:
 
 def test_a_structure_that_nobody_can_read_is_a_dash_and_not_a_figure() -> None:
     table = last_table(Moment(10.0, (replace(ROWS[0], structure_ns=None),)))
-    assert lines_of(table)[0] == "0 5.000 s 4.999 s - 4.990 s - -8.9 ms -2.3 s"
+    assert lines_of(table)[0] == "0 4.999 s - 4.990 s - -8.9 ms -2.3 s"
 
 
 @pytest.mark.parametrize(
@@ -119,12 +136,11 @@ INJECTED = Moment(10.0, (STOLEN_FROM, *ROWS[1:]), stealing=True)
 
 
 def test_what_was_stolen_elsewhere_has_no_share_of_the_time_here() -> None:
-    before = replace(ROWS[0], ran_ns=10**9, truth_ns=4 * 10**9, guest=None)
-    again = replace(ROWS[1], ran_ns=10**9, truth_ns=5 * 10**9)  # has counted anew since
-    table = last_table(replace(MOMENT, begin=Reading(0.0, (before, again, ROWS[2]))))
-    assert "since the start" in table
-    assert lines_of(table)[1].startswith("0 40.0 10.0 50.0 - - - - ")
-    assert lines_of(table, 1)[1].startswith("1 40.0 50.0 10.0 - ")
+    before = replace(ROWS[0], ran_ns=10**9, stolen_ns=0, guest=None)
+    row = replace(ROWS[0], stolen_ns=12 * 10**9)
+    table = last_table(Moment(16.0, (row,), begin=Reading(0.0, (before,))))
+    assert "of the 17.00 s since the start and of the 16.00 s since it runs here" in words(table)
+    assert lines_of(table)[2] == "0 here 25.0 75.0 0.0 0.0 0.0 - - - -"
 
 
 def test_what_was_injected_has_a_column_where_there_was_a_schedule() -> None:
@@ -159,11 +175,13 @@ def test_the_last_table_fits_a_terminal_of_80_columns_after_a_day_too(moment: Mo
             truth_ns=factor * row.truth_ns,
             structure_ns=factor * (row.structure_ns or 0),
             injected_ns=factor * row.injected_ns,
+            stopped_ns=factor * 10**9,
             loads=factor * row.loads,
         )
         for row in moment.vcpus
     )
-    table = last_table(replace(moment, elapsed_seconds=10.0 * factor, vcpus=rows))
+    begin = Reading(1.0, moment.vcpus)
+    table = last_table(replace(moment, elapsed_seconds=10.0 * factor, vcpus=rows, begin=begin))
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
     assert "…" not in table
 
@@ -174,7 +192,7 @@ def test_a_narrow_terminal_gets_the_first_columns_whole(
     moment: Moment, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It was drawn for 80 columns: the heading of the live table scrolled up for ever.
-    for table in (moment_table(moment, "figures"), shares_table(moment)):
+    for table in (moment_table(moment, "figures"), shares_table(moment, boot=True)):
         file = io.StringIO()
         Console(file=file, width=width).print(table)
         lines = [line.rstrip() for line in file.getvalue().splitlines()]
@@ -201,8 +219,8 @@ def test_lines_view_prints_the_console_and_a_line_of_figures_now_and_then() -> N
         view.console(b"ond\r\nlast")
     assert file.getvalue().splitlines() == [
         "first",
-        "pvtime: 10.0 s: vCPU 0 ran 5.000 s stolen 4.999 s, vCPU 1 ran 5.000 s stolen 4.999 s, "
-        "vCPU 2 ran 0.000 s stolen 0.000 s",
+        "pvtime: 10.0 s: vCPU 0 ran 5.000 s stolen 4.999 s idle 0.000 s, "
+        "vCPU 1 ran 5.000 s stolen 4.999 s idle 0.000 s, vCPU 2 ran 0.000 s stolen 0.000 s idle 0.000 s",
         "second",
         "last",
     ]
@@ -212,7 +230,7 @@ def test_lines_view_tells_what_was_injected() -> None:
     file = io.StringIO()
     with LinesView(file) as view:
         view.moment(INJECTED)
-    assert "stolen 4.999 s (3.000 s injected), vCPU 1" in file.getvalue()
+    assert "stolen 4.999 s (3.000 s injected) idle 0.000 s, vCPU 1" in file.getvalue()
 
 
 @pytest.mark.parametrize("view_type", [LinesView, LiveView, RawView])
@@ -245,9 +263,20 @@ def test_a_guest_that_never_asks_has_its_truth_shown_while_it_runs(monkeypatch: 
     file = io.StringIO()
     with LinesView(file) as view:
         view.moment(moment)
-    assert file.getvalue() == "pvtime: 10.0 s: vCPU 0 ran 5.000 s stolen 4.999 s\n"
+    assert file.getvalue() == "pvtime: 10.0 s: vCPU 0 ran 5.000 s stolen 4.999 s idle 0.000 s\n"
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "4.999 s" in written(lambda file: draw_live(file, moment))
+
+
+def test_lines_view_tells_a_stop_and_the_live_view_has_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(10.0, (replace(ROWS[0], stopped_ns=3 * 10**9),))
+    file = io.StringIO()
+    with LinesView(file) as view:
+        view.moment(moment)
+    assert file.getvalue().endswith(" idle 0.000 s stopped 3.000 s\n")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    text = CSI.sub("", written(lambda file: draw_live(file, moment)))
+    assert any(" 23.1 " in line for line in lines_of(text)), text
 
 
 def draw_live(file: TextIO, moment: Moment = MOMENT) -> None:

@@ -205,16 +205,6 @@ def test_a_steal_column_that_runs_backwards_is_told_on_the_spot_and_at_the_end()
     assert [row.guest_steal_falls for row in result.report.vcpus] == [2, 1]
 
 
-def test_a_report_that_a_later_one_overtook_is_not_shown() -> None:
-    bench = Bench()
-    bench.inbox.agent(b"ready 6.1\n" + stat(2, steal_ticks=300))
-    bench.inbox.later(1, lambda: bench.inbox.agent(stat(1, steal_ticks=299)))
-    bench.inbox.later(2, bench.engine.power_off)
-    result = bench.run()
-    assert len(bench.view.moments) == 1
-    assert result.notes == ()
-
-
 def test_the_last_report_of_another_kernel_is_not_this_ones() -> None:
     bench = Bench()
     bench.inbox.agent(b"ready 6.1\n" + stat(5, steal_ticks=300, final=True))
