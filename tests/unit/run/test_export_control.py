@@ -159,7 +159,7 @@ def test_save_prints_what_it_was(
     assert main(["save", "control", "there", "--keep-running", "--json"]) == 0
     text, document = capsys.readouterr().out.splitlines()
     assert text == "saved 3.0 MiB in 0.120 s: there"
-    assert json.loads(document) == {"bytes": 3 << 20, "pause_ns": 120_000_000}
+    assert json.loads(document) == {"schema": 1, "bytes": 3 << 20, "pause_ns": 120_000_000}
     there = f"{tmp_path}/there"
     assert asked == [SaveRequest(there, keep_running=False), SaveRequest(there, keep_running=True)]
 
