@@ -4,7 +4,7 @@
 Until a command runs there is nothing to clean up, and the process exits at once. From then on Ctrl-C, SIGTERM
 and SIGHUP raise an exception, so that every command ends with its cleanup. The exit code is 128 and the
 number of the signal, and there is never a traceback. What cannot be handled here is Ctrl-C while the
-interpreter itself starts: it takes 10 ms on a quiet host, before the first line of this module.
+interpreter itself starts: it takes 10 ms on a quiet host, before the first line of ``bin/pvtime``.
 """
 
 from __future__ import annotations

@@ -30,6 +30,11 @@ def test_the_source_archive_has_what_the_tests_and_the_makefile_need() -> None:
     assert {"docs", "tests", "tools", "bench", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"} <= set(words)
 
 
+def test_the_command_is_installed() -> None:
+    (script,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["script-files"]
+    assert (ROOT / script).read_text().startswith("#!python\n"), "pip puts its Python into this line alone"
+
+
 def test_the_changes_of_this_version_are_told() -> None:
     assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__

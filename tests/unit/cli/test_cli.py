@@ -290,6 +290,37 @@ def test_a_signal_during_the_imports_gets_no_traceback(number: signal.Signals) -
     assert (code, err.strip()) == (128 + number, "")
 
 
+STALLED_SCRIPT = """
+import runpy, sys, time
+class Stall:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pvtime":
+            print("importing", flush=True)
+            while True:
+                time.sleep(0.05)
+sys.meta_path.insert(0, Stall())
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_before_our_first_import_gets_no_traceback_unless_it_is_ignored(ignored: bool) -> None:
+    script = Path(__file__).parents[3] / "bin" / "pvtime"
+    trap = "trap '' INT; " if ignored else ""
+    process = subprocess.Popen(
+        ["sh", "-c", trap + 'exec "$@"', "sh", sys.executable, "-c", STALLED_SCRIPT, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finished(process)
+    assert (code, err) == (-signal.SIGTERM if ignored else -signal.SIGINT, "")
+
+
 SIGNAL_IN_A_CALLBACK = """
 import signal, sys, time, weakref
 class Module: pass
