@@ -196,7 +196,18 @@ class Internals:
             )
             for regime in range(_REGIMES)
         ]
-        ctypes.c_uint8.from_address(handle + layout.uc_no_exit_request).value = 1
+        self._no_exit_request = ctypes.c_uint8.from_address(handle + layout.uc_no_exit_request)
+        self.forbid_exits()
+
+    def forbid_exits(self) -> None:
+        """Have no block that is translated from now on leave the emulation after a load or store.
+
+        The translator of T32 code clears ``no_exit_request`` at each instruction (thumb_tr_translate_insn in
+        the library's qemu/target/arm/translate.c). So this is repeated before a kernel gets to run after such
+        code, else the kernel's loads from devices were executed twice: seen as a null pointer in
+        mem_serial_in, whose first load had overwritten its own address.
+        """
+        self._no_exit_request.value = 1
 
     def take_exception(self) -> None:
         """Enter the exception that :attr:`exception` describes, at the level it is for."""
@@ -222,6 +233,7 @@ class Internals:
     def set_irq(self, level: bool) -> None:
         """Set the CPU's IRQ input; a guest that is running takes the interrupt at its next block."""
         if level:
+            self.forbid_exits()
             self._requests.value |= _INTERRUPT_HARD
             self._leave.value = _LEAVE_BLOCKS
         else:

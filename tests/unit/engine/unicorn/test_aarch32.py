@@ -141,3 +141,23 @@ def test_by_the_public_interface_it_is_not_saved() -> None:
         guest.engine.pause()
         with pytest.raises(EngineError, match="AArch32 program: that needs internals=on"):
             guest.engine.state()
+
+
+def test_a_kernel_that_is_first_run_after_a_t32_program_executes_each_instruction_once() -> None:
+    # Translation of T32 code re-enables exits behind each load and store, with the program counter of an
+    # earlier instruction: Linux read a device's register twice, the second time at the value as an address.
+    loads, cell = 16, COUNTS + 64
+    payload = drop_to("program", USER | T32).label("irq").label("sync").mov(20, cell).add(21, 20, 8)
+    payload.store(21, 20).mov(23, loads * (cell + 8)).mov(1, 1).keep(1, 9)
+    payload.label("again").mov(22, 0).b("block").label("block")
+    for _ in range(loads):
+        payload.copy(21, 20).load(21, 21).add_register(22, 22, 21)
+    payload.compare(22, 23).b_if("eq", "again").keep(22, 5).power_off()
+    payload.align(8).label("program").word(0xDF07_BF00)  # nop; svc #7
+    with boot(payload, "on") as guest:
+        guest.engine.start()
+        guest.until(lambda: guest.result(9))
+        for _ in range(500):
+            guest.engine.pause()
+            guest.engine.resume()
+        assert guest.engine.wait(0) is None, f"{guest.result(5):#x} is not {loads} loads"
