@@ -40,16 +40,18 @@ def moving_linux(
     cpu: str | None = None,
     append: str = "",
     ahead: int = 0,
+    more_files: bytes = b"",
 ) -> Iterator[LinuxGuest]:
     """Start the stock guest; it is stopped at the end, wherever it is then.
 
     :param ahead: how far its counters are ahead of the host's, in ticks: it seems to come from another host.
+    :param more_files: an archive to append to the initramfs.
     """
     config = MachineConfig(
         vcpus,
         256 << 20,
         load_kernel(images.kernel),
-        build_initramfs(images.busybox),
+        build_initramfs(images.busybox) + more_files,
         f"console=ttyS0 earlycon {append}".strip(),
         cpu,
     )

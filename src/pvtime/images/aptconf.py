@@ -30,8 +30,8 @@ GIVE: Final = "give --kernel and --initrd"
 NO_APT: Final = f"apt, which fetches guest images, is not on this machine: {GIVE}"
 
 CONFIG: Final = """\
-APT::Architecture "arm64";
-APT::Architectures {{ "arm64"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 APT::Update::Error-Mode "any";
 Dir::State "{root}";
 Dir::State::lists "{root}/lists";
@@ -65,7 +65,7 @@ ARCHIVE: Final = re.compile(r"(^|/)debian(-security)?(\.list|/|$)")
 ONE_LINE: Final = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)]\s*)?(?P<uri>\S+)\s+\S.*")
 
 
-def configure(root: Path) -> None:
+def configure(root: Path, architecture: str) -> None:
     """Write configuration and sources into ``root``, from the system's present ones.
 
     :raises ImagesError: there is no apt, it has no sources, or they cannot be written.
@@ -79,7 +79,9 @@ def configure(root: Path) -> None:
         root.joinpath("status").touch()
         # As root, apt would download as another user, who cannot write here.
         sandbox = ['APT::Sandbox::User "root";'] if os.geteuid() == 0 else []
-        text = CONFIG.format(root=_quoted(root)) + "\n".join([*sandbox, *network, LAST])
+        text = CONFIG.format(root=_quoted(root), architecture=architecture) + "\n".join(
+            [*sandbox, *network, LAST]
+        )
         root.joinpath("apt.conf").write_text(text)
         _write_sources(root / "sources.list.d")
 

@@ -31,16 +31,24 @@ LISTS_ROOM: Final = 96 << 20
 """Bytes: apt's package lists and its cache of them take 55 MiB for Debian 12, and more while updating."""
 
 
+ARCHITECTURE: Final = "arm64"
+"""The guests'."""
+
+
 class Archive:
-    """The packages that the system's apt sources have for arm64, downloaded into ``cache``.
+    """The packages that the system's apt sources have for an architecture, downloaded into ``cache``.
 
     The package lists are updated once in the life of an object. Of two processes that use the same cache, the
     second one waits.
     """
 
-    def __init__(self, cache: Path, progress: FetchProgress = silent) -> None:
-        self._root = cache / "archive"
-        self._lock = cache / "archive.lock"
+    def __init__(
+        self, cache: Path, progress: FetchProgress = silent, architecture: str = ARCHITECTURE
+    ) -> None:
+        self._architecture = architecture
+        name = "archive" if architecture == ARCHITECTURE else f"archive-{architecture}"
+        self._root = cache / name
+        self._lock = cache / f"{name}.lock"
         self._progress = progress
         self._stale: str | None = None
         """Why the lists could not be brought up to date; empty if they could; None before the attempt."""
@@ -96,16 +104,17 @@ class Archive:
         """Return the message for a package that no source has."""
         if self._stale:
             return self._stale
-        return f"the system's apt sources have no {package} for arm64: add Debian's to them, or {GIVE}"
+        wanted = f"{package} for {self._architecture}"
+        return f"the system's apt sources have no {wanted}: add Debian's to them, or {GIVE}"
 
     @contextmanager
     def _apt(self) -> Iterator[_Apt]:
         with exclusive(self._lock, self._progress) as lock, cache_errors(self._root):
             apt = _Apt(self._root, lock)
             if self._stale is None:
-                configure(self._root)
+                configure(self._root, self._architecture)
                 require_room(self._root, LISTS_ROOM)
-                description = "updating the package lists of arm64"
+                description = f"updating the package lists of {self._architecture}"
                 self._stale = apt.update(lambda _: self._progress(description, 0, None))
             yield apt
 
