@@ -78,7 +78,7 @@ def shares_table(moment: Moment, *, boot: bool) -> Table:
     if boot or begin is None:
         groups.append(("start", "the start", [Interval.since_start(row) for row in moment.vcpus]))
     if begin is not None:
-        since = ("ready", "userland was ready") if begin.from_guest else ("here", "it runs here")
+        since = ("ready", "userland's first report") if begin.from_guest else ("here", "it runs here")
         groups.append((*since, [Interval.between(begin.vcpus[row.index], row) for row in moment.vcpus]))
     times = [f"{intervals[0].elapsed_ns / 1e9:.2f} s since {event}" for _, event, intervals in groups]
     rows = [

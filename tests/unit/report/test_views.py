@@ -92,7 +92,7 @@ def test_the_sums_of_the_guests_columns_stand_beside_the_hosts() -> None:
     )
     row = replace(ROWS[0], stolen_ns=5 * 10**9)
     table = last_table(Moment(12.0, (row, *ROWS[1:]), begin=Reading(2.0, (before, *ROWS[1:]))))
-    assert "of the 10.00 s since the start and of the 8.00 s since userland was ready" in words(table)
+    assert "of the 10.00 s since the start and of the 8.00 s since userland's first report" in words(table)
     assert lines_of(table)[2] == "0 ready 50.0 50.0 0.0 0.0 0.0 61.2 49.9 0.2 111.4"
     assert lines_of(table, 1)[2] == "1 ready 0.0 0.0 0.0 0.0 0.0 - - - -", "the guest has not reported it"
 
