@@ -87,13 +87,13 @@ class LinuxGuest:
         self._wait(lambda: self._console.count(text.encode()) >= times, text)
 
     def wait_for(self, kind: type[M], accept: Callable[[M], bool] = lambda _: True) -> M:
-        """Wait for a message of the agent, and take it and all before it."""
+        """Wait for a message of the agent, and take it; the others are kept for those who wait for them."""
         found: list[M] = []
 
         def come() -> bool:
-            while self._messages and not found:
-                message = self._messages.pop(0)
-                if isinstance(message, kind) and accept(message):
+            for message in list(self._messages):
+                if not found and isinstance(message, kind) and accept(message):
+                    self._messages.remove(message)
                     found.append(message)
             return bool(found)
 
@@ -122,6 +122,8 @@ class LinuxGuest:
 
     def report(self) -> StatReport:
         """Have the guest tell its /proc/stat now; :attr:`structures` is of the moment when it came."""
+        with self._changed:
+            self._messages = [each for each in self._messages if not isinstance(each, StatReport)]
         self._send(self.machine.agent, encode("stat"))
         return self.wait_for(StatReport)
 
