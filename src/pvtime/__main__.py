@@ -68,6 +68,7 @@ def main() -> int:
     finally:
         # Nothing is left to clean up, and the interpreter prints an exception that it meets at its end.
         _handle(signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _print_unless_interrupted(kind: type[BaseException], error: BaseException, trace: object) -> None:

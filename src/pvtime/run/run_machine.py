@@ -16,7 +16,7 @@ from pvtime.run.inbox import Inbox
 from pvtime.run.options import STDOUT, RunOptions
 from pvtime.run.save_at import refuse_unwritable
 from pvtime.run.session import RunResult, Session
-from pvtime.run.signals import ending_signals, window_changes
+from pvtime.run.signals import droppable_output, ending_signals, window_changes
 from pvtime.run.source import NO_SCREEN, BuiltMachine, MachineSource
 from pvtime.run.terminal import ESCAPE_HELP, FIGURES, HELP, KEYS_HELP, Keyboard, Terminal
 
@@ -30,6 +30,7 @@ EXIT_GUEST_FAILED: Final = 3
 GUEST_FAILED: Final = (Outcome.PANICKED, Outcome.NO_USERLAND)
 
 
+@droppable_output()
 def run_machine(source: MachineSource, options: RunOptions) -> int:
     """Run a machine, show it, and return the exit code.
 

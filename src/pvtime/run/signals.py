@@ -14,7 +14,7 @@ from typing import Final
 
 from pvtime.run.inbox import Inbox, SignalReceived, TerminalResized
 
-__all__ = ["ENDING", "SIGNALS_BEFORE_KILL", "ending_signals", "window_changes"]
+__all__ = ["ENDING", "SIGNALS_BEFORE_KILL", "droppable_output", "ending_signals", "window_changes"]
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Requests to end: Ctrl-C, kill(1), a terminal that was closed."""
@@ -30,9 +30,10 @@ SIGNALS_BEFORE_KILL: Final = 2
 def ending_signals(inbox: Inbox) -> Iterator[None]:
     """Put :data:`ENDING` into ``inbox`` for the time of a ``with`` block.
 
-    The signal after :data:`SIGNALS_BEFORE_KILL` kills the process. From the first one on, until the process
-    ends, a terminal or pipe that nobody reads is no obstacle: a write to it would wait without end, and is
-    repeated after a signal's handler. So standard output and error become /dev/null once they take nothing.
+    The signal after :data:`SIGNALS_BEFORE_KILL` kills the process. From the first one on, to the end of
+    :func:`droppable_output`, a terminal or pipe that nobody reads is no obstacle: a write to it would wait
+    without end, and is repeated after a signal's handler. So standard output and error become /dev/null once
+    they take nothing.
     """
     count = 0
 
@@ -54,6 +55,19 @@ def ending_signals(inbox: Inbox) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def droppable_output() -> Iterator[None]:
+    """End what the first of :func:`ending_signals` began with the output, after a run's last line.
+
+    Python restores the default action of SIGALRM at its end: a timer that is left would kill the process.
+    """
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _drop_blocked_output(_number: int, _frame: FrameType | None) -> None:
