@@ -203,6 +203,17 @@ def test_the_console_is_a_shell_that_knows_the_terminals_size_and_ctrl_c(console
     assert termios.tcgetattr(console.slave) == console.modes
 
 
+def test_a_guest_that_powers_off_at_the_shells_end_sends_its_last_figures(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    with closing(Console("run", "--busy", "1", "--report", str(path))) as console:
+        console.expect(b"# ")
+        console.type(b"exit\r")
+        console.expect(b"power-off after")
+        assert console.process.wait(DEADLINE) == 0
+    report = document.from_json(path.read_text())
+    assert [row.guest is None for row in report.vcpus] == [False]
+
+
 def test_the_escape_key_powers_the_guest_off(console: Console) -> None:
     console.type(b"\x1dq")
     console.expect(b"Power down")
