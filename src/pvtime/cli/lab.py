@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from pvtime.cli.params import WholeNumber
-from pvtime.errors import UsageError
 from pvtime.lab.initramfs import fetch
 from pvtime.lab.lab import refuse_impossible, run_in_lab
 from pvtime.lab.qemu import CPUS, LabOptions
@@ -67,9 +65,6 @@ def lab_command(
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
     """  # noqa: D301 (click wants the character)
-    for name in out:
-        if not Path(name).parent.is_dir():
-            raise UsageError(f"--out {name}: {Path(name).parent} is not a directory here: create it first")
     options = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
     refuse_impossible(out)
     with image_progress(sys.stderr) as progress:
