@@ -41,12 +41,13 @@ def refuse_unsavable(directory: Path, machine: Machine, engine: Engine) -> None:
     except EngineError as error:
         raise UsageError(f"--save-at: {error}") from error
     parent = directory.absolute().parent
+    from pvtime.snapshot.directory import free_bytes
+
     with oserror_context(f"{parent}", UsageError):
-        system = os.statvfs(parent)
+        free = free_bytes(parent)
     config = machine.config
     size = sum(memory.size for memory in machine.memories) + len(config.kernel.data) + len(config.initrd)
-    free = system.f_bavail * system.f_frsize
-    if free < size:
+    if free is not None and free < size:
         raise UsageError(
             f"--save-at: {parent} has {free >> 20} MiB free, and the machine may need "
             f"{(size >> 20) + 1} MiB: make room there, choose another place, or give the guest less --memory"

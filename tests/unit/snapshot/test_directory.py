@@ -75,10 +75,17 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path: Path, parent: str) ->
 
 
 def test_room_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096, f_blocks=9))
     monkeypatch.setattr(os, "mkdir", lambda *_, **__: pytest.fail("it began to write"))
     with pytest.raises(SavedStateError, match="needs 0 MiB, and 0 MiB are free: make room"):
         write_number(tmp_path / "machine", 1)
+
+
+def test_a_file_system_without_a_size_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ramfs, as an initramfs may be, says 0 for everything.
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096, f_blocks=0))
+    write_number(tmp_path / "machine", 3)
+    assert load_number(tmp_path / "machine") == 3
 
 
 def fail_at(patch: pytest.MonkeyPatch, last: int, error: BaseException) -> None:
