@@ -214,6 +214,15 @@ def test_a_guest_that_powers_off_at_the_shells_end_sends_its_last_figures(tmp_pa
     assert [row.guest is None for row in report.vcpus] == [False]
 
 
+def test_a_guest_that_halts_ends_the_run(console: Console) -> None:
+    console.type(b"halt -f\r")
+    console.expect(b"System halted")
+    console.expect(b"stopped after")
+    console.expect(b"the guest's kernel has halted without powering off, so the run was ended")
+    assert console.process.wait(DEADLINE) == 0
+    assert termios.tcgetattr(console.slave) == console.modes
+
+
 def test_the_escape_key_powers_the_guest_off(console: Console) -> None:
     console.type(b"\x1dq")
     console.expect(b"Power down")

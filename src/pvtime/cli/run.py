@@ -95,8 +95,8 @@ def run_command(
     """Boot a guest and show its stolen time.
 
     The default is a stock kernel and a userland that keeps the vCPUs busy and reports the guest's /proc/stat;
-    the first run fetches them (see pvtime images). The run ends when the guest powers off or has panicked,
-    after --duration, or with Ctrl-C.
+    the first run fetches them (see pvtime images). The run ends when the guest powers off, halts or has
+    panicked, after --duration, or with Ctrl-C.
 
     \b
     Examples:

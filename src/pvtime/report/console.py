@@ -23,10 +23,12 @@ PANIC = re.compile(PRINTK + rb"Kernel panic - not syncing", re.MULTILINE)
 PANIC_END = re.compile(PRINTK + rb"---\[ end Kernel panic - not syncing[^\n]*\s*\Z", re.MULTILINE)
 """Its last line, with nothing behind it: from here on vpanic loops for ever with printk off. A kernel that
 reboots of itself (``panic=N``) or has a crash kernel does not print it."""
+HALT = re.compile(PRINTK + rb"reboot: [^\n]*System halted[^\n]*\s*\Z", re.MULTILINE)
+"""The last line of a kernel that halts instead of powering off (kernel/reboot.c, kernel_halt)."""
 PANIC_LENGTH: Final = 80
 """Bytes, at most, that :data:`PANIC` matches."""
 TAIL_LENGTH: Final = 1200
-"""Bytes at the output's end in which to look for :data:`PANIC_END`; vpanic's message has 1024 at most."""
+"""Bytes at the output's end in which to look for a kernel's last line; vpanic's message has 1024 at most."""
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])")
 """ECMA-48 control sequences, and strings that set a window's title: none may reach the user's terminal."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -49,8 +51,12 @@ class Banner:
 
     @property
     def halted(self) -> bool:
-        """Whether a panic's end is the last that the guest has printed: its kernel prints nothing more."""
-        return self.panicked and PANIC_END.search(self._tail) is not None
+        """Whether the last that the guest has printed is the end of a panic, or that its kernel halts.
+
+        Such a kernel loops with interrupts off or with printk off, and nothing more comes from it.
+        """
+        panic_ended = self.panicked and PANIC_END.search(self._tail) is not None
+        return panic_ended or HALT.search(self._tail) is not None
 
     def feed(self, data: bytes) -> None:
         """Take console output."""

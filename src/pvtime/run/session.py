@@ -95,6 +95,8 @@ class Session:
         self._size: TerminalResized | None = None
         self._signal: int | None = None
         self._quit = False
+        self._halted = False
+        """The run was ended since the guest's kernel had panicked or halted for good."""
         self._silence: str | None = None
         """Likely reasons, once told, for a console that is silent still."""
         self._ended: EngineEnded | None = None
@@ -166,8 +168,8 @@ class Session:
             self._banner.feed(console)
             self._view.console(console)
         if console or messages:
-            self._times.panic_over_at = (
-                self._times.now() + self._timeouts.panic if self._banner.halted else None
+            self._times.halt_ends_at = (
+                self._times.now() + self._timeouts.halt if self._banner.halted else None
             )
         if report is not None:
             self._handle_report(report)
@@ -219,7 +221,7 @@ class Session:
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
         times = self._times
-        ends = (times.end_at, times.save_at, times.silence_at, times.panic_over_at)
+        ends = (times.end_at, times.save_at, times.silence_at, times.halt_ends_at)
         due += [when - now for when in ends if when is not None]
         return max(0.0, min(due))
 
@@ -231,7 +233,8 @@ class Session:
             self._times.silence_at = None
             self._silence = SILENCE.format(self._timeouts.silence)
             self._view.note(self._silence)
-        if self._times.panic_over_at is not None and now >= self._times.panic_over_at and self._ended is None:
+        if self._times.halt_ends_at is not None and now >= self._times.halt_ends_at and self._ended is None:
+            self._halted = True
             self._ended = EngineEnded(Outcome.STOPPED)
         end_at, interval = self._times.end_at, self._view.interval
         if end_at is not None and now >= end_at and self._ended is None:
@@ -306,8 +309,10 @@ class Session:
     def _result(self, elapsed: float) -> RunResult:
         outcome = self._outcome()
         if outcome is Outcome.PANICKED:
-            for_good = ", and does not reboot" if self._banner.halted else ""
+            for_good = ", and does not reboot" if self._halted else ""
             self._notes.append(f"the guest's kernel panicked{for_good}: its console has the reason")
+        elif self._halted:
+            self._notes.append("the guest's kernel has halted without powering off, so the run was ended")
         elif outcome is Outcome.NO_USERLAND and self._times.give_up_at is None:
             self._notes.append("the guest powered off before the stock userland reported")
         if self._silence is not None:

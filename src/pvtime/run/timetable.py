@@ -21,9 +21,9 @@ class SessionTimeouts:
     25 s were seen on a busy one, and 60 s were too short in a lab there."""
     silence: float = 20.0
     """For the guest's first output on its console, before the likely reasons are told."""
-    panic: float = 5.0
-    """Without output after a panic's end, until the run ends. Longer than the second between reports of an
-    agent, which tell a guest that has only printed such a line from one that has panicked."""
+    halt: float = 5.0
+    """Without output after a kernel's last line, until the run ends. Longer than the second between reports
+    of an agent, which tell a guest that has only printed such a line from one that has panicked or halted."""
     power_off: float = 10.0
     """For the guest to power off when asked."""
     power_off_signal: float = 2.0
@@ -59,8 +59,9 @@ class Timetable:
         """Time of userland's report; None until it has reported."""
         self.silence_at = None if resumed else self.start + timeouts.silence
         """Time at which the guest's silence is told; None: its console has spoken, or that was told."""
-        self.panic_over_at: float | None = None
-        """Time at which a run whose guest has panicked ends; None: the guest has not, or not for good."""
+        self.halt_ends_at: float | None = None
+        """Time at which to end the run of a guest whose kernel has panicked or halted for good; None: it has
+        not."""
         self.save_pending = options.save_at is not None
         """A save was asked for and has not begun."""
         self.give_up_at: float | None = None

@@ -113,7 +113,7 @@ class Bench:
             on_start=lambda: None,
             save=lambda directory: None,
             timeouts=SessionTimeouts(
-                boot=60, silence=20, panic=5, power_off=10, power_off_signal=2, stat_reply=3
+                boot=60, silence=20, halt=5, power_off=10, power_off_signal=2, stat_reply=3
             ),
             clock=lambda: self.inbox.now,
         )
@@ -427,6 +427,22 @@ def test_a_kernel_that_reboots_after_its_panic_may_take_its_time() -> None:
     bench.inbox.later(35, lambda: bench.inbox.agent(b"ready 6.1\n"))
     bench.inbox.later(40, bench.engine.power_off)
     assert bench.run().report.outcome is Outcome.POWER_OFF
+
+
+HALTED = b"[    9.8] reboot: System halted\r\n"
+
+
+@pytest.mark.parametrize("line", [HALTED, HALTED.replace(b"Sys", b"Power off not available: Sys")])
+@pytest.mark.parametrize("ready", [b"ready 6.1\n", b""])
+def test_a_kernel_that_halts_without_powering_off_ends_the_run(line: bytes, ready: bytes) -> None:
+    # halt -f: it loops for ever with interrupts off.
+    bench = Bench()
+    bench.inbox.agent(ready)
+    bench.inbox.later(1, lambda: bench.inbox.console(line))
+    result = bench.run()
+    assert result.report.outcome is (Outcome.STOPPED if ready else Outcome.NO_USERLAND)
+    assert result.report.elapsed_seconds == pytest.approx(1 + 5, abs=0.1)
+    assert result.notes == ("the guest's kernel has halted without powering off, so the run was ended",)
 
 
 def test_what_only_looks_like_a_panic_is_none() -> None:
