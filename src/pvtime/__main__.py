@@ -37,7 +37,12 @@ def _exit_at_once(number: int, _frame: object) -> None:
     os._exit(128 + number)
 
 
+ended_by: list[int] = []
+"""Signals that have raised an exception."""
+
+
 def _end(number: int, _frame: object) -> None:
+    ended_by.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Terminated(128 + number)
@@ -65,6 +70,11 @@ def main() -> int:
         return run_command_line()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception:
+        # Before Python 3.12 an exception in __set_name__, as in an import of rich, becomes a RuntimeError.
+        if not ended_by:
+            raise
+        return 128 + ended_by[-1]
     finally:
         # Nothing is left to clean up, and the interpreter prints an exception that it meets at its end.
         _handle(signal.SIG_DFL)

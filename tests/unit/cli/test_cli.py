@@ -321,6 +321,26 @@ def test_ctrl_c_before_our_first_import_gets_no_traceback_unless_it_is_ignored(i
     assert (code, err) == (-signal.SIGTERM if ignored else -signal.SIGINT, "")
 
 
+SIGNAL_IN_SET_NAME = """
+import signal, sys
+class Field:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(int(sys.argv[2]))
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pvtime.cli.images":
+            try:
+                class Column:
+                    field = Field()
+            except BaseException as error:
+                raise RuntimeError("Error calling __set_name__ on 'Field' instance 'field'") from error
+sys.meta_path.insert(0, Finder())
+from pvtime.__main__ import main
+sys.argv[1] = "images"
+sys.exit(main())
+"""
+
+
 SIGNAL_IN_A_CALLBACK = """
 import signal, sys, time, weakref
 class Module: pass
@@ -342,12 +362,14 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_in_a_callback_of_the_interpreter_is_neither_lost_nor_printed(
-    number: signal.Signals,
+@pytest.mark.parametrize("program", [SIGNAL_IN_A_CALLBACK, SIGNAL_IN_SET_NAME])
+def test_a_signal_where_no_exception_can_pass_is_neither_lost_nor_printed(
+    program: str, number: signal.Signals
 ) -> None:
-    # "Exception ignored in: <function _get_module_lock.<locals>.cb>", and the run went on.
+    # "Exception ignored in: <function _get_module_lock.<locals>.cb>", and the run went on; in an import of
+    # rich "RuntimeError: Error calling __set_name__ on 'Field' instance '_cells' in 'Column'".
     done = subprocess.run(
-        [sys.executable, "-c", SIGNAL_IN_A_CALLBACK, "", str(int(number))],
+        [sys.executable, "-c", program, "", str(int(number))],
         capture_output=True,
         text=True,
         timeout=60,
