@@ -55,7 +55,7 @@ _MAX_DIGITS: Final = 640
 def prepare(*types: type) -> None:
     """Generate the code that encodes and decodes ``types``, which is done at the first use otherwise.
 
-    Measured (2-core x86_64): 14 ms for a machine on the embedded engine, which a pause need not include.
+    Measured (2-core x86_64): 20 ms for a machine on the embedded engine, which a pause need not include.
     """
     for cls in types:
         _converter().get_unstructure_hook(cls)
