@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pvtime.errors import ImagesError
+from pvtime.files import free_bytes
 
 __all__ = [
     "FetchProgress",
@@ -102,9 +103,8 @@ def require_room(directory: Path, needed: int) -> None:
     :raises ImagesError: it has not.
     """
     with cache_errors(directory):
-        stat = os.statvfs(directory)
-    free = stat.f_bavail * stat.f_frsize
-    if free < needed:
+        free = free_bytes(directory)
+    if free is not None and free < needed:
         raise ImagesError(
             f"{directory}: no room for the guest images: {_mib(needed)} MiB needed, {_mib(free)} MiB free: "
             "make room there, or set PVTIME_CACHE to another directory"

@@ -15,7 +15,6 @@ import queue
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from pvtime.errors import UsageError, oserror_context
+from pvtime.files import try_new_file
 from pvtime.images.cache import FetchProgress, silent
 from pvtime.lab.initramfs import LabExtras, prepare
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
@@ -182,10 +182,8 @@ def refuse_impossible(out: Sequence[str]) -> None:
         path = Path(name)
         if path.is_dir() or not path.name:
             raise UsageError(f"--out {name}: it is a directory; give the name of a file")
-        # access(2) says yes to root where the file system is read-only.
-        refused = oserror_context(f"--out {name}: {path.parent} cannot be written to", UsageError)
-        with refused, tempfile.TemporaryFile(dir=path.parent):
-            pass
+        with oserror_context(f"--out {name}: {path.parent} cannot be written to", UsageError):
+            try_new_file(path.parent)
     require_qemu()
 
 

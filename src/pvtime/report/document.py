@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import UsageError
+from pvtime.files import try_new_file
 from pvtime.report.model import SCHEMA, RunReport
 
 if TYPE_CHECKING:
@@ -148,9 +149,7 @@ def _why_unwritable(path: Path) -> str | None:
     if path.exists() and not os.access(path, os.W_OK):
         return "permission denied"
     if _is_plain(path):
-        # access(2) says yes to root where the file system is read-only or takes no new files, as in /proc.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        try_new_file(path.parent)
     return None
 
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from pvtime.engine.base import Engine
 from pvtime.errors import EngineError, UsageError, oserror_context
+from pvtime.files import free_bytes, try_new_file
 from pvtime.machine.machine import Machine
 
 __all__ = ["refuse_unsavable", "refuse_unwritable"]
@@ -24,9 +24,8 @@ def refuse_unwritable(directory: Path) -> None:
         raise UsageError(f"{directory} exists already, and nothing is overwritten: choose another name")
     if not parent.is_dir():
         raise UsageError(f"{parent} is not a directory: create it first")
-    # access(2) says yes to root where the file system is read-only or takes no new files, as in /proc.
-    with oserror_context(f"{parent} cannot be written to", UsageError), tempfile.TemporaryFile(dir=parent):
-        pass
+    with oserror_context(f"{parent} cannot be written to", UsageError):
+        try_new_file(parent)
 
 
 def refuse_unsavable(directory: Path, machine: Machine, engine: Engine) -> None:
@@ -41,8 +40,6 @@ def refuse_unsavable(directory: Path, machine: Machine, engine: Engine) -> None:
     except EngineError as error:
         raise UsageError(f"--save-at: {error}") from error
     parent = directory.absolute().parent
-    from pvtime.snapshot.directory import free_bytes
-
     with oserror_context(f"{parent}", UsageError):
         free = free_bytes(parent)
     config = machine.config

@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from pvtime.engine.base import Engine
 from pvtime.errors import SavedStateError, oserror_context
+from pvtime.files import free_bytes
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import extents
@@ -38,7 +39,7 @@ from pvtime.snapshot.manifest import (
 from pvtime.snapshot.memory_file import read_memory, write_memory
 from pvtime.snapshot.state import SavedState
 
-__all__ = ["SavedDirectory", "free_bytes", "load", "write"]
+__all__ = ["SavedDirectory", "load", "write"]
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -85,15 +86,6 @@ def _check_room(path: Path, parent: int, size: int) -> None:
     free = free_bytes(parent)
     if free is not None and free < size:
         raise SavedStateError(f"{path} needs {_mib(size)} MiB, and {_mib(free)} MiB are free: make room")
-
-
-def free_bytes(directory: int | Path) -> int | None:
-    """Return the free space of a directory's file system; None where it has no size of its own (ramfs).
-
-    :raises OSError: the host refuses.
-    """
-    system = os.statvfs(directory)
-    return system.f_bavail * system.f_frsize if system.f_blocks else None
 
 
 def _mib(size: int) -> int:
