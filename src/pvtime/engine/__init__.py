@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What executes vCPUs: ``unicorn`` (emulated, anywhere) or ``kvm`` (an arm64 host's /dev/kvm)."""
+"""Engines, which execute vCPUs: ``unicorn`` (emulated, anywhere) or ``kvm`` (an arm64 host's /dev/kvm)."""

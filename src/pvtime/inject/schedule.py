@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""When time is to be stolen on purpose (docs/steal.md has the grammar), and what a vCPU owes by it.
+"""Schedules of time to steal on purpose (docs/steal.md has the grammar), and the steal that a vCPU has due.
 
 All times are in ns since the engine's start, without those at which the machine was paused.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where everything is in the guest's physical address space (IPA).
+"""The layout of the guest's physical address space (IPA).
 
 ::
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which guest physical addresses are memory, and what may be done there now."""
+"""The memory at guest physical addresses, and the guest's present access to it."""
 
 from __future__ import annotations
 

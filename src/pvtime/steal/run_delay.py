@@ -7,10 +7,14 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Final
 
 from pvtime.errors import EngineError
 
 __all__ = ["RunDelay", "Schedstat", "ThreadClock"]
+
+_SUSPEND_NS: Final = 1_000_000
+"""The least difference of two clocks that is a suspension of the host: they are not read at once."""
 
 
 def _open_schedstat(tid: int) -> int:
@@ -52,6 +56,7 @@ class ThreadClock:
 
     def __init__(self) -> None:
         self._fd = -1
+        self._suspended = 0
 
     def attach(self) -> None:
         """Measure the calling thread from now on.
@@ -59,6 +64,7 @@ class ThreadClock:
         :raises EngineError: the host keeps no scheduler statistics.
         """
         self._fd = _open_schedstat(threading.get_native_id())
+        self._suspended = self.suspended()
 
     def now(self) -> int:
         """Return the time."""
@@ -67,6 +73,14 @@ class ThreadClock:
     def suspended(self) -> int:
         """Return the time for which the host has been suspended since its boot: other clocks stop then."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+
+    def newly_suspended(self) -> int:
+        """Return the time for which the host has been suspended since the last call, or :meth:`attach`."""
+        new = self.suspended() - self._suspended
+        if new < _SUSPEND_NS:
+            return 0
+        self._suspended += new
+        return new
 
     def read(self) -> tuple[int, int, int]:
         """Return the time, the thread's run_delay and its time on a CPU, all of one moment.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the time of a vCPU's thread went: into the guest, to others on its CPU, into a WFI, nowhere."""
+"""The time of a vCPU's thread, divided: run, stolen, idle in a WFI, stopped, held up by the host."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ __all__ = ["ProcessStops", "ThreadTimes"]
 
 STOP_NS: Final = 100_000_000
 """The least stop of the process that is told from a thread that the interpreter's lock holds up."""
-
-_SUSPEND_NS: Final = 1_000_000
-"""The least difference of two clocks that is a suspension of the host: they are not read at once."""
 
 
 class ProcessStops:
@@ -54,7 +51,7 @@ class ThreadTimes:
         self._halt_wait = halt_wait
         self._clock = clock or ThreadClock()
         self._accounted = (0, 0, 0)
-        self._halted = self._injected = self._suspended = self._stop_count = 0
+        self._halted = self._injected = self._stop_count = 0
         self._was_off = True
         self.ran_ns = self.stolen_ns = self.idle_ns = self.stopped_ns = self.host_ns = 0
 
@@ -65,7 +62,6 @@ class ThreadTimes:
         """
         self._clock.attach()
         self._accounted = self._clock.read()
-        self._suspended = self._clock.suspended()
         self._stop_count = self._stops.count
 
     def account(self, *, off: bool, injected_ns: int) -> int:
@@ -89,11 +85,7 @@ class ThreadTimes:
         self.stolen_ns += stolen + held
         self.idle_ns += idle
         self.host_ns += rest - stopped
-        suspended = self._clock.suspended() - self._suspended
-        if suspended >= _SUSPEND_NS:
-            self._suspended += suspended
-            stopped += suspended
-        return stopped
+        return stopped + self._clock.newly_suspended()
 
     def stop(self, ns: int, *, stolen: bool) -> None:
         """Account for a time in which nothing executed; ``stolen``: it was also injected."""

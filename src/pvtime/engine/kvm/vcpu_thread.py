@@ -136,7 +136,6 @@ class VcpuThread:
     ) -> None:
         self._vcpu = vcpu
         self._bus = bus
-        self._truth = truth
         self._events = events
         self._injected = injected
         injected.reset(truth)

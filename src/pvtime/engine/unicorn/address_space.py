@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the emulated CPU finds at each physical address: memory, a device, or nothing."""
+"""The emulated CPU's physical address space: memory, devices, and nothing elsewhere."""
 
 from __future__ import annotations
 

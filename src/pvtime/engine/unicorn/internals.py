@@ -123,7 +123,7 @@ _ENV_TLB_STATISTICS = -0x2170
 _ENV_TLB_TABLES = -0xD0
 _TLB_ENTRY_BITS = 6
 _REGIMES = 12
-"""How many translation regimes, each with a TLB of its own, the emulated CPU has."""
+"""Number of the emulated CPU's translation regimes; each has a TLB of its own."""
 
 _TLB_LIMIT = 1 << 10
 """Entries. The library searches all of them for each block that it translates, so that a large TLB, which it
@@ -134,7 +134,7 @@ _INTERRUPT_HARD = 1 << 1
 """CPU_INTERRUPT_HARD: the CPU's IRQ input (QEMU's include/exec/cpu-all.h)."""
 
 _LEAVE_BLOCKS = 0xFFFF
-"""What the upper half of icount_decr must be for a running chain of blocks to look up at its next block."""
+"""Value of icount_decr's upper half at which a running chain of blocks looks up at its next block."""
 
 
 class _TlbStatistics(ctypes.Structure):

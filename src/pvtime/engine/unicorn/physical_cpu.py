@@ -20,9 +20,6 @@ STOP_NS: Final = 20_000_000
 SIGSTOP, the freezer or a debugger. Page faults, file accesses and the interpreter's lock take less, and hold
 up the vCPU that runs alone."""
 
-_SUSPEND_NS: Final = 1_000_000
-"""The least difference of two clocks that is a suspension of the host: they are not read at once."""
-
 
 class PhysicalCpu:
     """Loads vCPUs, runs them and puts them back. Times in ns.
@@ -43,8 +40,6 @@ class PhysicalCpu:
         """The vCPU that is charged with the thread's time; None: the thread runs none."""
         self._accounted = (0, 0, 0)
         """The thread's times until which everything is accounted for: see :meth:`ThreadClock.read`."""
-        self._suspended = 0
-        """The host's suspended time that is accounted for."""
 
     @property
     def loaded(self) -> UnicornVcpu:
@@ -81,7 +76,6 @@ class PhysicalCpu:
     def start(self) -> int:
         """Account from now on; return the time."""
         self._accounted = self._clock.read()
-        self._suspended = self._clock.suspended()
         return self._accounted[0]
 
     def run_slice(self, vcpu: UnicornVcpu) -> None:
@@ -140,11 +134,9 @@ class PhysicalCpu:
 
     def notice_suspend(self) -> None:
         """Add a suspension of the host to every vCPU's stops: CLOCK_MONOTONIC has left it out."""
-        suspended = self._clock.suspended()
-        if suspended - self._suspended >= _SUSPEND_NS:
+        if suspended := self._clock.newly_suspended():
             for vcpu in self._vcpus:
-                vcpu.stop(suspended - self._suspended)
-            self._suspended = suspended
+                vcpu.stop(suspended)
 
     def _leave_out(self, ns: int, now: int) -> None:
         """Leave the stop of the process that is over out of what the vCPUs did."""

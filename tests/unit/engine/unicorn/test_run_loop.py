@@ -614,6 +614,10 @@ def test_a_suspension_of_the_host_is_stopped_time() -> None:
         it.clock.host_suspended += 60_000 * MS
         it.run_for(10 * MS)
         assert [sample.stopped_ns for sample in it.sample()] == [60_000 * MS] * 2
+        it.loop.pause()
+        it.clock.suspend(30_000 * MS)
+        it.loop.resume()
+        assert [sample.stopped_ns for sample in it.sample()] == [90_000 * MS] * 2
 
 
 @pytest.mark.parametrize("pauses", [False, True])

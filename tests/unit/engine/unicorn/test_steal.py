@@ -15,7 +15,7 @@ from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.engine.base import Outcome, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
-from pvtime.steal.run_delay import Schedstat
+from pvtime.steal.run_delay import ThreadClock
 
 COUNT = StolenTime.stolen_time.offset
 
@@ -165,8 +165,13 @@ def test_what_the_host_took_before_pv_time_st_is_not_counted_after_it(
     internals: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was, for the slice in which the call came: only at its end was the thread's run_delay looked at."""
-    stolen, real = [0], Schedstat.run_delay
-    monkeypatch.setattr(Schedstat, "run_delay", lambda self: real(self) + stolen[0])
+    stolen, real = [0], ThreadClock.read
+
+    def read(clock: ThreadClock) -> tuple[int, int, int]:
+        now, run_delay, on_cpu = real(clock)
+        return now, run_delay + stolen[0], on_cpu
+
+    monkeypatch.setattr(ThreadClock, "read", read)
     payload = Payload().mov(1, 1).keep(1, 0).await_result(1).call(PvTime.ST).power_off()
     with boot(payload, internals) as guest:
         guest.engine.start()
