@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
 
-__all__ = ["Ending", "Engine", "Outcome", "VcpuSample"]
+__all__ = ["Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes"]
 
 
 class Outcome(Enum):
@@ -70,6 +70,26 @@ class Ending:
 
 
 @dataclass(frozen=True)
+class VcpuTimes:
+    """A vCPU's time, in ns, divided into columns that add up to it: see :class:`VcpuSample`."""
+
+    ran_ns: int
+    stolen_ns: int
+    idle_ns: int
+    stopped_ns: int
+    host_ns: int
+
+    @property
+    def elapsed_ns(self) -> int:
+        """The sum: the time that passed."""
+        return sum(astuple(self))
+
+    def __sub__(self, before: VcpuTimes) -> VcpuTimes:
+        """Return the growth of each column since ``before``."""
+        return VcpuTimes(*(own - other for own, other in zip(astuple(self), astuple(before), strict=True)))
+
+
+@dataclass(frozen=True)
 class VcpuSample:
     """One vCPU's figures, read while it was not running. Times in ns."""
 
@@ -103,9 +123,14 @@ class VcpuSample:
     """Why the structure cannot be written: its memory was taken away, or was the guest's to provide."""
 
     @property
+    def times(self) -> VcpuTimes:
+        """The time since the machine started, by columns."""
+        return VcpuTimes(self.ran_ns, self.stolen_ns, self.idle_ns, self.stopped_ns, self.host_ns)
+
+    @property
     def elapsed_ns(self) -> int:
         """Time since the machine started."""
-        return self.ran_ns + self.stolen_ns + self.idle_ns + self.stopped_ns + self.host_ns
+        return self.times.elapsed_ns
 
     @property
     def count_ns(self) -> int:

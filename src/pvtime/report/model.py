@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvtime.engine.base import Outcome, VcpuSample
+from pvtime.engine.base import Outcome, VcpuSample, VcpuTimes
 from pvtime.userland.protocol import CpuTimes
 
 __all__ = ["SCHEMA", "Interval", "Moment", "Reading", "RunReport", "VcpuRow"]
@@ -74,36 +74,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class Interval:
-    """What a vCPU's time was, between two readings: the host's columns, and the guest's beside them."""
+    """A vCPU's time between two readings: the host's columns, and the guest's beside them."""
 
-    ran_ns: int
-    stolen_ns: int
-    idle_ns: int
-    stopped_ns: int
-    host_ns: int
+    host: VcpuTimes
     guest: CpuTimes | None
 
     @classmethod
     def since_start(cls, row: VcpuRow) -> Interval:
         """Return the interval from the machine's start to ``row``: the guest's columns begin at its boot."""
-        return cls(row.ran_ns, row.stolen_ns, row.idle_ns, row.stopped_ns, row.host_ns, None)
+        return cls(row.times, None)
 
     @classmethod
     def between(cls, before: VcpuRow, row: VcpuRow) -> Interval:
         """Return the interval between two rows of one vCPU."""
-        return cls(
-            row.ran_ns - before.ran_ns,
-            row.stolen_ns - before.stolen_ns,
-            row.idle_ns - before.idle_ns,
-            row.stopped_ns - before.stopped_ns,
-            row.host_ns - before.host_ns,
-            row.guest - before.guest if row.guest and before.guest else None,
-        )
-
-    @property
-    def elapsed_ns(self) -> int:
-        """Sum of the host's columns: the time that passed."""
-        return self.ran_ns + self.stolen_ns + self.idle_ns + self.stopped_ns + self.host_ns
+        return cls(row.times - before.times, row.guest - before.guest if row.guest and before.guest else None)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from pvtime.report import units
@@ -80,7 +81,7 @@ def shares_table(moment: Moment, *, boot: bool) -> Table:
     if begin is not None:
         since = ("ready", "userland's first report") if begin.from_guest else ("here", "it runs here")
         groups.append((*since, [Interval.between(begin.vcpus[row.index], row) for row in moment.vcpus]))
-    times = [f"{intervals[0].elapsed_ns / 1e9:.2f} s since {event}" for _, event, intervals in groups]
+    times = [f"{intervals[0].host.elapsed_ns / 1e9:.2f} s since {event}" for _, event, intervals in groups]
     rows = [
         _shares(since, row, interval)
         for since, _, intervals in groups
@@ -163,10 +164,9 @@ def _shares(since: str, row: VcpuRow, interval: Interval) -> tuple[list[str], bo
     own = (guest.busy_ns, guest.steal_ns, guest.unused_ns, guest.total_ns) if guest else (None,) * 4
 
     def share(ns: int) -> str:
-        return units.percent(ns, interval.elapsed_ns)
+        return units.percent(ns, interval.host.elapsed_ns)
 
-    host = (interval.ran_ns, interval.stolen_ns, interval.idle_ns, interval.stopped_ns, interval.host_ns)
-    shares = [share(ns) for ns in host] + [_or_dash(share, ns) for ns in own]
+    shares = [share(ns) for ns in astuple(interval.host)] + [_or_dash(share, ns) for ns in own]
     return [str(row.index), since, *shares], row.loads > 0
 
 

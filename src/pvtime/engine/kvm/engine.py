@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import Enum, auto
 from typing import Final
 
-from pvtime.engine.base import Engine, Outcome, VcpuSample
+from pvtime.engine.base import Engine, Outcome, VcpuSample, VcpuTimes
 from pvtime.engine.call_queue import CallQueue
 from pvtime.engine.kvm.dirty import KvmDirtyTracker
 from pvtime.engine.kvm.injector import StealInjector
@@ -32,7 +32,7 @@ __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
 
 HOST_CPU: Final = "host"
 
-SINCE_START: Final = ("ran_ns", "loads", "stolen_ns", "starts", "idle_ns", "stopped_ns", "host_ns")
+SINCE_START: Final = ("loads", "starts", *(column.name for column in fields(VcpuTimes)))
 """Figures of a sample that a reset does not clear."""
 
 FLUSH_INTERVAL_S: Final = 0.1
