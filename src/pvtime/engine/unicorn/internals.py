@@ -6,9 +6,9 @@ Three things there are worth having:
 
 - ``arm_cpu_do_interrupt``: a whole exception entry in one call (0.5 us, against 20 us by the public API).
 - ``interrupt_request``: an interrupt is taken when the guest unmasks it, not at the next slice.
-- ``no_exit_request``: without it each load and store is followed by a check that may leave the emulation
-  with the program counter still *on* that instruction, which is then executed twice. With it, a stop from
-  another thread takes effect at a block's start, so a slice needs no instruction count.
+- ``check_exit_request``: the translator calls it behind each load and store, for a check that may leave the
+  emulation with the program counter still *on* that instruction, which is then executed twice. Without it, a
+  stop from another thread takes effect at a block's start, so a slice needs no instruction count.
 
 Nothing here is used unless the machine code of the functions that touch these fields is, byte for byte,
 the code that the places were read from.
@@ -26,6 +26,9 @@ from pvtime.engine.unicorn.uclib import LIBRARY
 __all__ = ["ExceptionState", "ExecutionState", "Internals", "find"]
 
 _DO_INTERRUPT = "arm_cpu_do_interrupt_aarch64"
+_CHECK_EXIT_REQUEST = "check_exit_request_aarch64"
+_CHECK_EXIT_REQUEST_RETURN = 0x10
+"""Offset of the first return instruction in check_exit_request, of both builds."""
 
 
 class ExceptionState(ctypes.Structure):
@@ -55,7 +58,8 @@ class _Layout:
 
     code: dict[str, str]
     """First bytes, in hexadecimal, of the functions that use the fields."""
-    uc_no_exit_request: int
+    exit_check_slot: int
+    """Where the table of linked functions (.got.plt) has check_exit_request, from that function on."""
     uc_cpu: int
     cpu_interrupt_request: int
     cpu_env_pointer: int
@@ -67,7 +71,7 @@ _LAYOUTS: Final = {
     "x86_64": _Layout(
         code={
             "cpu_exit": "488b8730010000 baffffffff c6471501 c787b881000001000000 66895002",
-            "check_exit_request_aarch64": "488bb770a90000 80bef2070000 00",
+            _CHECK_EXIT_REQUEST: "488bb770a90000 80bef207000000 7408 c3",
             "raise_exception_aarch64": (
                 "4156 4c8db7b05cffff 4155 4189f5 4154 4189d4 55 89cd 53 4889fb 83f901 741c "
                 "4489ab50deffff 4c89f7 4489a3d00b0000 89abe00b0000"
@@ -81,7 +85,7 @@ _LAYOUTS: Final = {
             ),
             "resume_all_vcpus_aarch64": "4155 4154 4989fc 55 53 4883ec08 4c8bafb8010000",
         },
-        uc_no_exit_request=0x7F2,
+        exit_check_slot=0xF2A138,
         uc_cpu=0x1B8,
         cpu_interrupt_request=0x1C,
         cpu_env_pointer=0x128,
@@ -91,7 +95,7 @@ _LAYOUTS: Final = {
     "aarch64": _Layout(
         code={
             "cpu_exit": "03204091 25008052 01d040f9 05540039 24008052 642802b9 02008012 22040079",
-            "check_exit_request_aarch64": "01204091 214855f9 22c85f39",
+            _CHECK_EXIT_REQUEST: "01204091 214855f9 22c85f39 42000034 c0035fd6",
             "raise_exception_aarch64": (
                 "fd7bbca9 fd030091 f35301a9 f403032a f30300aa f55b02a9 f603012a f503022a f71b00f9 "
                 "e1779492 1700018b 7f040071 00010054 e0778492 6102008b e00317aa 361002b9 75d20bb9 "
@@ -102,7 +106,7 @@ _LAYOUTS: Final = {
             ),
             "resume_all_vcpus_aarch64": "fd7bbba9 fd030091 f92300f9 19dc40f9",
         },
-        uc_no_exit_request=0x7F2,
+        exit_check_slot=0xDCD738,
         uc_cpu=0x1B8,
         cpu_interrupt_request=0x1C,
         cpu_env_pointer=0x198,
@@ -170,6 +174,7 @@ class Internals:
         cpu = _pointer(handle + layout.uc_cpu)
         if _pointer(cpu + layout.cpu_env_pointer) != cpu + layout.cpu_env:
             raise ValueError("the CPU's state is not where it should be")
+        _remove_exit_checks(layout)
         env = cpu + layout.cpu_env
         self._cpu = ctypes.c_void_p(cpu)
         self._do_interrupt = getattr(LIBRARY, _DO_INTERRUPT)
@@ -196,18 +201,6 @@ class Internals:
             )
             for regime in range(_REGIMES)
         ]
-        self._no_exit_request = ctypes.c_uint8.from_address(handle + layout.uc_no_exit_request)
-        self.forbid_exits()
-
-    def forbid_exits(self) -> None:
-        """Have no block that is translated from now on leave the emulation after a load or store.
-
-        The translator of T32 code clears ``no_exit_request`` at each instruction (thumb_tr_translate_insn in
-        the library's qemu/target/arm/translate.c). So this is repeated before a kernel gets to run after such
-        code, else the kernel's loads from devices were executed twice: seen as a null pointer in
-        mem_serial_in, whose first load had overwritten its own address.
-        """
-        self._no_exit_request.value = 1
 
     def take_exception(self) -> None:
         """Enter the exception that :attr:`exception` describes, at the level it is for."""
@@ -233,7 +226,6 @@ class Internals:
     def set_irq(self, level: bool) -> None:
         """Set the CPU's IRQ input; a guest that is running takes the interrupt at its next block."""
         if level:
-            self.forbid_exits()
             self._requests.value |= _INTERRUPT_HARD
             self._leave.value = _LEAVE_BLOCKS
         else:
@@ -244,13 +236,31 @@ def _pointer(address: int) -> int:
     return ctypes.c_uint64.from_address(address).value
 
 
+def _address(symbol: str) -> int | None:
+    function = getattr(LIBRARY, symbol, None)
+    return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
+
+
 def _matches(symbol: str, code: str) -> bool:
     expected = bytes.fromhex(code)
-    function = getattr(LIBRARY, symbol, None)
-    if function is None:
-        return False
-    address = ctypes.cast(function, ctypes.c_void_p).value
+    address = _address(symbol)
     return address is not None and ctypes.string_at(address, len(expected)) == expected
+
+
+def _remove_exit_checks(layout: _Layout) -> None:
+    """Link the translator's calls of check_exit_request to that function's own return instruction.
+
+    For the whole process. The library's flag for this, ``no_exit_request``, is cleared by its translator at
+    each T32 instruction (thumb_tr_translate_insn in its qemu/target/arm/translate.c): a STREX was executed
+    twice, so that a program waited for its own lock, and so were a kernel's loads from devices.
+
+    :raises ValueError: the table has another function there.
+    """
+    function = _address(_CHECK_EXIT_REQUEST) or 0
+    slot = ctypes.c_uint64.from_address(function + layout.exit_check_slot)
+    if slot.value not in (function, function + _CHECK_EXIT_REQUEST_RETURN):
+        raise ValueError("check_exit_request is not linked where it should be")
+    slot.value = function + _CHECK_EXIT_REQUEST_RETURN
 
 
 def find(handle: int) -> Internals | None:

@@ -51,7 +51,6 @@ class InternalsCore(Core):
         return False  # the library has looked before it trapped
 
     def _execute(self) -> int:
-        self._internals.forbid_exits()
         self._internals.limit_tlb()
         return self._resume()
 
@@ -90,7 +89,6 @@ class InternalsCore(Core):
         self._internals.raise_exception(ExceptionNumber.IRQ)
 
     def _dispatch(self, number: int) -> None:
-        self._internals.forbid_exits()
         # Nearly all are for the guest itself, and described already.
         if number <= 10 and self._internals.exception.target_el == 1:
             self._internals.take_exception()

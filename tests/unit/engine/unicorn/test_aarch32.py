@@ -161,3 +161,38 @@ def test_a_kernel_that_is_first_run_after_a_t32_program_executes_each_instructio
             guest.engine.pause()
             guest.engine.resume()
         assert guest.engine.wait(0) is None, f"{guest.result(5):#x} is not {loads} loads"
+
+
+A32_ADDITIONS: Final = (
+    0xE1913F9F,  # 1: ldrex r3, [r1]
+    0xE2833001,  # add r3, r3, #1
+    0xE1814F93,  # strex r4, r3, [r1]
+    0xE3540000,  # cmp r4, #0
+    0x1AFFFFFA,  # bne 1b
+    0xE2822001,  # add r2, r2, #1
+    0xE5913000,  # ldr r3, [r1]
+    0xE1530002,  # cmp r3, r2
+    0x0AFFFFF6,  # beq 1b
+    0xEF000001,  # svc #1: a store was executed twice
+)
+T32_ADDITIONS: Final = (
+    0x3F00_E851,  # 1: ldrex r3, [r1]
+    0xE841_3301,  # adds r3, #1; strex r4, r3, [r1]
+    0x2C00_3400,  # cmp r4, #0
+    0x3201_D1F8,  # bne 1b; adds r2, #1
+    0x4293_680B,  # ldr r3, [r1]; cmp r3, r2
+    0xDF01_D0F4,  # beq 1b; svc #1: a store was executed twice
+)
+
+
+@pytest.mark.parametrize(("state", "program"), [(USER, A32_ADDITIONS), (USER | T32, T32_ADDITIONS)])
+def test_a_program_that_is_interrupted_executes_each_store_once(state: int, program: tuple[int, ...]) -> None:
+    # A T32 program's STREX was executed twice, and failed: busybox waited for a lock that it had itself.
+    payload = drop_to("program", state).label("irq").eret()
+    payload.label("sync").keep(2, 5).power_off().align(8).label("program").word(*program)
+    with boot(payload, "on") as guest:
+        guest.engine.start()
+        for _ in range(500):
+            guest.engine.pause()
+            guest.engine.resume()
+        assert guest.engine.wait(0) is None, f"{guest.result(5)} additions made {guest.result(100)}"
