@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pvtime.images.archive import Archive
-from pvtime.images.cache import exclusive, silent
+from pvtime.images.cache import silent
 from pvtime.images.deb import take
+from pvtime.images.kept import Kept, kept
 from pvtime.userland import cpio
 
 __all__ = ["BUSYBOX_32", "armhf_files"]
@@ -25,13 +27,16 @@ def armhf_files(cache: Path) -> bytes:
 
     :raises ImagesError: it cannot be had.
     """
-    path = cache / "armhf" / "busybox"
-    with exclusive(cache / "armhf.lock", silent):
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            deb = Archive(cache, architecture="armhf").download([_PACKAGE])[_PACKAGE]
-            take(deb, ["*/bin/busybox"], path)
-            deb.unlink()
-    program = path.read_bytes()
+    program = kept(cache / "armhf" / _PACKAGE, cache / "armhf.lock", silent, partial(_fetch, cache)).data
     assert program.startswith(_ELF32_LITTLE), "it is no 32-bit program"
     return cpio.archive([cpio.regular(BUSYBOX_32.removeprefix("/"), program, 0o755)])
+
+
+def _fetch(cache: Path) -> Kept:
+    path = cache / "armhf" / "partial"
+    deb = Archive(cache, architecture="armhf").download([_PACKAGE])[_PACKAGE]
+    take(deb, ["*/bin/busybox"], path)
+    deb.unlink()
+    program = path.read_bytes()
+    path.unlink()
+    return Kept(_PACKAGE, program)

@@ -14,8 +14,9 @@ from typing import Final
 
 from pvtime.errors import ImagesError
 from pvtime.images.archive import Archive
-from pvtime.images.cache import FetchProgress, atomic_file, cache_errors, exclusive, silent
+from pvtime.images.cache import FetchProgress, silent
 from pvtime.images.deb import extract
+from pvtime.images.kept import Kept, kept
 from pvtime.userland.cpio import CpioEntry, archive, directory, regular, symlink
 
 __all__ = ["kexec_archive"]
@@ -34,23 +35,20 @@ LIBRARY: Final = re.compile(r"(?:^|, )(z?lib[^ ,:|]*)")
 """A library's package among Depends. The program needs Xen's too, whose names change with each release."""
 
 
-def kexec_archive(cache: Path, progress: FetchProgress = silent) -> Path:
-    """Return the archive's file, having fetched and built it if it is not in ``cache``.
+def kexec_archive(cache: Path, progress: FetchProgress = silent) -> bytes:
+    """Return the archive, having fetched and built it if it is not in ``cache``.
 
     The program is ``/bin/kexec`` there.
 
     :raises ImagesError: it cannot be had.
     """
-    path = cache / "kexec" / f"{PACKAGE}-{RECIPE}.cpio"
-    if path.exists():
-        return path
-    with exclusive(cache / "kexec.lock", progress), cache_errors(path):
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            built = archive(_entries(Archive(cache, progress)))
-            with atomic_file(path) as partial:
-                partial.write_bytes(built)
-    return path
+    stem = f"{PACKAGE}-{RECIPE}"
+    return kept(
+        cache / "kexec" / stem,
+        cache / "kexec.lock",
+        progress,
+        lambda: Kept(stem, archive(_entries(Archive(cache, progress)))),
+    ).data
 
 
 def _entries(packages: Archive) -> Iterator[CpioEntry]:

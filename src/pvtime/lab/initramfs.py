@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -25,8 +25,9 @@ import pvtime
 from pvtime.errors import ImagesError, UsageError
 from pvtime.images import manifest
 from pvtime.images.archive import Archive
-from pvtime.images.cache import FetchProgress, atomic_file, cache_directory, cache_errors, exclusive, silent
+from pvtime.images.cache import FetchProgress, cache_directory, silent
 from pvtime.images.deb import extract
+from pvtime.images.kept import Kept, kept
 from pvtime.images.store import stock_images
 from pvtime.lab.tree import file_entries, tree_entries, with_parents
 from pvtime.userland.cpio import CpioEntry, archive, directory, regular, symlink
@@ -98,9 +99,9 @@ def prepare(progress: FetchProgress = silent, extras: LabExtras | None = None) -
     python, debian = _debian(cache, progress, extras.packages)
     modules = _modules(cache, progress, python, extras.distributions)
     initrd = os.memfd_create("pvtime-lab-initrd")
-    with cache_errors(debian), os.fdopen(initrd, "wb", closefd=False) as file:
-        for part in (debian, modules):
-            file.write(part.read_bytes())
+    with os.fdopen(initrd, "wb", closefd=False) as file:
+        file.write(debian)
+        file.write(modules)
         file.write(archive(with_parents(_own_entries(cache, python, extras.trees))))
     return images.kernel, initrd
 
@@ -124,42 +125,38 @@ def _own_entries(cache: Path, python: str, trees: Mapping[str, Path]) -> Iterabl
         yield from tree_entries(root, f"{name}/", python)
 
 
-def _debian(cache: Path, progress: FetchProgress, extra: tuple[str, ...]) -> tuple[str, Path]:
+def _debian(cache: Path, progress: FetchProgress, extra: tuple[str, ...]) -> tuple[str, bytes]:
     """Return the version of the lab's Python, and the archive of Debian's packages."""
-    folder = cache / "lab"
-    name = f"{_key(*PACKAGES, *extra)}.cpio"
-    for path in folder.glob(f"debian-*-{name}"):
-        return path.name.split("-")[1], path
-    packages = Archive(cache, progress)
-    python = _lab_python(packages)
-    path = folder / f"debian-{python}-{name}"
-    _build(path, progress, lambda: _debian_entries(packages, python, extra))
-    return python, path
+    key = _key(*PACKAGES, *extra)
+
+    def build() -> Kept:
+        packages = Archive(cache, progress)
+        python = _lab_python(packages)
+        return Kept(f"debian-{python}-{key}", _built(_debian_entries(packages, python, extra), progress))
+
+    found = kept(cache / "lab" / f"debian-*-{key}", cache / "lab.lock", progress, build)
+    return found.stem.split("-")[1], found.data
 
 
-def _modules(cache: Path, progress: FetchProgress, python: str, extra: tuple[str, ...]) -> Path:
+def _modules(cache: Path, progress: FetchProgress, python: str, extra: tuple[str, ...]) -> bytes:
     """Return the archive of Python packages."""
     distributions = closure((*REQUIRED, *extra))
     versions = [f"{each.metadata['Name']} {each.version}" for each in distributions]
-    path = cache / "lab" / f"python-{python}-{_key(*versions)}.cpio"
-    if not path.exists():
-        _build(path, progress, lambda: distribution_entries(distributions, python))
-    return path
+    stem = f"python-{python}-{_key(*versions)}"
+
+    def build() -> Kept:
+        return Kept(stem, _built(distribution_entries(distributions, python), progress))
+
+    return kept(cache / "lab" / stem, cache / "lab.lock", progress, build).data
 
 
 def _key(*parts: str) -> str:
     return hashlib.sha256("\n".join((str(RECIPE), *parts)).encode()).hexdigest()[:16]
 
 
-def _build(path: Path, progress: FetchProgress, entries: Callable[[], Iterable[CpioEntry]]) -> None:
-    """Make an archive in the cache, unless another process has made it meanwhile."""
-    with exclusive(path.parent.parent / "lab.lock", progress), cache_errors(path):
-        if path.exists():
-            return
-        path.parent.mkdir(exist_ok=True)
-        progress(f"building the lab: {path.name}", 0, None)
-        with atomic_file(path) as partial:
-            partial.write_bytes(archive(with_parents(entries())))
+def _built(entries: Iterable[CpioEntry], progress: FetchProgress) -> bytes:
+    progress("building the lab", 0, None)
+    return archive(with_parents(entries))
 
 
 def _lab_python(archive: Archive) -> str:

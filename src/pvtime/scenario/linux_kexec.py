@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from pvtime.errors import UsageError
@@ -81,14 +80,14 @@ def run(
     return KexecRun(first, second)
 
 
-def _initramfs(stock: bytes, tools: Path, kernel: KernelImage) -> bytes:
+def _initramfs(stock: bytes, tools: bytes, kernel: KernelImage) -> bytes:
     """Return the first kernel's initramfs: the second's, kexec-tools, and what to kexec into."""
     entries = [
         cpio.directory("kexec"),
         cpio.regular("kexec/kernel", kernel.data),
         cpio.regular("kexec/initrd", stock),
     ]
-    return stock + tools.read_bytes() + cpio.archive(entries)
+    return stock + tools + cpio.archive(entries)
 
 
 def _use(guest: LinuxGuest, vcpus: int, progress: FetchProgress) -> None:
