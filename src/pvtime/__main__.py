@@ -9,10 +9,13 @@ interpreter itself starts: it takes 10 ms on a quiet host, before the first line
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
+import threading
+import time
 
 __all__ = ["main"]
 
@@ -26,7 +29,7 @@ ENDING = [
 START_ADVICE = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
 
 RETRY_S = 0.01
-"""Delay of an ending that came where no exception can be raised."""
+"""Delay of an ending that came where no exception can be raised, or as a wait began."""
 
 
 class Terminated(SystemExit):
@@ -56,6 +59,35 @@ def _handle(handler: signal._HANDLER) -> None:
 _handle(_exit_at_once)
 
 
+class _WaitInterrupter:
+    """A thread that sees to it that an ending ends the main thread's wait.
+
+    Python handles a signal between two of its instructions. One that comes after the last of them before a
+    system call would be handled at the end of that call, and a wait for a peer has none: seen as a receive
+    that Ctrl-C did not end. So the thread sends SIGURG, which is otherwise ignored, until it is handled too.
+    """
+
+    def __init__(self) -> None:
+        self._main = threading.get_ident()
+        self._handled = 0
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.signal(signal.SIGURG, self._count)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="wait-interrupter", daemon=True).start()
+
+    def _count(self, _number: int, _frame: object) -> None:
+        self._handled += 1
+
+    def _watch(self) -> None:
+        while True:
+            if not set(ENDING).isdisjoint(os.read(self._reader, 64)):  # numbers of signals
+                handled = self._handled
+                while self._handled == handled:
+                    time.sleep(RETRY_S)
+                    signal.pthread_kill(self._main, signal.SIGURG)
+
+
 def main() -> int:
     """Run the command line of this process and return the exit code."""
     try:
@@ -67,6 +99,10 @@ def main() -> int:
     sys.unraisablehook = _retry_ending
     try:
         _handle(_end)
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # no file or thread more: the command says so, if it must
+            _WaitInterrupter()
         return run_command_line()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -131,9 +131,12 @@ def _open_closed_streams() -> None:
 
 def _give_up(stream: TextIO) -> None:
     """Send the rest of an output to /dev/null: the interpreter flushes at its end, and would fail or wait."""
+    fd = stream.fileno()
+    os.close(fd)  # first, where the process may open no more files
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
+    if null != fd:
+        os.dup2(null, fd)
+        os.close(null)
 
 
 def _complain(message: str, code: int) -> int:
