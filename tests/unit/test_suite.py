@@ -42,16 +42,24 @@ def test_the_next() -> None:
 """
 
 
-def run(folder: Path, source: str, *options: str, integration: bool = True) -> tuple[int, str]:
-    """Run a file of tests with this suite's plugins; return the exit code and what was printed."""
-    (folder / "test_it.py").write_text(source)
+SOURCES = {
+    "test_skipped.py": SKIPPED,
+    "test_module.py": SKIPPED_WHILE_IMPORTED,
+    "test_witnessed.py": WITNESSED,
+}
+
+
+def run(folder: Path, workers: int, *names: str, integration: bool = True) -> tuple[int, str]:
+    """Run files of tests with this suite's plugins; return the exit code and what was printed."""
+    for name in names:
+        (folder / name).write_text(SOURCES[name])
     plugins = ("-p", "framework.skips", "-p", "framework.evidence", "-p", "no:cacheprovider")
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PVTIME_CI": str(int(integration)),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, *options, "--rootdir", str(folder), str(folder)],
+        [sys.executable, "-m", "pytest", *plugins, "-n", str(workers), "--rootdir", str(folder), str(folder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -61,31 +69,27 @@ def run(folder: Path, source: str, *options: str, integration: bool = True) -> t
     return done.returncode, done.stdout + done.stderr
 
 
-on_workers = pytest.mark.parametrize("workers", ["0", "2"])
-
-
-@on_workers
-def test_a_skipped_test_fails_where_integration_runs_it(workers: str, tmp_path: Path) -> None:
-    code, text = run(tmp_path, SKIPPED, "-n", workers)
-    assert code == 1
-    assert "1 passed, 1 xfailed, 1 error" in text
-    assert "something is missing" in text
-    code, text = run(tmp_path, SKIPPED, "-n", workers, integration=False)
+def test_a_skipped_test_is_told_and_no_failure_elsewhere(tmp_path: Path) -> None:
+    code, text = run(tmp_path, 0, "test_skipped.py", integration=False)
     assert code == 0
     assert "1 passed, 1 skipped, 1 xfailed" in text
 
 
-@on_workers
-def test_a_module_that_is_skipped_fails_too(workers: str, tmp_path: Path) -> None:
-    code, text = run(tmp_path, SKIPPED_WHILE_IMPORTED, "-n", workers)
-    assert code not in (0, 5)
-    assert "something is missing" in text
-
-
-@on_workers
-def test_a_failure_shows_what_was_recorded_and_no_other_tests_evidence(workers: str, tmp_path: Path) -> None:
-    code, text = run(tmp_path, WITNESSED, "-n", workers)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_integration_runs_it_a_skip_fails_and_a_failure_shows_its_evidence(
+    workers: int, tmp_path: Path
+) -> None:
+    code, text = run(tmp_path, workers, "test_skipped.py", "test_witnessed.py")
     assert code == 1
+    assert "2 failed, 1 passed, 1 xfailed, 1 error" in text
+    assert "something is missing" in text
     for line in ("report.json", "the report", "console", "Kernel panic"):
         assert text.count(line) >= 1
     assert text.count("Kernel panic") == 2, "in the source and in the evidence, of one test"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_module_that_is_skipped_fails_too(workers: int, tmp_path: Path) -> None:
+    code, text = run(tmp_path, workers, "test_module.py")
+    assert code not in (0, 5)
+    assert "something is missing" in text

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 import pytest
@@ -40,6 +41,8 @@ RANDOM: Final = 3_000
 """Documents with more than one change."""
 LEAST: Final = 10_000
 """Documents in all."""
+STEPS: Final = {PlacementName.USERSPACE: 1, PlacementName.HYPERVISOR: 5, PlacementName.GUEST: 5}
+"""Of a field's hostile values, one in so many: machines differ by placement in a few fields."""
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -153,9 +156,10 @@ def names_field(message: str, path: Path) -> bool:
     return any(word.lower() in message.lower() for word in [*words[-2:], ALIASES.get(words[-1], words[-1])])
 
 
-def try_all(document: JsonObject, use: Callable[[], None]) -> Count:
-    """Use every variant of a document; check each refusal."""
+def try_all(document: JsonObject, use: Callable[[], None], step: int = 1) -> Count:
+    """Use every variant of a document, or one in ``step``; check each refusal."""
     count = Count()
+    chance = random.Random(17)
 
     def try_one(*changes: tuple[Path, object]) -> None:
         try:
@@ -173,11 +177,10 @@ def try_all(document: JsonObject, use: Callable[[], None]) -> Count:
     fields = list(paths(document))
     count.fields.update(fields)
     for path in fields:
-        for value in [*HOSTILE, DELETED]:
+        for value in islice([*HOSTILE, DELETED], chance.randrange(step), None, step):
             with changed(document, path, value):
                 try_one((path, value))
-    chance = random.Random(17)
-    for _ in range(RANDOM):
+    for _ in range(RANDOM // step):
         with ExitStack() as stack:
             some = []
             for path in chance.sample(fields, chance.randint(2, 4)):
@@ -255,9 +258,10 @@ def test_a_machine_of_the_embedded_engine(placement: PlacementName) -> None:
         engine.stop()
     document = manifest_of(Description("unicorn", config, True, "6.1.0-37-cloud-arm64"), state)
     again = UnicornEngine(machine)
-    count = try_all(document, Restorer(document, machine, again).restore)
+    step = STEPS[placement]
+    count = try_all(document, Restorer(document, machine, again).restore, step)
     machine.close()
-    assert count.refused + count.accepted >= LEAST
+    assert count.refused + count.accepted >= LEAST // step
     assert count.accepted > 100
 
 
