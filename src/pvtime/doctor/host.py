@@ -23,9 +23,9 @@ GICS: Final = {"GICv3": DeviceType.VGIC_V3, "GICv2": DeviceType.VGIC_V2}
 SCHEDSTAT: Final = Path("/proc/thread-self/schedstat")
 
 
-def examine_host(device: str = DEVICE) -> list[HealthFinding]:
+def examine_host(device: str = DEVICE, schedstat: Path = SCHEDSTAT) -> list[HealthFinding]:
     """Examine the architecture, the scheduler's statistics and, on arm64, KVM."""
-    return [*_architecture(), *_schedstat(), *_kvm(device)]
+    return [*_architecture(), *_schedstat(schedstat), *_kvm(device)]
 
 
 def _architecture() -> Iterator[HealthFinding]:
@@ -39,20 +39,20 @@ def _architecture() -> Iterator[HealthFinding]:
         )
 
 
-def _schedstat() -> Iterator[HealthFinding]:
+def _schedstat(path: Path) -> Iterator[HealthFinding]:
     try:
-        fields = SCHEDSTAT.read_text().split()
+        fields = path.read_text().split()
     except OSError as error:
         yield bad(
             "schedstat",
-            f"{SCHEDSTAT} cannot be read ({error.strerror}): no run_delay without CONFIG_SCHED_INFO.",
+            f"{path} cannot be read ({error.strerror}): no run_delay without CONFIG_SCHED_INFO.",
         )
         return
     # The first field is the time that this thread has run: 0 means that nothing is counted.
     if len(fields) == 3 and int(fields[0]) > 0:
         yield good("schedstat", "The scheduler counts the time that threads run and wait (run_delay).")
     else:
-        yield bad("schedstat", f"{SCHEDSTAT} counts nothing: stolen time would stay 0.")
+        yield bad("schedstat", f"{path} counts nothing: stolen time would stay 0.")
 
 
 def _kvm(device: str) -> Iterator[HealthFinding]:

@@ -52,8 +52,6 @@ class Item:
 
     def __post_init__(self) -> None:
         window = None if self.end_ns is None else self.end_ns - self.start_ns
-        if self.period_ns is not None and self.period_ns < MIN_PERIOD_NS:
-            raise UsageError("a period must be at least 1 ms long")
         if self.amount_ns <= 0:
             raise UsageError("the amount is zero")
         if window is not None and window < (self.period_ns or 1):
@@ -87,6 +85,8 @@ class Item:
             amount = int(Decimal(match["percent"]) * period / 100)
         else:
             amount = _time(match["amount"])
+        if period is not None and period < MIN_PERIOD_NS:
+            raise UsageError("a period must be at least 1 ms long")
         return cls(
             amount,
             period,

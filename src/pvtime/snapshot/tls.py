@@ -60,10 +60,11 @@ _REASONS: Final = {
 class TlsKey:
     """A key that both sides have.
 
+    :param handshake_timeout_s: given to a peer for its part of a handshake.
     :raises UsageError: the file does not exist, or other users can read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
         if not path.exists():
             raise UsageError(f"key {path}: it does not exist: give a copy of the one of pvtime receive --key")
         with oserror_context(f"key {path}", UsageError):
@@ -73,6 +74,7 @@ class TlsKey:
         if mode & 0o077:
             raise UsageError(f"key {path}: other users may read it: chmod 600 {path}, or make a new one")
         self._path = path
+        self._handshake_timeout_s = handshake_timeout_s
 
     def check(self) -> None:
         """Check the file's content, which is read again for each connection.
@@ -109,7 +111,7 @@ class TlsKey:
                     suppress_ragged_eofs=False,
                 )
                 undo.callback(tls.close)
-                tls.settimeout(HANDSHAKE_TIMEOUT_S)
+                tls.settimeout(self._handshake_timeout_s)
                 tls.do_handshake()
             except TimeoutError as error:
                 raise MigrationError("the peer timed out: it did not complete the TLS handshake") from error

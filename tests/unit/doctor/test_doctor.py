@@ -67,16 +67,13 @@ def test_a_machine_that_is_not_virtual_is_no_guest(tmp_path: Path) -> None:
     assert "not look like a virtual machine" in finding.sentence
 
 
-def test_a_kernel_without_scheduler_statistics_is_a_bad_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_without_scheduler_statistics_is_a_bad_host(tmp_path: Path) -> None:
     silent = tmp_path / "schedstat"
     silent.write_text("0 0 0\n")
-    monkeypatch.setattr(host, "SCHEDSTAT", silent)
-    findings = {finding.name: finding.health for finding in host.examine_host()}
+    findings = {finding.name: finding.health for finding in host.examine_host(schedstat=silent)}
     assert findings["schedstat"] is Health.BAD
     silent.unlink()
-    findings = {finding.name: finding.health for finding in host.examine_host()}
+    findings = {finding.name: finding.health for finding in host.examine_host(schedstat=silent)}
     assert findings["schedstat"] is Health.BAD
 
 

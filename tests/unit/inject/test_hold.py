@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.inject import schedule
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import Item, PendingSteal
 from pvtime.steal.run_delay import RunDelay
@@ -150,12 +148,6 @@ class Vcpu:
         self.hold.resume(ns)
         if self.state == "waiting":
             self.clock.wait(self.now)
-
-
-@pytest.fixture(autouse=True)
-def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have periods that a model can count through."""
-    monkeypatch.setattr(schedule, "MIN_PERIOD_NS", 1)
 
 
 @given(of=st.lists(items, max_size=3), course=steps)

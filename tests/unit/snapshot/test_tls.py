@@ -15,7 +15,6 @@ import pytest
 
 from framework.wait import DEADLINE
 from pvtime.errors import MigrationError, PvtimeError, UsageError
-from pvtime.snapshot import tls
 from pvtime.snapshot.address import Address
 from pvtime.snapshot.endpoint import Endpoint
 from pvtime.snapshot.stream import Connection, FrameKind, MigrationStream
@@ -119,11 +118,10 @@ def test_a_source_sends_nothing_to_a_target_without_tls(
 
 
 def test_a_handshake_that_does_not_go_on_is_given_up(
-    keys: tuple[Path, Path], ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    keys: tuple[Path, Path], ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT_S", 0.05)
     with pytest.raises(MigrationError, match="timed out: it did not complete the TLS handshake"):
-        TlsKey(keys[0]).server(ends[1])
+        TlsKey(keys[0], handshake_timeout_s=0.05).server(ends[1])
 
 
 def test_a_connection_that_was_broken_on_purpose_sends_nothing_without_tls(
