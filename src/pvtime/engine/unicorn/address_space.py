@@ -38,9 +38,10 @@ class AddressSpace:
         self._uc = uc
         self._fail = fail
         self._callbacks: list[object] = []
-        for memory in memories:
+        self._memories = list(memories)  # the library has their addresses
+        for memory in self._memories:
             self._map_memory(memory.region, memory)
-        for device in fill_gaps([memory.region for memory in memories], devices):
+        for device in fill_gaps([memory.region for memory in self._memories], devices):
             self._map_device(device)
 
     def protect(self, region: Region, memory: GuestMemory, access: Access) -> None:

@@ -50,15 +50,6 @@ class Exit(Enum):
     """By :meth:`Core.kick`."""
 
 
-@dataclass(frozen=True)
-class CoreConfig:
-    """An emulated CPU's model, memory and devices."""
-
-    model: str
-    memories: Sequence[GuestMemory]
-    devices: Sequence[MmioDevice]
-
-
 class TrapHandler(Protocol):
     """Interface for handling traps from the guest: HVC, and MRS and MSR of registers that the CPU lacks."""
 
@@ -72,6 +63,16 @@ class TrapHandler(Protocol):
         """Carry out a trapped MSR; return False if the register does not exist."""
 
 
+@dataclass(frozen=True)
+class CoreConfig:
+    """An emulated CPU's model, memory, devices, and who handles its traps."""
+
+    model: str
+    memories: Sequence[GuestMemory]
+    devices: Sequence[MmioDevice]
+    traps: TrapHandler
+
+
 class Core(ABC):
     """The emulated CPU. All methods but :meth:`kick` are for one thread.
 
@@ -79,14 +80,13 @@ class Core(ABC):
     """
 
     internals: ClassVar[bool]
-    trap_handler: TrapHandler
-    """Set before the first run."""
 
     def __init__(self, config: CoreConfig) -> None:
         if config.model not in CPU_MODELS:
             raise UsageError(f"CPU model {config.model!r}: the unicorn engine has {', '.join(CPU_MODELS)}")
         check_room()
         self.model = config.model
+        self._traps = config.traps
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
         self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
         self._handle = self._uc._uch
@@ -200,7 +200,7 @@ class Core(ABC):
 
     def _dispatch(self, number: int) -> None:
         if number == ExceptionNumber.HVC:
-            result = self.trap_handler.hypercall(self.registers()[:4])
+            result = self._traps.hypercall(self.registers()[:4])
             self.set_registers({0: result & (1 << 64) - 1, 1: 0, 2: 0, 3: 0})
             return
         if number == ExceptionNumber.SMC:
@@ -232,8 +232,8 @@ class Core(ABC):
         """Carry out a trapped MRS or MSR; return False if the register does not exist."""
         if not access.read:
             value = 0 if access.rt == 31 else self.registers()[access.rt]
-            return self.trap_handler.write_register(access.register, value)
-        result = self.trap_handler.read_register(access.register)
+            return self._traps.write_register(access.register, value)
+        result = self._traps.read_register(access.register)
         if result is not None and access.rt != 31:
             self.set_registers({access.rt: result})
         return result is not None

@@ -81,8 +81,8 @@ def build_vm(
         _build_vcpu(gic, index, structure, steal, now) for index, structure in enumerate(machine.structures())
     ]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
-    core = core_maker(options, CoreConfig(machine.config.cpu or DEFAULT_CPU, machine.map.memories, devices))
-    core.trap_handler = traps
+    model = machine.config.cpu or DEFAULT_CPU
+    core = core_maker(options, CoreConfig(model, machine.map.memories, devices, traps))
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
     return UnicornVm(machine, gic, vcpus, core, GuestCounter(now))
 

@@ -7,14 +7,14 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from framework.engines import Choice
-from pvtime.abi.arm64 import ExceptionClass
+from pvtime.abi.arm64 import ExceptionClass, SysReg
 from pvtime.engine.unicorn import context_layout, cores, internals
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.cores import make_core
@@ -28,6 +28,19 @@ from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.memory import GuestMemory
 
 
+class NoTraps:
+    """The host of a CPU that traps nothing."""
+
+    def hypercall(self, registers: Sequence[int]) -> int:
+        raise AssertionError
+
+    def read_register(self, register: SysReg) -> int | None:
+        raise AssertionError
+
+    def write_register(self, register: SysReg, value: int) -> bool:
+        raise AssertionError
+
+
 @pytest.fixture
 def memory() -> Iterator[GuestMemory]:
     """Return some memory."""
@@ -38,7 +51,7 @@ def memory() -> Iterator[GuestMemory]:
 
 def core(memory: GuestMemory, options: Mapping[str, str], model: str = "cortex-a72") -> Core:
     """Make a CPU."""
-    return make_core(options, CoreConfig(model, [memory], []))
+    return make_core(options, CoreConfig(model, [memory], [], NoTraps()))
 
 
 @pytest.fixture
