@@ -15,6 +15,7 @@ from typing import Final
 
 from pvtime.abi.kvm import KvmIoctl
 from pvtime.abi.kvm_types import DeviceAttr
+from pvtime.abi.kvm_x86 import X86Ioctl
 from pvtime.errors import EngineError
 
 __all__ = ["DeviceAttributes", "DeviceFd", "KvmError", "call", "close"]
@@ -45,7 +46,7 @@ class KvmError(EngineError):
 
 def call(
     fd: int,
-    request: KvmIoctl,
+    request: KvmIoctl | X86Ioctl,
     argument: ctypes.Structure | ctypes.Array[ctypes.c_uint64] | int = 0,
     about: str = "",
 ) -> int:

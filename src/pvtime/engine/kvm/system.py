@@ -14,9 +14,22 @@ from pvtime.engine.kvm.ioctl import KvmError, call, close
 from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError
 
-__all__ = ["DEVICE", "REQUIRED", "Kvm"]
+__all__ = ["ARM64", "DEVICE", "REQUIRED", "X86", "Kvm"]
 
 DEVICE: Final = "/dev/kvm"
+
+ARM64: Final = "aarch64"
+X86: Final = "x86_64"
+
+USES: Final = {
+    ARM64: "the kvm engine needs an arm64 host",
+    X86: "x86's stolen time needs an x86_64 host",
+}
+OTHERWISE: Final = {
+    ARM64: "use the unicorn engine, or run pvtime in pvtime lab",
+    X86: "for arm64's use pvtime scenario with another name",
+}
+"""What to do on a host of another architecture."""
 
 REQUIRED: Final = {
     KvmCap.ONE_REG: "registers by identifier",
@@ -31,15 +44,13 @@ REQUIRED: Final = {
 class Kvm:
     """An open /dev/kvm.
 
-    :raises EngineError: the host has none, or not for arm64, or this user may not use it.
+    :param machine: architecture that the host must have, as uname(1) names it.
+    :raises EngineError: the host has none, or not for that architecture, or this user may not use it.
     """
 
-    def __init__(self, path: str = DEVICE) -> None:
-        if platform.machine() != "aarch64":
-            raise EngineError(
-                f"the kvm engine needs an arm64 host and this one is {platform.machine()}: "
-                "use the unicorn engine, or run pvtime in pvtime lab"
-            )
+    def __init__(self, path: str = DEVICE, machine: str = ARM64) -> None:
+        if platform.machine() != machine:
+            raise EngineError(f"{USES[machine]} and this one is {platform.machine()}: {OTHERWISE[machine]}")
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
