@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2] / "src"
 
 LAYERS = (
     ("cli",),
-    ("scenario",),
+    ("scenario", "cost"),
     ("lab", "doctor"),
     ("run",),
     ("report", "snapshot"),
@@ -40,7 +40,7 @@ BESIDE = {
 ENTRY = "__main__"
 """The program's entry point: a module above all packages, which imports cli alone."""
 
-USES_BESIDE = {"cli", "scenario", "lab", "doctor", "run", "report"}
+USES_BESIDE = {"cli", "scenario", "cost", "lab", "doctor", "run", "report"}
 
 FREE = {"errors", "files", "schema", "__init__"}
 """Modules that every package may import; they import nothing of pvtime."""

@@ -30,6 +30,7 @@ EXIT_BROKEN_PIPE: Final = 1
 
 INSTALL: Final = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
 COMMANDS: Final = (
+    "cost",
     "doctor",
     "help",
     "images",

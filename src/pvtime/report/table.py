@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from pvtime.report.model import Moment, RunReport, VcpuRow
 
-__all__ = ["PLAIN_WIDTH", "moment_table", "open_console", "print_report", "shares_table", "vcpu_notes"]
+__all__ = [
+    "PLAIN_WIDTH",
+    "figures_table",
+    "moment_table",
+    "open_console",
+    "print_report",
+    "shares_table",
+    "vcpu_notes",
+]
 
 PLAIN_WIDTH = 200
 """Columns where the output is not a terminal: lines are long there, not broken."""
@@ -66,7 +74,7 @@ def open_console(file: TextIO) -> Console:
 def moment_table(moment: Moment, title: str) -> Table:
     """Return every vCPU's figures at one moment."""
     rows = [(_chosen(_cells(row), moment), row.enabled) for row in moment.vcpus]
-    return _table(title, _chosen(COLUMNS, moment), rows)
+    return figures_table(title, _chosen(COLUMNS, moment), rows)
 
 
 def shares_table(moment: Moment, *, boot: bool) -> Table:
@@ -87,11 +95,11 @@ def shares_table(moment: Moment, *, boot: bool) -> Table:
         for since, _, intervals in groups
         for row, interval in zip(moment.vcpus, intervals, strict=True)
     ]
-    return _table("time per vCPU: per cent of the " + "\nand of the ".join(times), SHARES, rows)
+    return figures_table("time per vCPU: per cent of the " + "\nand of the ".join(times), SHARES, rows)
 
 
-def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[str], bool]]) -> Table:
-    """Return a table.
+def figures_table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[str], bool]]) -> Table:
+    """Return a table of figures, which leaves out its last columns where the terminal is narrow.
 
     :param rows: the cells of each, and whether it stands out (or is dim).
     """
