@@ -24,6 +24,7 @@ from typing import BinaryIO, Final, Self
 from pvtime.errors import UsageError, oserror_context
 from pvtime.files import try_new_file
 from pvtime.images.cache import FetchProgress, silent
+from pvtime.lab.gdbstub import GdbStub
 from pvtime.lab.initramfs import LabExtras, prepare
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
 from pvtime.lab.qemu import Emulator, LabError, LabOptions, require_qemu
@@ -57,6 +58,7 @@ class Lab:
         self._extras = extras
         self._progress = progress
         self._emulator: Emulator | None = None
+        self._stub: GdbStub | None = None
 
     def __enter__(self) -> Self:
         """Boot, and wait for the agent.
@@ -74,6 +76,8 @@ class Lab:
         except BaseException:
             self._emulator.close()
             raise
+        if self._emulator.gdb is not None:
+            self._stub = GdbStub(self._emulator.gdb)
         return self
 
     def __exit__(
@@ -118,6 +122,13 @@ class Lab:
             for kind, payload in self._frames(emulator, argv[0], timeout):
                 receiver.take(kind, payload)
         return receiver.result
+
+    @property
+    def stub(self) -> GdbStub:
+        """QEMU's gdbstub, of a lab that is started with :attr:`LabOptions.debug`."""
+        if self._stub is None:
+            raise RuntimeError("start the lab with LabOptions(debug=True)")
+        return self._stub
 
     def _running(self) -> Emulator:
         if self._emulator is None:

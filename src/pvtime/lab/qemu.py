@@ -46,6 +46,8 @@ class LabOptions:
     """MiB."""
     icount: bool = False
     """Derive the host's time from the number of executed instructions, independent of this machine's load."""
+    debug: bool = False
+    """Have QEMU's gdbstub observe the host (:attr:`Lab.stub`)."""
 
     def __post_init__(self) -> None:
         if self.cpu not in CPUS:
@@ -55,8 +57,12 @@ class LabOptions:
         if self.memory < 512:
             raise UsageError(f"{self.memory} MiB are too little for the lab: give at least 512")
 
-    def command(self, kernel: Path, initrd: str, link: int) -> list[str]:
-        """Return QEMU's command line; ``link`` is the descriptor of the agent's serial line."""
+    def command(self, kernel: Path, initrd: str, link: int, gdb: int | None = None) -> list[str]:
+        """Return QEMU's command line.
+
+        :param link: descriptor of the agent's serial line.
+        :param gdb: descriptor that the gdbstub serves; None: there is no gdbstub.
+        """
         accel = ["-accel", "tcg,thread=multi,tb-size=1024"]
         if self.icount:
             accel = ["-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=1,sleep=off"]
@@ -71,6 +77,7 @@ class LabOptions:
             *("-serial", "stdio"),
             # The second line is a PCI 16550, whose driver is in Debian's kernel image itself.
             *("-chardev", f"socket,id=link,fd={link}", "-device", "pci-serial,chardev=link"),
+            *([] if gdb is None else ["-chardev", f"socket,id=gdb,fd={gdb}", "-gdb", "chardev:gdb"]),
         ]
 
 
@@ -101,10 +108,16 @@ class Emulator:
         self.frames: queue.SimpleQueue[tuple[AgentFrame, bytes] | None] = queue.SimpleQueue()
         self._console = bytearray()
         self._link, theirs = socket.socketpair()
+        self.gdb: socket.socket | None = None
+        """Connection to the gdbstub; None: there is none."""
         self._started: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
-        command = settings.command(kernel, f"/dev/fd/{initrd}", theirs.fileno())
+        ends = [theirs]
+        if settings.debug:
+            self.gdb, stub = socket.socketpair()
+            ends.append(stub)
+        command = settings.command(kernel, f"/dev/fd/{initrd}", *(end.fileno() for end in ends))
         self._thread = threading.Thread(
-            target=self._attend, args=(command, theirs, initrd), name="lab-emulator", daemon=True
+            target=self._attend, args=(command, ends, initrd), name="lab-emulator", daemon=True
         )
         self._thread.start()
         started = self._started.get()
@@ -134,8 +147,10 @@ class Emulator:
         self._process.kill()
         self._thread.join()
         self._link.close()
+        if self.gdb is not None:
+            self.gdb.close()
 
-    def _attend(self, command: list[str], theirs: socket.socket, initrd: int) -> None:
+    def _attend(self, command: list[str], ends: list[socket.socket], initrd: int) -> None:
         command_line = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
         try:
             process = subprocess.Popen(
@@ -143,14 +158,15 @@ class Emulator:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(), initrd),
+                pass_fds=(*(end.fileno() for end in ends), initrd),
                 start_new_session=True,  # Ctrl-C at a terminal is not for QEMU.
             )
         except OSError as error:
             self._started.put(error)
             return
         finally:
-            theirs.close()
+            for end in ends:
+                end.close()
         self._started.put(process)
         with process, contextlib.suppress(FrameError):
             for frame in self._read(process):
