@@ -34,6 +34,7 @@ LAYERS = (
 BESIDE = {
     "userland": {"abi"},  # what runs in the stock guest, and the protocol that it speaks
     "images": {"abi", "userland"},  # the stock guest's files
+    "kmod": {"abi", "images", "userland"},  # the lab's kernel module, compiled for the stock kernel
 }
 """Packages that every layer from report upwards may import, and what they may import."""
 

@@ -22,7 +22,7 @@ from pvtime.errors import ImagesError
 from pvtime.images.aptconf import GIVE, NO_APT, configure, error_reason
 from pvtime.images.cache import FetchProgress, cache_errors, exclusive, require_room, silent
 
-__all__ = ["Archive"]
+__all__ = ["ARCHITECTURE", "Archive"]
 
 STATUS: Final = re.compile(r"dlstatus:\d+:([\d.]+):")
 REMOTE: Final = re.compile(r"'[^']*' (\S+) (\d+) (\w+):([0-9a-f]+)")

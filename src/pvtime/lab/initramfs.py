@@ -29,10 +29,11 @@ from pvtime.images.cache import FetchProgress, cache_directory, silent
 from pvtime.images.deb import extract
 from pvtime.images.kept import Kept, kept
 from pvtime.images.store import stock_images
+from pvtime.kmod.build import NAME, build_module
 from pvtime.lab.tree import file_entries, tree_entries, with_parents
 from pvtime.userland.cpio import CpioEntry, archive, directory, regular, symlink
 
-__all__ = ["LabExtras", "closure", "distribution_entries", "fetch", "prepare", "pvtime_entries"]
+__all__ = ["MODULE", "LabExtras", "closure", "distribution_entries", "fetch", "prepare", "pvtime_entries"]
 
 RECIPE: Final = 1
 """Version of the archives' contents; raise it to have caches rebuild theirs."""
@@ -40,6 +41,9 @@ RECIPE: Final = 1
 INIT: Final = Path(__file__).with_name("init")
 CACHE: Final = "var/cache/pvtime"
 """The image cache in the lab, as the lab's init sets PVTIME_CACHE."""
+
+MODULE: Final = f"usr/lib/pvtime/{NAME}.ko"
+"""pvtime's kernel module in the lab."""
 
 PACKAGES: Final = (
     "busybox-static",
@@ -85,24 +89,28 @@ class LabExtras:
     """Installed pure Python distributions; those that they depend on come with them."""
     trees: Mapping[str, Path] = field(default_factory=dict)
     """Directories of this machine, by their name in the lab (without a leading slash)."""
+    module: bool = False
+    """pvtime's kernel module; :mod:`pvtime.lab.module` loads it."""
 
 
 def prepare(progress: FetchProgress = silent, extras: LabExtras | None = None) -> tuple[Path, int]:
     """Return the kernel's file, and a descriptor of the initramfs for the caller to close.
 
     :raises ImagesError: the guest images or the lab's packages cannot be had.
-    :raises UsageError: a Python package that pvtime needs is not installed.
+    :raises UsageError: a Python package that pvtime needs is not installed, or a program that the module is
+        compiled with.
     """
     extras = extras or LabExtras()
     cache = cache_directory()
     images = stock_images(cache, progress)
     python, debian = _debian(cache, progress, extras.packages)
     modules = _modules(cache, progress, python, extras.distributions)
+    module = build_module(cache, progress) if extras.module else None
     initrd = os.memfd_create("pvtime-lab-initrd")
     with os.fdopen(initrd, "wb", closefd=False) as file:
         file.write(debian)
         file.write(modules)
-        file.write(archive(with_parents(_own_entries(cache, python, extras.trees))))
+        file.write(archive(with_parents(_own_entries(cache, python, extras.trees, module))))
     return images.kernel, initrd
 
 
@@ -117,12 +125,16 @@ def fetch(progress: FetchProgress = silent) -> None:
     _modules(cache, progress, python, ())
 
 
-def _own_entries(cache: Path, python: str, trees: Mapping[str, Path]) -> Iterable[CpioEntry]:
+def _own_entries(
+    cache: Path, python: str, trees: Mapping[str, Path], module: bytes | None
+) -> Iterable[CpioEntry]:
     yield regular("init", INIT.read_bytes(), 0o755)
     yield from tree_entries(manifest.folder(cache), f"{CACHE}/images/", python)
     yield from pvtime_entries(python)
     for name, root in trees.items():
         yield from tree_entries(root, f"{name}/", python)
+    if module is not None:
+        yield regular(MODULE, module)
 
 
 def _debian(cache: Path, progress: FetchProgress, extra: tuple[str, ...]) -> tuple[str, bytes]:

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pvtime's kernel module in the lab's kernel. It is loaded nowhere else."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pvtime.kmod.build import NAME
+from pvtime.lab.initramfs import MODULE
+from pvtime.lab.lab import Lab
+from pvtime.lab.qemu import LabError
+
+__all__ = ["load_module", "set_parameter", "unload_module"]
+
+PARAMETERS: Final = f"/sys/module/{NAME}/parameters"
+
+
+def load_module(lab: Lab, **parameters: str) -> None:
+    """Load it, in a lab with :attr:`LabExtras.module`.
+
+    :param parameters: the module's, see pvtime/kmod/README.md.
+    :raises LabError: this kernel does not take it; the message has the reason.
+    """
+    _kernel(lab, ["insmod", f"/{MODULE}", *(f"{name}={value}" for name, value in parameters.items())])
+
+
+def unload_module(lab: Lab) -> None:
+    """Unload it; KVM is as it was afterwards.
+
+    :raises LabError: a process has /dev/pvtime open.
+    """
+    _kernel(lab, ["rmmod", NAME])
+
+
+def set_parameter(lab: Lab, name: str, value: str) -> None:
+    """Set one of its parameters.
+
+    :raises LabError: there is no such parameter or value.
+    """
+    _kernel(lab, ["sh", "-c", f'echo "$1" > {PARAMETERS}/"$0"', name, value])
+
+
+def _kernel(lab: Lab, command: list[str]) -> None:
+    """Run a command that makes the kernel do something; if it fails, tell what the kernel logged about it."""
+    done = lab.run(command)
+    if done.exit_code:
+        log = lab.run(["sh", "-c", f"dmesg | grep {NAME}: | tail -n 1"]).stdout.decode(errors="replace")
+        said = done.stderr.decode(errors="replace")
+        raise LabError(f"{' '.join(command[:2])}: {(log.partition(': ')[2] or said).strip()}")
