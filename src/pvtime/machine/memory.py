@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest memory: anonymous host pages that the guest sees at an IPA."""
+"""Guest memory: host pages that the guest sees at an IPA. They are anonymous, or a device's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ initramfs and to run."""
 
 MAP_NORESERVE: Final = 0x4000
 """From the kernel's include/uapi/asm-generic/mman-common.h; the mmap module has it from Python 3.13 on."""
+
+MAP_FIXED: Final = 0x10
+MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def check_memory_size(size: int, beside: int = 0) -> None:
@@ -69,6 +72,7 @@ class GuestMemory:
         self._words = self._bytes.cast("Q")
         first = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(first)
+        self._anonymous = True
 
     def _offset(self, ipa: int, length: int) -> int:
         offset = ipa - self.base
@@ -124,8 +128,42 @@ class GuestMemory:
         self._words[self._word(ipa)] = value & 0xFFFF_FFFF_FFFF_FFFF
 
     def clear(self) -> None:
-        """Make every byte read as zero by giving the pages back to the host."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        """Make every byte read as zero, by giving the pages back to the host where they are anonymous."""
+        if self._anonymous:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        else:
+            self._bytes[:] = bytes(self.size)
+
+    def map_file(self, fd: int) -> None:
+        """Have a device's pages at the same address, with the contents that the memory has.
+
+        :raises GuestMemoryError: the device refuses.
+        """
+        self._replace_pages(mmap.MAP_SHARED, fd)
+        self._anonymous = False
+
+    def unmap_file(self) -> None:
+        """Have anonymous pages again, with the contents of the device's; harmless when repeated.
+
+        :raises GuestMemoryError: the host has no memory left.
+        """
+        if not self._anonymous:
+            self._replace_pages(mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1)
+            self._anonymous = True
+
+    def _replace_pages(self, flags: int, fd: int) -> None:
+        contents = bytes(self._bytes)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_size_t),
+            *(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+        )
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        if libc.mmap(self.address, self.size, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED:
+            reason = os.strerror(ctypes.get_errno())
+            raise GuestMemoryError(f"{self.region}: its pages cannot be replaced: {reason}")
+        self._bytes[:] = contents
 
     def close(self) -> None:
         """Give the memory back; with a :meth:`view` still held, once that is gone. Harmless when repeated."""

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 FORMAT: Final = "pvtime saved machine"
-VERSION: Final = 3
+VERSION: Final = 4
 """1 had the description as ``engine`` and ``config``."""
 ARCHITECTURE: Final = "arm64"
 

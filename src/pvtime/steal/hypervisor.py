@@ -129,6 +129,10 @@ class HypervisorPlacement(Placement):
     def structure(self, index: int) -> StraightStructure:
         return self.device.structure(index)
 
+    def own_structure(self, index: int) -> StraightStructure:
+        """Return the same: where the kernel is the hypervisor, user space has a mapping of its memory."""
+        return self.device.structure(index)
+
     def state(self) -> bytes:
         return self.device.get_attr(PvTimeGroup.STATE, 0)
 

@@ -32,7 +32,7 @@ from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.layout import U64_MAX
 from pvtime.schema import within
-from pvtime.steal.structure import StraightStructure
+from pvtime.steal.structure import VmmStructure
 
 __all__ = ["MARK", "Figure", "KvmTruth", "StolenState"]
 
@@ -62,7 +62,7 @@ class KvmTruth:
         the vCPU has no structure, and truth counts from the start.
     """
 
-    def __init__(self, structure: StraightStructure | None) -> None:
+    def __init__(self, structure: VmmStructure | None) -> None:
         self._structure = structure
         self._baseline = 0
         self._last = 0

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import ClassVar
 
 from pvtime.abi.pvtime import REGION_ALIGN
-from pvtime.steal.structure import CheckedStructure, GuestMap, StraightStructure, Structure
+from pvtime.steal.structure import CheckedStructure, GuestMap, Structure, VmmStructure
 
 __all__ = ["REGION_NAME", "Placement", "PlacementName", "UserspacePlacement"]
 
@@ -33,8 +33,6 @@ class Placement(ABC):
     """The memory of one machine's structures."""
 
     name: ClassVar[PlacementName]
-    on_kvm: ClassVar[bool] = False
-    """Whether Linux' KVM on arm64 has this placement."""
 
     @abstractmethod
     def structure(self, index: int) -> Structure:
@@ -60,7 +58,6 @@ class UserspacePlacement(Placement):
     """
 
     name = PlacementName.USERSPACE
-    on_kvm = True
 
     def __init__(self, guest: GuestMap, base: int) -> None:
         guest.allocate(base, REGION_ALIGN, REGION_NAME, vmm=True)
@@ -70,6 +67,6 @@ class UserspacePlacement(Placement):
     def structure(self, index: int) -> CheckedStructure:
         return CheckedStructure(self._guest, self._base, index)
 
-    def own_structure(self, index: int) -> StraightStructure:
+    def own_structure(self, index: int) -> VmmStructure:
         """Return the same structure as the VMM has it, where the kernel is the hypervisor."""
-        return StraightStructure(self._guest, self._base, index)
+        return VmmStructure(self._guest, self._base, index)

@@ -17,6 +17,7 @@ __all__ = [
     "StolenTimeStructure",
     "StraightStructure",
     "Structure",
+    "VmmStructure",
 ]
 
 _EMPTY = bytes(StolenTime())
@@ -184,11 +185,23 @@ class CheckedStructure(StolenTimeStructure):
         self._words[_STOLEN_TIME] = stolen
 
 
-class StraightStructure(StolenTimeStructure):
-    """A structure as the owner of its memory has it, from whom nobody can take it away."""
+class VmmStructure(StolenTimeStructure):
+    """A structure in the VMM's memory as the VMM itself has it, whatever guest and kernel may do with it."""
 
     def load(self) -> int:
         return int(self._words[_STOLEN_TIME])
 
     def store(self, stolen: int) -> None:
         self._words[_STOLEN_TIME] = stolen
+
+
+class StraightStructure(VmmStructure):
+    """A structure in the memory of the hypervisor that writes it, from whom nobody can take it away."""
+
+    @property
+    def unreadable(self) -> None:
+        """Its owner can always read it."""
+
+    @property
+    def unwritable(self) -> None:
+        """Its owner can always write it."""

@@ -15,6 +15,7 @@ from pvtime.engine.call_queue import CallQueue
 from pvtime.engine.kvm.dirty import KvmDirtyTracker
 from pvtime.engine.kvm.injector import StealInjector
 from pvtime.engine.kvm.kvm_vm import KvmVm
+from pvtime.engine.kvm.pvtime_fd import is_loaded
 from pvtime.engine.kvm.state import KvmState
 from pvtime.engine.kvm.system import Kvm
 from pvtime.engine.kvm.thread_times import ProcessStops
@@ -27,6 +28,7 @@ from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["HOST_CPU", "KvmEngine", "obstacle"]
 
@@ -48,6 +50,20 @@ def obstacle() -> str | None:
     except EngineError as error:
         return str(error)
     return None
+
+
+def _refuse_placement(name: PlacementName) -> None:
+    """Check that this host's KVM has a placement.
+
+    :raises UsageError: it has not.
+    """
+    if name is PlacementName.GUEST:
+        raise UsageError(f"placement {name.value!r}: KVM on arm64 does not have it; the unicorn engine has")
+    if name is PlacementName.HYPERVISOR and not is_loaded():
+        raise UsageError(
+            f"placement {name.value!r}: KVM on arm64 has the placement userspace alone, but for a host with "
+            "pvtime's kernel module (pvtime lab --module); the unicorn engine has all three"
+        )
 
 
 class Phase(Enum):
@@ -108,11 +124,7 @@ class KvmEngine(Engine):
             raise UsageError(
                 f"CPU model {machine.config.cpu!r}: the kvm engine has the host's CPU alone; name no model"
             )
-        if not machine.placement.on_kvm:
-            raise UsageError(
-                f"placement {machine.placement.name.value!r}: KVM on arm64 has the placement userspace "
-                "alone; the unicorn engine has all three"
-            )
+        _refuse_placement(machine.placement.name)
         vcpus = machine.config.vcpus
         steal.check_vcpus(vcpus)
         self._machine = machine

@@ -15,6 +15,7 @@ from pvtime.engine.kvm.exits import MachineEvents
 from pvtime.engine.kvm.injector import StealInjector
 from pvtime.engine.kvm.ioctl import DeviceFd
 from pvtime.engine.kvm.mmio import CoalescedMmioRing, MmioBus
+from pvtime.engine.kvm.pvtime_fd import PvTimeFd
 from pvtime.engine.kvm.sampler import PARKING
 from pvtime.engine.kvm.slots import MemorySlots
 from pvtime.engine.kvm.state import (
@@ -52,6 +53,7 @@ from pvtime.machine.layout import (
 )
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
+from pvtime.steal.hypervisor import HypervisorPlacement
 from pvtime.steal.kvm_truth import KvmTruth
 from pvtime.steal.placement import UserspacePlacement
 
@@ -97,6 +99,7 @@ class KvmVm:
             stack.callback(self.vm.close)
             if kvm.check(KvmCap.ARM_NISV_TO_USER) and kvm.check(KvmCap.ARM_INJECT_EXT_DABT):
                 self.vm.enable(KvmCap.ARM_NISV_TO_USER)
+            self._kernel_memory = self._map_kernel_memory(stack)
             self.slots = MemorySlots(self.vm, memories)
             self._vcpus = self._create_vcpus(stack)
             self._vgic, self._flavour = self._create_vgic(stack)
@@ -147,14 +150,24 @@ class KvmVm:
         self._vcpus[0].set_reg(PC, entry.pc)
         self._vcpus[0].set_reg(x(0), entry.x0)
 
+    def _map_kernel_memory(self, stack: contextlib.ExitStack) -> PvTimeFd | None:
+        """Have the structures' memory be the kernel's where the hypervisor provides it; None: it does not."""
+        if not isinstance(self._machine.placement, HypervisorPlacement):
+            return None
+        device = PvTimeFd(self._machine.stolen_time)
+        stack.callback(device.close)
+        return device
+
     def _set_stolen_time(self) -> list[KvmTruth]:
         placement = self._machine.placement
-        assert isinstance(placement, UserspacePlacement), "the engine refuses the others"
+        assert isinstance(placement, UserspacePlacement | HypervisorPlacement), "the engine refuses the other"
         truths = []
         for vcpu in self._vcpus:
             has_structure = vcpu.index not in self._machine.config.no_pvtime
             truth = KvmTruth(placement.own_structure(vcpu.index) if has_structure else None)
-            if truth.ipa is not None:
+            if truth.ipa is not None and self._kernel_memory is not None:
+                self._kernel_memory.attach(vcpu, truth.ipa)
+            elif truth.ipa is not None:
                 self.vm.set_stolen_time(vcpu, truth.ipa)
             truths.append(truth)
         return truths
@@ -215,11 +228,15 @@ class KvmVm:
                 )
                 for vcpu, thread, sample in zip(self._vcpus, self._threads, samples, strict=True)
             ],
+            placement=self._machine.placement.state(),
         )
 
     def _restore(self, state: KvmState) -> None:
         refuse_unsavable(self.vm)
-        state.check(len(self._vcpus), cntfrq())
+        placement = self._machine.placement
+        state.check(len(self._vcpus), cntfrq(), has_placement=placement.state() is not None)
+        if state.placement is not None:
+            placement.restore(state.placement)
         for vcpu, truth, saved in zip(self._vcpus, self._truths, state.vcpus, strict=True):
             write_cpu(vcpu, saved.cpu)
             truth.restore(saved.stolen)

@@ -83,15 +83,20 @@ class KvmState:
     """The guest's clocks, which stand still while the machine is saved."""
     vgic: VgicState
     vcpus: Annotated[list[KvmVcpuState], length(1, MAX_VCPUS)]
+    placement: bytes | None
+    """The state of the machine's placement (:meth:`Placement.state`)."""
 
-    def check(self, vcpus: int, frequency: int) -> None:
+    def check(self, vcpus: int, frequency: int, *, has_placement: bool) -> None:
         """Check that a machine of ``vcpus`` vCPUs can be in this state.
 
         :param frequency: this host's CNTFRQ_EL0, in Hz.
+        :param has_placement: the machine's placement has a state of its own.
         :raises SavedStateError: it cannot.
         """
         if len(self.vcpus) != vcpus:
             raise SavedStateError(f"vcpus: {len(self.vcpus)} vCPUs are saved, this machine has {vcpus}")
+        if (self.placement is not None) != has_placement:
+            raise SavedStateError("placement: the saved machine has another placement of its stolen time")
         if self.counter_frequency != frequency:
             raise SavedStateError(
                 f"counter_frequency: the guest relies on a counter (CNTFRQ_EL0) of "

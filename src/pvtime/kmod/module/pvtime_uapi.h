@@ -6,7 +6,7 @@
  * for each open(2). read(2) gives measurements, whole records of struct pvtime_sample, oldest first; 0 bytes:
  * there are none.
  *
- * pvtime's abi/pvtime_device.py has the same; tests/unit/kmod compares them.
+ * pvtime's abi/pvtime_kmod.py has the same; tests/unit/kmod compares them.
  */
 #ifndef PVTIME_UAPI_H
 #define PVTIME_UAPI_H

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""/dev/pvtime, the device of pvtime's kernel module (src/pvtime/kmod/module/pvtime_uapi.h has the same)."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from typing import Final
+
+from pvtime.abi.ioctl import IoctlNumber
+
+__all__ = [
+    "ATTACH",
+    "DEVICE",
+    "REGION",
+    "AttachPlacement",
+    "PvTimeAttach",
+    "Sample",
+    "SamplePart",
+    "UpdateMethod",
+]
+
+DEVICE: Final = "/dev/pvtime"
+
+REGION: Final = 0x1_0000
+"""Bytes of the kernel's memory that can be mapped."""
+
+
+class AttachPlacement(IntEnum):
+    """Providers of an attached vCPU's structure."""
+
+    HYPERVISOR = 1
+    GUEST = 2
+
+
+class PvTimeAttach(ctypes.LittleEndianStructure):
+    """Argument of :data:`ATTACH`."""
+
+    _fields_ = (
+        ("vcpu_fd", ctypes.c_int32),
+        ("placement", ctypes.c_uint32),
+        ("ipa", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+ATTACH: Final = int(IoctlNumber.of(direction=1, size=ctypes.sizeof(PvTimeAttach), type=ord("P"), number=0xD0))
+"""Have the module write a vCPU's stolen time."""
+
+
+class UpdateMethod(IntEnum):
+    """Ways in which an update was made."""
+
+    KVM = 0
+    MERGED = 1
+    PARTS = 2
+    CACHED = 3
+    STRAIGHT = 4
+    X86 = 5
+
+
+class SamplePart(IntEnum):
+    """Parts of an update that were measured."""
+
+    NOTHING = 0
+    """A call of an empty function."""
+    WHOLE = 1
+    SRCU_LOCK = 2
+    READ_LOOKUP = 3
+    GET_USER = 4
+    ADD = 5
+    WRITE_LOOKUP = 6
+    PUT_USER = 7
+    MARK_DIRTY = 8
+    SRCU_UNLOCK = 9
+    NO_PART = 10
+    """Two readings with nothing between them."""
+
+
+class Sample(ctypes.LittleEndianStructure):
+    """A record of read(2)."""
+
+    _fields_ = (
+        ("method", ctypes.c_uint16),
+        ("part", ctypes.c_uint16),
+        ("vcpu", ctypes.c_uint32),
+        ("count", ctypes.c_uint64),
+    )
