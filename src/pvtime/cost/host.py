@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +24,7 @@ from pvtime.cost.statistics import (
 )
 from pvtime.engine.kvm.system import ARM64, DEVICE, X86
 from pvtime.errors import UsageError
+from pvtime.probe.affinity import one_cpu
 
 __all__ = ["HostCost", "LoadCost", "measure_host"]
 
@@ -103,7 +103,7 @@ def measure_host(rounds: int, seconds: float, device: str = DEVICE) -> HostCost:
     make = ROUND_TRIPS.get(machine)
     if make is None:
         raise UsageError(f"an update's cost is measured on arm64 and x86_64 hosts, and this one is {machine}")
-    with make(device) as vm, _one_cpu() as cpu, Neighbour() as neighbour:
+    with make(device) as vm, one_cpu() as cpu, Neighbour() as neighbour:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
         try:
             call = quartiles(call_times(fd, CALLS))
@@ -132,15 +132,3 @@ def _load(name: str, measured: Rounds, control: Rounds) -> LoadCost:
         measured.counted_updates,
         measured.plain_updates,
     )
-
-
-@contextlib.contextmanager
-def _one_cpu() -> Iterator[int]:
-    """Have the calling thread, and what it starts, run on one CPU: the last that it may use."""
-    allowed = os.sched_getaffinity(0)
-    cpu = max(allowed)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield cpu
-    finally:
-        os.sched_setaffinity(0, allowed)

@@ -58,6 +58,7 @@ TSS: Final = 0x10_0000
 
 RAM: Final = Region("RAM", 0, 0x8000)
 STRUCTURES: Final = Region("structures", 0x8000, 0x1000)
+STRUCTURE_SIZE: Final = 64
 
 
 class Word(IntEnum):
@@ -67,9 +68,6 @@ class Word(IntEnum):
     """Not 0: a general protection fault came."""
     STOP = 0x508
     """Not 0: programs that loop end."""
-    ODD = 0x510
-    """Reads that found the version odd."""
-    READS = 0x518
 
 
 class Entry(IntEnum):
@@ -79,9 +77,8 @@ class Entry(IntEnum):
     WRITE_MSR = CODE + 0x10
     """It writes EDX:EAX to the register ECX."""
     SPIN = CODE + 0x20
-    WATCH = CODE + 0x30
-    """It reads the version at BX until :attr:`Word.STOP` is set."""
-    FAULT = CODE + 0x50
+    """It computes until :attr:`Word.STOP` is set."""
+    FAULT = CODE + 0x30
 
 
 def x86_image() -> bytes:
@@ -187,16 +184,14 @@ class X86Vm:
         self._slot = self.vm.set_memory(self.structures.region, self.structures.address, flags)
 
     @contextlib.contextmanager
-    def running(self, cpu: int, *programs: tuple[X86Vcpu, Entry, dict[str, int]]) -> Iterator[list[int]]:
-        """Run programs that loop, each on a thread of its own on one CPU of the host; end them afterwards.
+    def spinning(self, cpu: int, *vcpus: X86Vcpu) -> Iterator[list[int]]:
+        """Have vCPUs compute meanwhile, each on a thread of its own, on one CPU of the host.
 
         Yields the threads' identifiers.
 
-        :raises EngineError: a program ended otherwise than by :attr:`Word.STOP`.
+        :raises EngineError: a vCPU's program ended otherwise than by :attr:`Word.STOP`.
         """
         errors: list[EngineError] = []
-        threads = []
-        self.store(Word.STOP, 0)
 
         def run(vcpu: X86Vcpu) -> None:
             os.sched_setaffinity(0, {cpu})
@@ -205,23 +200,17 @@ class X86Vm:
             except EngineError as error:
                 errors.append(error)
 
-        for vcpu, entry, registers in programs:
-            vcpu.start_at(entry, **registers)
-            threads.append(threading.Thread(target=run, args=(vcpu,)))
-        try:
-            for thread in threads:
+        self.store(Word.STOP, 0)
+        with contextlib.ExitStack() as stack:
+            threads = [threading.Thread(target=run, args=(vcpu,)) for vcpu in vcpus]
+            for vcpu, thread in zip(vcpus, threads, strict=True):
+                vcpu.start_at(Entry.SPIN)
                 thread.start()
+                stack.callback(thread.join)
+            stack.callback(self.store, Word.STOP, 1)
             yield [thread.native_id or 0 for thread in threads]
-        finally:
-            self.store(Word.STOP, 1)
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
         if errors:
             raise errors[0]
-
-
-STRUCTURE_SIZE: Final = 64
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pvtime.scenario import (
     restore,
     save,
     two_consumers,
+    x86,
 )
 from pvtime.scenario.model import Scenario
 
@@ -41,5 +42,6 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         partial,
         hostile,
         entries,
+        x86,
     )
 }

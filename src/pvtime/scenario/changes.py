@@ -43,10 +43,11 @@ class Snapshot:
         base = self._memory.base
         changes = []
         for chunk in range(0, len(self._before), _CHUNK):
-            now = self._memory.read(base + chunk, _CHUNK)
-            if now == self._before[chunk : chunk + _CHUNK]:
+            length = min(_CHUNK, len(self._before) - chunk)
+            now = self._memory.read(base + chunk, length)
+            if now == self._before[chunk : chunk + length]:
                 continue
-            for offset in range(0, _CHUNK, _WORD):
+            for offset in range(0, length, _WORD):
                 word, before = (
                     now[offset : offset + _WORD],
                     self._before[chunk + offset : chunk + offset + _WORD],

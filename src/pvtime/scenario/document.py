@@ -32,6 +32,7 @@ def _scenario(scenario: Scenario) -> dict[str, Any]:
     return {
         "name": scenario.name,
         "shows": scenario.shows,
+        "runs_on": scenario.runs_on,
         "claims": [{"author": claim.author, "words": claim.words} for claim in scenario.claims],
         "runs": [],
     }

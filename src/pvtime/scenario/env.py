@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pvtime.abi.pvtime_device import PvTimeGroup
 from pvtime.engine.base import Engine, VcpuSample
 from pvtime.errors import PvTimeDeviceError
 from pvtime.machine.machine import Machine
+from pvtime.probe.affinity import one_cpu
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.mailbox_client import ProbeError
 from pvtime.probe.probe import Probe
@@ -23,6 +23,7 @@ from pvtime.steal.hypervisor import HypervisorPlacement, PvTimeDevice
 from pvtime.steal.placement import PlacementName
 
 __all__ = [
+    "EVENT_TIMEOUT_S",
     "MIN_STOLEN_NS",
     "ScenarioEnv",
     "await_loads",
@@ -63,7 +64,7 @@ class ScenarioEnv:
         """
         config = replace(guest(vcpus), placement=self.placement, **changes)
         with contextlib.ExitStack() as stack:
-            with _one_cpu():
+            with one_cpu():
                 probe = stack.enter_context(boot(self.build, config))
             for index in range(1, vcpus):
                 probe.start_vcpu(index)
@@ -82,17 +83,6 @@ class ScenarioEnv:
         :param otherwise: expectations for individual placements.
         """
         return Finding(topic, observed, otherwise.get(self.placement.value, expected))
-
-
-@contextlib.contextmanager
-def _one_cpu() -> Iterator[None]:
-    """Have threads that start meanwhile, such as vCPUs', share one CPU of the host."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def await_truth(probe: Probe, what: str, happened: Callable[[list[VcpuSample]], bool]) -> list[VcpuSample]:

@@ -43,3 +43,5 @@ class Scenario:
     """Statements of the thread that it tests; empty: the scenario comes from practice."""
     real: LinuxEvents | None = None
     """Run it with Debian's kernel on the embedded engine; None: Linux has no way to do this."""
+    runs_on: str | None = None
+    """Name of that on which it runs, whichever engine is chosen; None: on that engine."""

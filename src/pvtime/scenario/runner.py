@@ -83,7 +83,7 @@ def run_scenarios(
             if view is None:
                 runs.append(run_scenario(scenario, placement, events))
                 continue
-            view.begin(placement, kind.name)
+            view.begin(placement, scenario.runs_on or kind.name)
             runs.append(run_scenario(scenario, placement, events, view.show))
             view.end(runs[-1])
     return runs

@@ -46,6 +46,10 @@ class Schedstat:
         """Return the time, in ns, for which the thread has waited on a run queue since it started."""
         return int(os.pread(self._fd, 64, 0).split()[1])
 
+    def timeslices(self) -> int:
+        """Return the number of times that the thread was put on a CPU."""
+        return int(os.pread(self._fd, 64, 0).split()[2])
+
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self._fd)

@@ -80,7 +80,8 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     assert (document["schema"], document["engine"], document["real"]) == (1, "unicorn", False)
     (scenario,) = document["scenarios"]
-    assert set(scenario) == {"name", "shows", "claims", "runs"}
+    assert set(scenario) == {"name", "shows", "runs_on", "claims", "runs"}
+    assert scenario["runs_on"] is None
     assert [run["placement"] for run in scenario["runs"]] == [one.value for one in PlacementName]
     for run in scenario["runs"]:
         assert (run["holds"], run["refusal"], run["failure"]) == (True, None, None)

@@ -7,6 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from framework.own_kvm import need_x86_kvm
 from pvtime.engine.registry import choose
 from pvtime.scenario.catalog import SCENARIOS
 from pvtime.scenario.env import ScenarioEnv
@@ -17,6 +18,7 @@ from pvtime.scenario.table import markdown
 from pvtime.steal.placement import PlacementName
 
 DOCS = Path(__file__).parents[3] / "docs" / "placements.md"
+OWN_KVM = "| `x86` |"
 BEGIN, END = "<!-- pvtime scenario table -->\n", "<!-- end -->"
 
 
@@ -41,8 +43,21 @@ def run(placement: PlacementName, *events: Event) -> ScenarioRun:
     return ScenarioRun(scenario, placement, events, 0)
 
 
+def documented() -> tuple[str, str]:
+    """Return the table in the docs: the rows of the chosen engine, and those of the host's own KVM."""
+    table = DOCS.read_text().partition(BEGIN)[2].partition(END)[0]
+    before, found, rest = table.partition(OWN_KVM)
+    return before, found + rest
+
+
 def test_the_table_in_the_docs_is_what_the_scenarios_show() -> None:
-    assert DOCS.read_text().partition(BEGIN)[2].partition(END)[0] == markdown(runs())
+    assert documented()[0] == markdown([run for run in runs() if run.scenario.runs_on is None])
+
+
+def test_its_last_rows_are_what_x86_kvm_shows_here() -> None:
+    need_x86_kvm()
+    shown = markdown([run for run in runs() if run.scenario.runs_on is not None])
+    assert documented()[1].splitlines() == shown.splitlines()[2:]
 
 
 def test_no_step_shows_a_python_word_where_there_is_no_figure() -> None:

@@ -8,8 +8,6 @@
         /* Words of the host and the guest. */
         .equ    FAULTED, 0x500
         .equ    STOP, 0x508
-        .equ    ODD, 0x510
-        .equ    READS, 0x518
 
 /* Leave at once, and again whenever KVM_RUN is called. */
         .globl  _start
@@ -32,18 +30,6 @@ spin:
         je      spin
         hlt
         jmp     spin
-
-/* Read the version at BX until STOP is set; count the reads, and those that find it odd. */
-        .balign 16, 0
-watch:
-        movl    (%bx), %eax
-        andl    $1, %eax
-        addl    %eax, ODD
-        incl    READS
-        cmpb    $0, STOP
-        je      watch
-        hlt
-        jmp     watch
 
 /* Handle a general protection fault (vector 13). */
         .balign 16, 0

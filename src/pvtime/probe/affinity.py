@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One CPU of the host for all that must share one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+__all__ = ["one_cpu"]
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[int]:
+    """Have the calling thread, and the threads and processes that it starts meanwhile, share one CPU.
+
+    Yields its number: the last that the thread may use.
+    """
+    allowed = os.sched_getaffinity(0)
+    cpu = max(allowed)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield cpu
+    finally:
+        os.sched_setaffinity(0, allowed)
