@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from framework.own_kvm import need_x86_kvm
-from framework.wait import DEADLINE
+from framework.wait import DEADLINE, wait_until
 
 ROUNDS = 12
 """More than an interval of 99.5 % needs."""
@@ -80,3 +82,21 @@ def test_the_table_has_a_row_and_a_verdict_for_each_kind_of_load() -> None:
         assert len(verdicts) == 1
         assert "with 99% confidence" in verdicts[0]
         assert verdicts[0].endswith("be told from this host's noise.")
+
+
+def test_ctrl_c_ends_it_and_its_helper_without_a_word() -> None:
+    need_x86_kvm()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvtime", "cost", "--rounds", "100000", "--duration", "600"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    helper = wait_until(lambda: children.read_text().split(), message="it has started no helper")[0]
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (130, "", "")
+    wait_until(lambda: not Path(f"/proc/{helper}").exists(), message="its helper is left behind")

@@ -61,7 +61,7 @@ def verdict(load: LoadCost) -> str:
     update = load.update
     if update is None:
         return (
-            f"{load.name}: {load.rounds} rounds are too few for an interval: "
+            f"{load.name}: too few rounds for an interval ({load.rounds}): "
             "give more of them and more time (--rounds, --duration)."
         )
     figures = (

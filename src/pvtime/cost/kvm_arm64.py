@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from pvtime.abi.kvm import KvmCap
 from pvtime.abi.kvm_run import ExitReason
 from pvtime.abi.kvm_types import VcpuFeature
 from pvtime.abi.pvtime import StolenTime
@@ -73,25 +72,21 @@ def arm64_round_trips(device: str = DEVICE) -> Iterator[Arm64RoundTrips]:
     with contextlib.ExitStack() as stack:
         try:
             kvm = stack.enter_context(Kvm(device))
+            kvm.refuse_without_stolen_time()
+            memory, structures = (GuestMemory(each.base, each.size, each.name) for each in (RAM, STOLEN_TIME))
+            vm = kvm.create_vm()
+            stack.callback(vm.close)
+            for each in (memory, structures):
+                stack.callback(each.close)
+                vm.set_memory(each.region, each.address)
+            memory.write(RAM_BASE, _leave())
+            vcpus = []
+            for index in range(2):
+                vcpu = vm.create_vcpu(index)
+                stack.callback(vcpu.close)
+                vcpu.init(vm.preferred_target(), VcpuFeature.PSCI_0_2)
+                vcpu.park(RAM_BASE)
+                vcpus.append(vcpu)
         except EngineError as error:
             raise UsageError(str(error)) from error
-        if not kvm.check(KvmCap.STEAL_TIME):
-            raise UsageError(
-                "this host's KVM has no stolen time: "
-                "it takes Linux 5.10 or later with scheduler statistics (CONFIG_SCHED_INFO)"
-            )
-        vm = kvm.create_vm()
-        stack.callback(vm.close)
-        memory, structures = (GuestMemory(each.base, each.size, each.name) for each in (RAM, STOLEN_TIME))
-        for each in (memory, structures):
-            stack.callback(each.close)
-            vm.set_memory(each.region, each.address)
-        memory.write(RAM_BASE, _leave())
-        vcpus = []
-        for index in range(2):
-            vcpu = vm.create_vcpu(index)
-            stack.callback(vcpu.close)
-            vcpu.init(vm.preferred_target(), VcpuFeature.PSCI_0_2)
-            vcpu.park(RAM_BASE)
-            vcpus.append(vcpu)
         yield Arm64RoundTrips(vm, structures, *vcpus)

@@ -34,15 +34,21 @@ class Neighbour:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            start_new_session=True,  # Ctrl-C in the terminal is its caller's alone
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self.pid = self._process.pid
         self._ask = self._process.stdin.fileno()
         self._answer = self._process.stdout.fileno()
 
     def __enter__(self) -> Self:
         """Return it, once it runs."""
-        self.take_cpu()
+        try:
+            self.take_cpu()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def take_cpu(self) -> None:
@@ -62,6 +68,9 @@ class Neighbour:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End it."""
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         with self._process:
             pass

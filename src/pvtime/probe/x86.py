@@ -26,7 +26,6 @@ from enum import IntEnum
 from importlib import resources
 from typing import Final
 
-from pvtime.abi.kvm import KvmCap
 from pvtime.abi.kvm_types import MemoryFlag
 from pvtime.abi.kvm_x86 import (
     MSR_KVM_STEAL_TIME,
@@ -201,14 +200,17 @@ class X86Vm:
                 errors.append(error)
 
         self.store(Word.STOP, 0)
-        with contextlib.ExitStack() as stack:
-            threads = [threading.Thread(target=run, args=(vcpu,)) for vcpu in vcpus]
+        threads = [threading.Thread(target=run, args=(vcpu,)) for vcpu in vcpus]
+        try:
             for vcpu, thread in zip(vcpus, threads, strict=True):
                 vcpu.start_at(Entry.SPIN)
                 thread.start()
-                stack.callback(thread.join)
-            stack.callback(self.store, Word.STOP, 1)
             yield [thread.native_id or 0 for thread in threads]
+        finally:
+            self.store(Word.STOP, 1)
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
         if errors:
             raise errors[0]
 
@@ -222,22 +224,18 @@ def x86_vm(vcpus: int = 1, device: str = DEVICE) -> Iterator[X86Vm]:
     with contextlib.ExitStack() as stack:
         try:
             kvm = stack.enter_context(Kvm(device, X86))
+            kvm.refuse_without_stolen_time()
+            memories = [GuestMemory(region.base, region.size, region.name) for region in (RAM, STRUCTURES)]
+            for memory in memories:
+                stack.callback(memory.close)
+            fd = kvm.create_vm()
+            stack.callback(fd.close)
+            call(fd.fd, X86Ioctl.SET_TSS_ADDR, TSS, f"{TSS:#x}")
+            vm = X86Vm(fd, *memories)
+            for index in range(vcpus):
+                vcpu = fd.create_vcpu(index)
+                stack.callback(vcpu.close)
+                vm.vcpus.append(X86Vcpu(vcpu))
         except EngineError as error:
             raise UsageError(str(error)) from error
-        if not kvm.check(KvmCap.STEAL_TIME):
-            raise UsageError(
-                "this host's KVM has no stolen time: "
-                "it takes Linux 5.10 or later with scheduler statistics (CONFIG_SCHED_INFO)"
-            )
-        memories = [GuestMemory(region.base, region.size, region.name) for region in (RAM, STRUCTURES)]
-        for memory in memories:
-            stack.callback(memory.close)
-        fd = kvm.create_vm()
-        stack.callback(fd.close)
-        call(fd.fd, X86Ioctl.SET_TSS_ADDR, TSS, f"{TSS:#x}")
-        vm = X86Vm(fd, *memories)
-        for index in range(vcpus):
-            vcpu = fd.create_vcpu(index)
-            stack.callback(vcpu.close)
-            vm.vcpus.append(X86Vcpu(vcpu))
         yield vm

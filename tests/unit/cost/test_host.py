@@ -51,7 +51,7 @@ def test_without_an_interval_there_is_no_verdict_but_advice(absent: dict[str, No
     load = replace(LOAD, rounds=7, **absent)  # type: ignore[arg-type]
     assert (load.update, load.distinguishable) == (None, None)
     assert verdict(load) == (
-        "undisturbed: 7 rounds are too few for an interval: "
+        "undisturbed: too few rounds for an interval (7): "
         "give more of them and more time (--rounds, --duration)."
     )
 

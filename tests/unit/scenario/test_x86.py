@@ -41,19 +41,12 @@ def test_x86_has_one_placement(placement: PlacementName) -> None:
     assert run(placement).refusal == "KVM on x86 has the placement guest alone"
 
 
-def test_its_output_says_that_it_runs_on_no_engine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_as_expected_and_the_output_names_no_engine(capsys: pytest.CaptureFixture[str]) -> None:
     need_x86_kvm()
-    assert main(["scenario", "x86", "--placement", "guest", "--engine", "unicorn"]) == 0
+    code = main(["scenario", "x86", "--placement", "guest", "--engine", "unicorn"])
     out = capsys.readouterr().out
+    assert code == 0, out
     assert "  guest on this host's KVM\n" in out
     assert "unicorn" not in out
-
-
-def test_everything_is_as_expected() -> None:
-    need_x86_kvm()
-    done = run()
-    assert (done.refusal, done.failure) == (None, None)
-    assert [(each.topic, each.observed) for each in done.findings] == [
-        (each.topic, each.expected) for each in done.findings
-    ]
-    assert {"the count later", "preempted, while the vCPU waits"} <= {each.topic for each in done.findings}
+    for topic in ("the count later", "preempted, while the vCPU waits"):
+        assert f"    ok  {topic}: " in out

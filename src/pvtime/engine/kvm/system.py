@@ -83,6 +83,17 @@ class Kvm:
             if not self.check(capability):
                 raise EngineError(f"this host's KVM lacks KVM_CAP_{capability.name} ({meaning})")
 
+    def refuse_without_stolen_time(self) -> None:
+        """Check that KVM can count the stolen time of a vCPU.
+
+        :raises EngineError: it cannot.
+        """
+        if not self.check(KvmCap.STEAL_TIME):
+            raise EngineError(
+                "this host's KVM has no stolen time: "
+                "it takes Linux 5.10 or later with scheduler statistics (CONFIG_SCHED_INFO)"
+            )
+
     def create_vm(self, ipa_bits: int = 0) -> VmFd:
         """Create a VM whose guest physical addresses have ``ipa_bits`` bits; 0: 40, or the host's limit if
         that is less.
