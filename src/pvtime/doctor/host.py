@@ -12,7 +12,7 @@ from pvtime.abi.kvm import KvmCap
 from pvtime.abi.kvm_device import DeviceType
 from pvtime.abi.kvm_types import VcpuFeature
 from pvtime.doctor.finding import HealthFinding, bad, good, neutral
-from pvtime.engine.kvm.system import DEVICE, Kvm
+from pvtime.engine.kvm.system import DEVICE, X86, Kvm
 from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError
 
@@ -57,7 +57,11 @@ def _schedstat(path: Path) -> Iterator[HealthFinding]:
 
 def _kvm(device: str) -> Iterator[HealthFinding]:
     if platform.machine() != "aarch64":
-        state = "exists, but for guests of this architecture" if Path(device).exists() else "does not exist"
+        state = "does not exist"
+        if Path(device).exists():
+            state = "exists, but for guests of this architecture"
+            if platform.machine() == X86:
+                state += ": pvtime cost and pvtime scenario x86 use it"
         yield neutral("/dev/kvm", f"{device} {state}.")
         return
     try:

@@ -87,6 +87,23 @@ def test_an_arm64_host_without_a_kvm_device_says_what_is_missing(
 
 
 @pytest.mark.skipif(platform.machine() == "aarch64", reason="it is about hosts of another architecture")
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        ("x86_64", "for guests of this architecture: pvtime cost and pvtime scenario x86 use it."),
+        ("riscv64", "for guests of this architecture."),
+    ],
+)
+def test_a_kvm_of_another_architecture_is_good_for_what_needs_no_arm64_guest(
+    machine: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    device = tmp_path / "kvm"
+    device.touch()
+    findings = {finding.name: finding for finding in host.examine_host(str(device))}
+    assert findings["/dev/kvm"].sentence == f"{device} exists, but {sentence}"
+
+
 def test_the_command_fails_where_kvm_is_not_arm64_s(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
