@@ -345,6 +345,6 @@ SCENARIO: Final = Scenario(
     "x86",
     "the third approach as x86 has it, on this host's own KVM",
     events,
-    (claims.X86, claims.KEXEC, claims.ARBITRATION),
+    (claims.X86, claims.KEXEC, claims.ARBITRATION, claims.RETURN, claims.LOAD),
     runs_on="this host's KVM",
 )
