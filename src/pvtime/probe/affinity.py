@@ -7,17 +7,22 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-__all__ = ["one_cpu"]
+__all__ = ["last_cpu", "one_cpu"]
+
+
+def last_cpu() -> int:
+    """Return the last CPU that the calling thread may use."""
+    return max(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
 def one_cpu() -> Iterator[int]:
     """Have the calling thread, and the threads and processes that it starts meanwhile, share one CPU.
 
-    Yields its number: the last that the thread may use.
+    Yields its number, which is :func:`last_cpu`.
     """
     allowed = os.sched_getaffinity(0)
-    cpu = max(allowed)
+    cpu = last_cpu()
     os.sched_setaffinity(0, {cpu})
     try:
         yield cpu
