@@ -84,6 +84,12 @@ def test_the_table_has_a_row_and_a_verdict_for_each_kind_of_load() -> None:
         assert verdicts[0].endswith("be told from this host's noise.")
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
+
+
 def test_ctrl_c_ends_it_and_its_helper_without_a_word() -> None:
     need_x86_kvm()
     process = subprocess.Popen(
@@ -96,6 +102,8 @@ def test_ctrl_c_ends_it_and_its_helper_without_a_word() -> None:
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     helper = wait_until(lambda: children.read_text().split(), message="it has started no helper")[0]
+    wait_until(lambda: handles(int(helper), signal.SIGINT), message="its helper has not started")
+    assert os.getpgid(int(helper)) != process.pid, "the helper would print a traceback, if it is quick"
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (130, "", "")
