@@ -46,6 +46,11 @@ __all__ = ["lab_command"]
     help="Derive the host's time from executed instructions, not from a clock.",
 )
 @click.option(
+    "--module",
+    is_flag=True,
+    help="Load pvtime's kernel module into the host's kernel: stolen time in the hypervisor's memory.",
+)
+@click.option(
     "--out",
     multiple=True,
     metavar="FILE",
@@ -53,7 +58,13 @@ __all__ = ["lab_command"]
 )
 @click.argument("command", nargs=-1, required=True)
 def lab_command(
-    cpu: str, smp: int, memory: int, icount: bool, out: tuple[str, ...], command: tuple[str, ...]
+    cpu: str,
+    smp: int,
+    memory: int,
+    icount: bool,
+    module: bool,
+    out: tuple[str, ...],
+    command: tuple[str, ...],
 ) -> int:
     """Run COMMAND on an emulated arm64 KVM host that has this very pvtime installed.
 
@@ -64,9 +75,10 @@ def lab_command(
     Examples:
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
+        pvtime lab --module -- pvtime scenario all --engine kvm --placement hypervisor
     """  # noqa: D301 (click wants the character)
     options = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
     refuse_impossible(out)
     with image_progress(sys.stderr) as progress:
-        fetch(progress)
-    return run_in_lab(list(command), options=options, out=out)
+        fetch(progress, module=module)
+    return run_in_lab(list(command), options=options, out=out, module=module)

@@ -26,6 +26,7 @@ from pvtime.files import try_new_file
 from pvtime.images.cache import FetchProgress, silent
 from pvtime.lab.gdbstub import GdbStub
 from pvtime.lab.initramfs import LabExtras, prepare
+from pvtime.lab.module import load_module
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
 from pvtime.lab.qemu import Emulator, LabError, LabOptions, require_qemu
 from pvtime.lab.result import CompletedRun, ResultReader
@@ -203,10 +204,12 @@ def run_in_lab(
     *,
     options: LabOptions | None = None,
     out: Sequence[str] = (),
+    module: bool = False,
     progress: FetchProgress = silent,
 ) -> int:
     """Boot a lab, run a command in it with its output on ours, and return its exit code.
 
+    :param module: load pvtime's kernel module into its kernel first.
     :param out: files to copy back; a name is relative to ``/root`` in the lab and to the working directory
         on this side.
 
@@ -216,9 +219,11 @@ def run_in_lab(
     size = shutil.get_terminal_size()
     env = {"TERM": os.environ.get("TERM", "dumb")}
     with contextlib.ExitStack() as stack:
-        lab = Lab(options, progress=progress)
+        lab = Lab(options, extras=LabExtras(module=module), progress=progress)
         with waiting(sys.stderr, f"booting an emulated arm64 host ({lab.options.cpu})"):
             stack.enter_context(lab)
+            if module:
+                load_module(lab)
         run = lab.run(
             argv,
             stdout=sys.stdout.buffer,

@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from pvtime.kmod.build import NAME
 from pvtime.lab.initramfs import MODULE
-from pvtime.lab.lab import Lab
 from pvtime.lab.qemu import LabError
+from pvtime.lab.result import CompletedRun
 
 __all__ = ["load_module", "set_parameter", "unload_module"]
 
 PARAMETERS: Final = f"/sys/module/{NAME}/parameters"
 
 
-def load_module(lab: Lab, **parameters: str) -> None:
+class BootedLab(Protocol):
+    """A lab, as far as this uses it."""
+
+    def run(self, argv: Sequence[str]) -> CompletedRun:
+        """Run a command and wait for its end."""
+
+
+def load_module(lab: BootedLab, **parameters: str) -> None:
     """Load it, in a lab with :attr:`LabExtras.module`.
 
     :param parameters: the module's, see pvtime/kmod/README.md.
@@ -24,7 +32,7 @@ def load_module(lab: Lab, **parameters: str) -> None:
     _kernel(lab, ["insmod", f"/{MODULE}", *(f"{name}={value}" for name, value in parameters.items())])
 
 
-def unload_module(lab: Lab) -> None:
+def unload_module(lab: BootedLab) -> None:
     """Unload it; KVM is as it was afterwards.
 
     :raises LabError: a process has /dev/pvtime open.
@@ -32,7 +40,7 @@ def unload_module(lab: Lab) -> None:
     _kernel(lab, ["rmmod", NAME])
 
 
-def set_parameter(lab: Lab, name: str, value: str) -> None:
+def set_parameter(lab: BootedLab, name: str, value: str) -> None:
     """Set one of its parameters.
 
     :raises LabError: there is no such parameter or value.
@@ -40,7 +48,7 @@ def set_parameter(lab: Lab, name: str, value: str) -> None:
     _kernel(lab, ["sh", "-c", f'echo "$1" > {PARAMETERS}/"$0"', name, value])
 
 
-def _kernel(lab: Lab, command: list[str]) -> None:
+def _kernel(lab: BootedLab, command: list[str]) -> None:
     """Run a command that makes the kernel do something; if it fails, tell what the kernel logged about it."""
     done = lab.run(command)
     if done.exit_code:

@@ -57,12 +57,10 @@ def _refuse_placement(name: PlacementName) -> None:
 
     :raises UsageError: it has not.
     """
-    if name is PlacementName.GUEST:
-        raise UsageError(f"placement {name.value!r}: KVM on arm64 does not have it; the unicorn engine has")
-    if name is PlacementName.HYPERVISOR and not is_loaded():
+    if name is PlacementName.GUEST or (name is PlacementName.HYPERVISOR and not is_loaded()):
         raise UsageError(
-            f"placement {name.value!r}: KVM on arm64 has the placement userspace alone, but for a host with "
-            "pvtime's kernel module (pvtime lab --module); the unicorn engine has all three"
+            f"placement {name.value!r}: KVM on arm64 has the placement userspace alone, and hypervisor where "
+            "pvtime's kernel module is loaded (pvtime lab --module); the unicorn engine has all three"
         )
 
 
