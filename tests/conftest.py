@@ -36,10 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the tests of KVM itself where another engine is chosen."""
-    if collection_path == Path(__file__).with_name("kvm") and config.getoption("--engine") != "kvm":
-        return True
-    return None
+    """Leave out the tests of KVM itself, and of the module in it, where another engine is chosen."""
+    of_kvm = [Path(__file__).with_name(name) for name in ("kmod", "kvm")]
+    return True if collection_path in of_kvm and config.getoption("--engine") != "kvm" else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,16 +6,14 @@ from __future__ import annotations
 import pytest
 
 from framework.engines import Choice
+from pvtime.engine.kvm.pvtime_fd import is_loaded
 from pvtime.scenario.catalog import SCENARIOS
 from pvtime.scenario.env import ScenarioEnv
 from pvtime.scenario.runner import run_scenario
 from pvtime.steal.placement import PlacementName
 
-REFUSALS = {
-    PlacementName.HYPERVISOR: "pvtime's kernel module",
-    PlacementName.GUEST: "KVM on arm64 does not have it",
-}
-"""Reasons of KVM without that module."""
+REFUSAL = "KVM on arm64 has the placement userspace alone"
+"""Reason of a KVM without pvtime's kernel module."""
 
 
 @pytest.mark.parametrize("placement", PlacementName, ids=lambda each: each.value)
@@ -25,9 +23,13 @@ def test_it_shows_what_is_expected_or_the_engine_says_by_name_why_not(
 ) -> None:
     scenario = SCENARIOS[name]
     run = run_scenario(scenario, placement, scenario.events(ScenarioEnv(engine.build, placement)))
-    if engine.name == "kvm" and placement in REFUSALS:
+    if engine.name == "kvm" and placement is not PlacementName.USERSPACE and not is_loaded():
         assert run.refusal is not None
-        assert REFUSALS[placement] in run.refusal
+        assert REFUSAL in run.refusal
+        return
+    if engine.name == "kvm" and (name, placement) == ("faults", PlacementName.GUEST):
+        assert run.failure is None
+        assert "the kvm engine can protect whole regions alone" in (run.refusal or "")
         return
     assert (run.refusal, run.failure) == (None, None)
     assert [(each.topic, each.observed) for each in run.findings] == [

@@ -103,7 +103,7 @@ def apt_cache(home: Path, words: list[str]) -> None:
     folder = home / "packages" / words[-1]
     if not folder.exists():
         sys.exit("E: No packages found")
-    print(f"Package: {words[-1]}\nVersion: 1\nDepends: {folder.joinpath('depends').read_text()}\n")
+    print(f"Package: {words[-1]}\nVersion: 1:2\nDepends: {folder.joinpath('depends').read_text()}\n")
 
 
 def apt_get(home: Path, words: list[str], mode: str) -> None:

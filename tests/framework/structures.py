@@ -6,7 +6,7 @@ from __future__ import annotations
 from pvtime.abi.pvtime import StolenTime
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.memory_map import MemoryMap
-from pvtime.steal.kvm_truth import KvmTruth
+from pvtime.steal.kvm_truth import KvmTruth, MarkedCalls
 from pvtime.steal.placement import UserspacePlacement
 
 __all__ = ["Structures"]
@@ -24,7 +24,8 @@ class Structures:
 
     def truth(self) -> KvmTruth:
         """Return a truth beside the structure."""
-        return KvmTruth(self.placement.own_structure(0))
+        structure = self.placement.own_structure(0)
+        return KvmTruth(structure, MarkedCalls(structure))
 
     def call(self) -> None:
         """Do what PV_TIME_ST does (kvm_init_stolen_time)."""

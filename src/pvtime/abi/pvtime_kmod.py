@@ -13,8 +13,10 @@ __all__ = [
     "ATTACH",
     "DEVICE",
     "REGION",
+    "REGISTERED",
     "AttachPlacement",
     "PvTimeAttach",
+    "PvTimeRegistered",
     "Sample",
     "SamplePart",
     "UpdateMethod",
@@ -44,8 +46,25 @@ class PvTimeAttach(ctypes.LittleEndianStructure):
     )
 
 
+class PvTimeRegistered(ctypes.LittleEndianStructure):
+    """Argument of :data:`REGISTERED`. ``run_delay`` in ns."""
+
+    _fields_ = (
+        ("vcpu_fd", ctypes.c_int32),
+        ("restore", ctypes.c_uint32),
+        ("registration", ctypes.c_uint64),
+        ("starts", ctypes.c_uint64),
+        ("run_delay", ctypes.c_uint64),
+    )
+
+
 ATTACH: Final = int(IoctlNumber.of(direction=1, size=ctypes.sizeof(PvTimeAttach), type=ord("P"), number=0xD0))
 """Have the module write a vCPU's stolen time."""
+
+REGISTERED: Final = int(
+    IoctlNumber.of(direction=3, size=ctypes.sizeof(PvTimeRegistered), type=ord("P"), number=0xD1)
+)
+"""Tell, or restore, the registration of a vCPU whose guest provides the structure."""
 
 
 class UpdateMethod(IntEnum):

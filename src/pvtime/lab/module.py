@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -49,9 +50,17 @@ def set_parameter(lab: BootedLab, name: str, value: str) -> None:
 
 
 def _kernel(lab: BootedLab, command: list[str]) -> None:
-    """Run a command that makes the kernel do something; if it fails, tell what the kernel logged about it."""
+    """Run a command that makes the kernel do something; if it fails, tell the module's own error, if any."""
+    earlier = len(_errors(lab))
     done = lab.run(command)
     if done.exit_code:
-        log = lab.run(["sh", "-c", f"dmesg | grep {NAME}: | tail -n 1"]).stdout.decode(errors="replace")
-        said = done.stderr.decode(errors="replace")
-        raise LabError(f"{' '.join(command[:2])}: {(log.partition(': ')[2] or said).strip()}")
+        said = [done.stderr.decode(errors="replace"), *_errors(lab)[earlier:]]
+        raise LabError(f"{' '.join(command[:2])}: {said[-1].strip()}")
+
+
+def _errors(lab: BootedLab) -> list[str]:
+    """Return the module's error messages in the kernel's log."""
+    log = lab.run(["dmesg", "-r"]).stdout.decode(errors="replace")
+    return [
+        line.partition(f"{NAME}: ")[2] for line in log.splitlines() if re.match(rf"<3>.*\b{NAME}: ", line)
+    ]

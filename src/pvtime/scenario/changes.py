@@ -31,7 +31,12 @@ class Snapshot:
     def __init__(self, memory: GuestMemory, may_change: Region) -> None:
         self._memory = memory
         self._may_change = may_change
-        self._before = memory.read(memory.base, memory.size)
+        self._before = bytearray(memory.read(memory.base, memory.size))
+
+    def expect(self, filled: Region, word: int) -> None:
+        """Compare a region with what the guest has filled it with, whatever has happened to that since."""
+        offset = filled.base - self._memory.base
+        self._before[offset : offset + filled.size] = word.to_bytes(_WORD, "little") * (filled.size // _WORD)
 
     @property
     def bytes_compared(self) -> int:
@@ -48,10 +53,8 @@ class Snapshot:
             if now == self._before[chunk : chunk + length]:
                 continue
             for offset in range(0, length, _WORD):
-                word, before = (
-                    now[offset : offset + _WORD],
-                    self._before[chunk + offset : chunk + offset + _WORD],
-                )
+                word = now[offset : offset + _WORD]
+                before = bytes(self._before[chunk + offset : chunk + offset + _WORD])
                 here = Region("word", base + chunk + offset, _WORD)
                 if word != before and not here.overlaps(self._may_change):
                     changes.append(Change(here.base, before, word))

@@ -60,6 +60,7 @@ def _hand_over(env: ScenarioEnv, *, disable: bool) -> Iterator[Event]:
         )
         mailboxes = Region("mailboxes", SECOND + MAILBOXES, SIZE - MAILBOXES)
         snapshot = Snapshot(second.machine.memory, mailboxes)
+        snapshot.expect(DATA, PATTERN)
         second.start_vcpu(1)
         await_loads(second, 0, LOADS)
         second.rest(1)

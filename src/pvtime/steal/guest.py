@@ -9,13 +9,15 @@ GET tells where the first is: so firmware and kernel can arbitrate, and no struc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pvtime.abi.layout import U32_MAX
 from pvtime.abi.registration import PREEMPTED, KvmStealTime, RegisterCall, RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
 from pvtime.steal.placement import Placement, PlacementName
 from pvtime.steal.structure import GuestMap, MappedBytes, Structure
 
-__all__ = ["GuestPlacement", "RegisteredStructure"]
+__all__ = ["GuestPlacement", "KvmRegisteredStructure", "RegisteredStructure"]
 
 _EMPTY = bytes(KvmStealTime())
 _STEAL = KvmStealTime.steal.offset // 8
@@ -106,14 +108,74 @@ class RegisteredStructure(Structure):
         return self._mapped
 
 
+class KvmRegisteredStructure:
+    """The same where the kernel writes it, as the VMM has it.
+
+    :param registered: returns what the guest has registered.
+    """
+
+    def __init__(self, guest: GuestMap, registered: Callable[[], Registration]) -> None:
+        self._guest = guest
+        self._registered = registered
+        self._bound: tuple[int, MappedBytes] | None = None
+
+    @property
+    def ipa(self) -> int | None:
+        """The registered address; None: the guest has registered none."""
+        registration = self._registered()
+        return int(registration.with_(enable=0)) if registration.enable else None
+
+    @property
+    def unreadable(self) -> str | None:
+        """The reason why the guest cannot read it now; None: it can."""
+        try:
+            return self._mapped().unreadable
+        except GuestMemoryError as error:
+            return str(error)
+
+    @property
+    def unwritable(self) -> str | None:
+        """The reason why the kernel cannot write it now; None: it can, or there is no address."""
+        if self.ipa is None:
+            return None
+        try:
+            return self._mapped().unwritable
+        except GuestMemoryError as error:
+            return str(error)
+
+    def load(self) -> int:
+        """Return the count, in ns."""
+        return int(self._mapped().words[_STEAL])
+
+    def store(self, stolen: int) -> None:
+        """Write the count, in ns, while the vCPU does not run: nobody reads a half of it."""
+        self._mapped().words[_STEAL] = stolen
+
+    def _mapped(self) -> MappedBytes:
+        """Return the bytes at the address, which there is now.
+
+        :raises GuestMemoryError: they have been taken away since the kernel checked them.
+        """
+        ipa = self.ipa
+        assert ipa is not None, "its user asks for the address first"
+        if self._bound is None or self._bound[0] != ipa:
+            self._bound = ipa, self._guest.bind(ipa, len(_EMPTY))
+        return self._bound[1]
+
+
 class GuestPlacement(Placement):
     """The guest provides the memory: in its RAM, which is saved with the rest."""
 
     name = PlacementName.GUEST
 
     def __init__(self, guest: GuestMap, vcpus: int) -> None:
+        self._guest = guest
         self._structures: list[RegisteredStructure] = []
         self._structures += [RegisteredStructure(guest, self._structures) for _ in range(vcpus)]
 
     def structure(self, index: int) -> RegisteredStructure:
         return self._structures[index]
+
+    def own_structure(self, registered: Callable[[], Registration]) -> KvmRegisteredStructure:
+        """Return a vCPU's structure as the VMM has it, where the kernel is the hypervisor."""
+        return KvmRegisteredStructure(self._guest, registered)

@@ -20,6 +20,9 @@ hear of it. What is independent of the structure, and what is not:
   call. So that one difference is 0 by construction, unless the bounds contradict it. Every later one
   compares the kernel's count with the scheduler's, to the ns.
 
+Where the guest registers an address (placement ``guest``, by pvtime's kernel module) nothing is marked in its
+RAM: the module tells each registration, and the run_delay at the last one.
+
 Before the first call the baseline is 0: the kernel counts from the vCPU's creation (``last_steal`` starts
 at 0), and the thread is a fresh one. In a restored machine all that is so too, but the structure begins with
 what was saved: so does truth, and the baseline is the negative of that.
@@ -28,13 +31,14 @@ what was saved: so does truth, and the baseline is the negative of that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Protocol, TypeAlias
 
 from pvtime.abi.layout import U64_MAX
-from pvtime.schema import within
+from pvtime.abi.registration import Registration
+from pvtime.schema import U64, within
 from pvtime.steal.structure import VmmStructure
 
-__all__ = ["MARK", "Figure", "KvmTruth", "StolenState"]
+__all__ = ["MARK", "Figure", "KvmStructure", "KvmTruth", "MarkedCalls", "StartCalls", "StolenState"]
 
 MARK: Final = 0x656D_6974_7670_2121
 """Any value but 0; this one reads as text in a dump."""
@@ -52,69 +56,130 @@ class StolenState:
     injected_ns: Figure
     enabled: bool
     starts: Figure
-    """How often the guest has called PV_TIME_ST."""
+    """How often the guest has started the count."""
+    registration: U64 = 0
+    """The address that the guest has registered (:class:`~pvtime.abi.registration.Registration`); 0: none."""
+
+
+class KvmStructure(Protocol):
+    """A structure that the kernel writes, as the VMM itself has it, whatever the guest may do with it."""
+
+    @property
+    def ipa(self) -> int | None:
+        """The address at which the guest finds it; None: it has none now."""
+
+    @property
+    def unreadable(self) -> str | None:
+        """The reason why the guest cannot read it now; None: it can."""
+
+    @property
+    def unwritable(self) -> str | None:
+        """The reason why the kernel cannot write it now; None: it can, or it has no address."""
+
+    def load(self) -> int:
+        """Return the count, in ns."""
+
+    def store(self, stolen: int) -> None:
+        """Write the count, in ns."""
+
+
+class StartCalls(Protocol):
+    """The guest's calls that start the count, which the kernel handles."""
+
+    def registration(self) -> Registration:
+        """Return what the guest has registered; 0: it does not register any address."""
+
+    def pending(self) -> int:
+        """Return how many have been noticed since the last :meth:`take`."""
+
+    def take(self, earliest: int, latest: int) -> int:
+        """Note them; return the run_delay, in ns, at the last one: from ``earliest`` to ``latest``."""
+
+
+class MarkedCalls:
+    """Calls of PV_TIME_ST, by the mark that they clear. Calls between two looks are one."""
+
+    def __init__(self, structure: VmmStructure) -> None:
+        self._structure = structure
+        structure.last_word = MARK
+
+    def registration(self) -> Registration:
+        """Return none: the guest asks for an address."""
+        return Registration(0)
+
+    def pending(self) -> int:
+        """Return whether the mark is gone."""
+        return int(self._structure.last_word != MARK)
+
+    def take(self, earliest: int, latest: int) -> int:
+        """Set the mark again."""
+        self._structure.last_word = MARK
+        return min(max(latest - self._structure.load(), earliest), latest)
 
 
 class KvmTruth:
     """One vCPU's truth. Used by the vCPU's thread alone, while the guest is not entered.
 
-    :param structure: the VMM's own view of the structure, whatever the guest may do with the memory; None:
-        the vCPU has no structure, and truth counts from the start.
+    :param structure: None: the vCPU has no structure, and truth counts from the start.
+    :param calls: the calls that start its count; None: there is no structure.
     """
 
-    def __init__(self, structure: VmmStructure | None) -> None:
+    def __init__(self, structure: KvmStructure | None, calls: StartCalls | None = None) -> None:
         self._structure = structure
+        self._calls = calls
         self._baseline = 0
         self._last = 0
         self.enabled = False
-        """The guest has called PV_TIME_ST."""
+        """The guest has started the count, and has an address."""
         self.injected_ns = 0
         """The part of truth that was stolen on purpose."""
         self.all_injected_ns = 0
         """All that this object was told of stealing on purpose."""
         self.starts = 0
-        """How often the guest has called PV_TIME_ST; calls between two measurements are one."""
+        """How often the guest has started the count."""
         self.figures: tuple[int, int | None] = (0, self.structure())
         """Truth and structure, in ns, at the last measurement; None: nobody can read it in memory."""
-        if structure is not None:
-            structure.last_word = MARK
 
     @property
     def ipa(self) -> int | None:
-        """The structure's address; None: the vCPU has none."""
+        """The structure's address; None: it has none now."""
         return None if self._structure is None else self._structure.ipa
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the vCPU has a structure, or may be given one."""
+        return self._structure is not None
 
     @property
     def fault(self) -> str | None:
         """The reason why the kernel cannot bring the structure up to date now; None: it can."""
         if self._structure is None or self._structure.unwritable is None:
             return None
-        return f"the structure at {self._structure.ipa:#x} cannot be written: {self._structure.unwritable}"
+        return f"the structure at {self.ipa or 0:#x} cannot be written: {self._structure.unwritable}"
 
     @property
     def in_use(self) -> bool:
         """Whether the guest or the kernel has touched the structure."""
-        return self.enabled or self.structure() != 0 or self._called
+        return self.enabled or self.structure() != 0 or self._pending() > 0
 
-    @property
-    def _called(self) -> bool:
-        """Whether PV_TIME_ST has cleared the mark."""
-        return self._structure is not None and self._structure.last_word != MARK
+    def _pending(self) -> int:
+        """Return the number of calls since the last measurement."""
+        return 0 if self._calls is None else self._calls.pending()
 
     def structure(self) -> int | None:
         """Return ``stolen_time``, in ns, as the guest reads it; None where nobody can read it in memory."""
-        if self._structure is None or self._structure.unreadable is not None:
+        if self._structure is None or self.ipa is None or self._structure.unreadable is not None:
             return None
         return self._structure.load()
 
     def measure(self, run_delay: int) -> tuple[int, int | None]:
         """Return the :attr:`figures` where the structure was brought up to date at ``run_delay``."""
-        if self._structure is not None and self._called:
+        if self._calls is not None and (pending := self._calls.pending()):
+            self.starts += pending
             self.enabled = True
-            self.starts += 1
             self.injected_ns = 0
-            self._structure.last_word = MARK
-            self._baseline = min(max(run_delay - self._structure.load(), self._last), run_delay)
+            self._baseline = self._calls.take(self._last, run_delay)
+        self.enabled = self.enabled and self.ipa is not None
         self._last = run_delay
         self.figures = run_delay - self._baseline, self.structure()
         return self.figures
@@ -124,7 +189,7 @@ class KvmTruth:
         self._baseline -= ns
         self.injected_ns += ns
         self.all_injected_ns += ns
-        if self._structure is not None:
+        if self._structure is not None and self.ipa is not None:
             self._structure.store((self._structure.load() + ns) & U64_MAX)
         # As of the last measurement: the kernel may have updated the structure since, which truth has not.
         truth, structure = self.figures
@@ -139,14 +204,16 @@ class KvmTruth:
 
         :param run_delay: the thread's, now.
         """
-        since = self._last if self._called else self._baseline
+        pending = self._pending()
+        since = self._last if pending else self._baseline
         least, most = self._last - since, run_delay - since
         structure = self.structure()
         return StolenState(
             truth_ns=least if structure is None else min(max(structure, least), most),
-            injected_ns=0 if self._called else self.injected_ns,
-            enabled=self._called or self.enabled,
-            starts=self.starts + self._called,
+            injected_ns=0 if pending else self.injected_ns,
+            enabled=bool(pending) or self.enabled,
+            starts=self.starts + pending,
+            registration=0 if self._calls is None else int(self._calls.registration()),
         )
 
     def restore(self, state: StolenState) -> None:

@@ -57,10 +57,10 @@ def _refuse_placement(name: PlacementName) -> None:
 
     :raises UsageError: it has not.
     """
-    if name is PlacementName.GUEST or (name is PlacementName.HYPERVISOR and not is_loaded()):
+    if name is not PlacementName.USERSPACE and not is_loaded():
         raise UsageError(
-            f"placement {name.value!r}: KVM on arm64 has the placement userspace alone, and hypervisor where "
-            "pvtime's kernel module is loaded (pvtime lab --module); the unicorn engine has all three"
+            f"placement {name.value!r}: KVM on arm64 has the placement userspace alone, and all three where "
+            "pvtime's kernel module is loaded (pvtime lab --module); the unicorn engine has them everywhere"
         )
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from mmap import PAGESIZE
 from typing import Final
 
 from pvtime.abi.kvm import KvmCap
 from pvtime.abi.kvm_reg import PC, x
-from pvtime.abi.kvm_types import VcpuFeature
+from pvtime.abi.kvm_types import MemoryFlag, VcpuFeature
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.exits import MachineEvents
 from pvtime.engine.kvm.injector import StealInjector
 from pvtime.engine.kvm.ioctl import DeviceFd
 from pvtime.engine.kvm.mmio import CoalescedMmioRing, MmioBus
-from pvtime.engine.kvm.pvtime_fd import PvTimeFd
+from pvtime.engine.kvm.pvtime_fd import PvTimeFd, RegisteredCalls
 from pvtime.engine.kvm.sampler import PARKING
 from pvtime.engine.kvm.slots import MemorySlots
 from pvtime.engine.kvm.state import (
@@ -52,9 +53,11 @@ from pvtime.machine.layout import (
     refuse_overlap,
 )
 from pvtime.machine.machine import Machine
+from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import Access
+from pvtime.steal.guest import GuestPlacement
 from pvtime.steal.hypervisor import HypervisorPlacement
-from pvtime.steal.kvm_truth import KvmTruth
+from pvtime.steal.kvm_truth import KvmTruth, MarkedCalls
 from pvtime.steal.placement import UserspacePlacement
 
 __all__ = ["KvmVm"]
@@ -99,7 +102,7 @@ class KvmVm:
             stack.callback(self.vm.close)
             if kvm.check(KvmCap.ARM_NISV_TO_USER) and kvm.check(KvmCap.ARM_INJECT_EXT_DABT):
                 self.vm.enable(KvmCap.ARM_NISV_TO_USER)
-            self._kernel_memory = self._map_kernel_memory(stack)
+            self._module = self._open_module(stack)
             self.slots = MemorySlots(self.vm, memories)
             self._vcpus = self._create_vcpus(stack)
             self._vgic, self._flavour = self._create_vgic(stack)
@@ -110,7 +113,7 @@ class KvmVm:
                 self._restore(state)
             devices = [self._shadowed_console(kvm, stack), machine.agent]
             self.bus = MmioBus(devices, self._coalesce_writes(stack))
-            parking = self._write_parking()
+            parking = self._write_parking(stack)
             self._threads = [
                 VcpuThread(
                     vcpu,
@@ -150,31 +153,51 @@ class KvmVm:
         self._vcpus[0].set_reg(PC, entry.pc)
         self._vcpus[0].set_reg(x(0), entry.x0)
 
-    def _map_kernel_memory(self, stack: contextlib.ExitStack) -> PvTimeFd | None:
-        """Have the structures' memory be the kernel's where the hypervisor provides it; None: it does not."""
-        if not isinstance(self._machine.placement, HypervisorPlacement):
-            return None
-        device = PvTimeFd(self._machine.stolen_time)
-        stack.callback(device.close)
-        return device
+    def _open_module(self, stack: contextlib.ExitStack) -> PvTimeFd | None:
+        """Open pvtime's kernel module for a placement that KVM does not have; None: it has it."""
+        match self._machine.placement:
+            case UserspacePlacement():
+                return None
+            case HypervisorPlacement():
+                module = PvTimeFd(self._machine.stolen_time)
+            case _:
+                module = PvTimeFd()
+        stack.callback(module.close)
+        return module
 
     def _set_stolen_time(self) -> list[KvmTruth]:
-        placement = self._machine.placement
-        assert isinstance(placement, UserspacePlacement | HypervisorPlacement), "the engine refuses the other"
-        truths = []
-        for vcpu in self._vcpus:
-            has_structure = vcpu.index not in self._machine.config.no_pvtime
-            truth = KvmTruth(placement.own_structure(vcpu.index) if has_structure else None)
-            if truth.ipa is not None and self._kernel_memory is not None:
-                self._kernel_memory.attach(vcpu, truth.ipa)
-            elif truth.ipa is not None:
-                self.vm.set_stolen_time(vcpu, truth.ipa)
-            truths.append(truth)
-        return truths
+        return [
+            KvmTruth(None) if vcpu.index in self._machine.config.no_pvtime else self._truth(vcpu)
+            for vcpu in self._vcpus
+        ]
 
-    def _write_parking(self) -> int:
+    def _truth(self, vcpu: VcpuFd) -> KvmTruth:
+        """Have the kernel write a vCPU's stolen time, by the machine's placement."""
+        match self._machine.placement:
+            case UserspacePlacement() | HypervisorPlacement() as placement:
+                structure = placement.own_structure(vcpu.index)
+                if self._module is None:
+                    self.vm.set_stolen_time(vcpu, structure.ipa)
+                else:
+                    self._module.attach(vcpu, structure.ipa)
+                return KvmTruth(structure, MarkedCalls(structure))
+            case GuestPlacement() as placement:
+                assert self._module is not None, "KVM does not have this placement"
+                self._module.attach_guest(vcpu)
+                calls = RegisteredCalls(self._module, vcpu)
+                return KvmTruth(placement.own_structure(calls.registration), calls)
+        raise AssertionError("there are three placements")
+
+    def _write_parking(self, stack: contextlib.ExitStack) -> int:
         """Write the instructions that a vCPU is stepped through after the guest's end; return their IPA."""
-        region = self._machine.stolen_time
+        if isinstance(self._machine.placement, GuestPlacement):
+            region = GuestMemory(self._machine.config.stolen_time.base, PAGESIZE, "parking")
+            stack.callback(region.close)
+            # Read-only: the guest cannot register it.
+            slot = self.vm.set_memory(region.region, region.address, MemoryFlag.READONLY)
+            stack.callback(self.vm.delete_memory, slot)
+        else:
+            region = self._machine.stolen_time
         region.write(region.end - len(PARKING), PARKING)
         return region.end - len(PARKING)
 
@@ -239,6 +262,8 @@ class KvmVm:
             placement.restore(state.placement)
         for vcpu, truth, saved in zip(self._vcpus, self._truths, state.vcpus, strict=True):
             write_cpu(vcpu, saved.cpu)
+            if isinstance(placement, GuestPlacement) and self._module is not None and truth.has_structure:
+                self._module.restore(vcpu, saved.stolen.registration)
             truth.restore(saved.stolen)
         write_vgic(self._vgic, self._machine.mpidrs, state.vgic)
         self._counters = state.counters

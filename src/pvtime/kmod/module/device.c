@@ -79,37 +79,47 @@ static struct kvm_vcpu *vcpu_of(struct file *file)
 	return file->private_data;
 }
 
-static int attach(struct file *file, const struct pvtime_attach *how)
+static int attach(struct memory *memory, struct file *file, struct kvm_vcpu *vcpu, const struct pvtime_attach *how)
 {
-	struct memory *memory = file->private_data;
-	struct fd vcpu_file = fdget(how->vcpu_fd);
-	struct kvm_vcpu *vcpu = vcpu_file.file ? vcpu_of(vcpu_file.file) : NULL;
-	int error = -EBADF;
+	int error = 0;
 
-	if (vcpu) {
-		mutex_lock(&memory->lock);
-		error = 0;
-		if (how->placement == PVTIME_GUEST && !memory->has_guests) {
-			error = pvtime_probe_guest_calls(true);
-			memory->has_guests = !error;
-		}
-		if (!error)
-			error = pvtime_attach(vcpu, how, file, page_address(memory->pages));
-		mutex_unlock(&memory->lock);
+	mutex_lock(&memory->lock);
+	if (how->placement == PVTIME_GUEST && !memory->has_guests) {
+		error = pvtime_probe_guest_calls(true);
+		memory->has_guests = !error;
 	}
-	fdput(vcpu_file);
+	if (!error)
+		error = pvtime_attach(vcpu, how, file, page_address(memory->pages));
+	mutex_unlock(&memory->lock);
 	return error;
 }
 
 static long ioctl(struct file *file, unsigned int request, unsigned long argument)
 {
-	struct pvtime_attach how;
+	union {
+		s32 vcpu_fd; /* the first field of each */
+		struct pvtime_attach attach;
+		struct pvtime_registered registered;
+	} with;
+	struct kvm_vcpu *vcpu;
+	struct fd vcpu_file;
+	int error = -EBADF;
 
-	if (request != PVTIME_ATTACH)
+	if (request != PVTIME_ATTACH && request != PVTIME_REGISTERED)
 		return -ENOTTY;
-	if (copy_from_user(&how, (void __user *)argument, sizeof(how)))
+	if (copy_from_user(&with, (void __user *)argument, _IOC_SIZE(request)))
 		return -EFAULT;
-	return attach(file, &how);
+	vcpu_file = fdget(with.vcpu_fd);
+	vcpu = vcpu_file.file ? vcpu_of(vcpu_file.file) : NULL;
+	if (vcpu && request == PVTIME_ATTACH)
+		error = attach(file->private_data, file, vcpu, &with.attach);
+	else if (vcpu)
+		error = pvtime_registered(vcpu, &with.registered);
+	fdput(vcpu_file);
+	if (!error && request == PVTIME_REGISTERED &&
+	    copy_to_user((void __user *)argument, &with.registered, sizeof(with.registered)))
+		return -EFAULT;
+	return error;
 }
 
 static ssize_t read(struct file *file, char __user *to, size_t size, loff_t *offset)

@@ -217,7 +217,7 @@ int pvtime_probes_init(void)
 	}
 	code = (u32 *)probes[0].addr;
 	if ((probes[0].opcode != NOP && probes[0].opcode != MOV_X9_LR) || code[1] != NOP) {
-		pr_err("pvtime_kvm: %s does not begin with ftrace's two instructions in this kernel\n",
+		pr_err("pvtime_kvm: %s does not begin with ftrace's two NOPs: it is traced now, or this kernel has none\n",
 		       probes[0].symbol_name);
 		error = -EOPNOTSUPP;
 		goto out;

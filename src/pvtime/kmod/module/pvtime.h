@@ -35,6 +35,7 @@ struct pvtime_vcpu {
 	struct file *owner;			/* PVTIME_HYPERVISOR and _GUEST: the descriptor of /dev/pvtime */
 	struct pvclock_vcpu_stolen_time *mapped; /* PVTIME_HYPERVISOR: in the kernel's own mapping */
 	u64 registration;			/* PVTIME_GUEST: the address, and bit 0 where it is enabled */
+	u64 starts, run_delay;			/* PVTIME_GUEST: struct pvtime_registered */
 	bool preempted;				/* PVTIME_GUEST: the structure says so */
 	struct gfn_to_hva_cache cache;		/* the others */
 };
@@ -53,6 +54,7 @@ extern struct srcu_struct pvtime_srcu; /* held from a probe's hit to the end of 
 struct pvtime_vcpu *pvtime_find(struct kvm_vcpu *vcpu);
 struct pvtime_vcpu *pvtime_adopt(struct kvm_vcpu *vcpu);
 int pvtime_attach(struct kvm_vcpu *vcpu, const struct pvtime_attach *how, struct file *owner, void *memory);
+int pvtime_registered(struct kvm_vcpu *vcpu, struct pvtime_registered *registered);
 void pvtime_forget(struct kvm_vcpu *vcpu);
 void pvtime_detach_all(struct file *owner);
 bool pvtime_is_taken(struct kvm_vcpu *vcpu, gpa_t gpa);
@@ -67,6 +69,7 @@ void pvtime_x86_set_preempted(struct pvtime_vcpu *state);
 void pvtime_x86_clear(struct pvtime_vcpu *state);
 bool pvtime_x86_knows(u32 function);
 void pvtime_x86_call(struct pvtime_vcpu *state);
+int pvtime_x86_restore(struct pvtime_vcpu *state, u64 registration);
 
 /* measure.c */
 u64 pvtime_counter(void);

@@ -35,6 +35,22 @@ struct pvtime_attach {
  */
 #define PVTIME_ATTACH _IOW('P', 0xd0, struct pvtime_attach)
 
+struct pvtime_registered {
+	__s32 vcpu_fd;
+	__u32 restore;
+	__u64 registration; /* the address, and bit 0 where it is enabled */
+	__u64 starts;	    /* registrations since the vCPU was attached */
+	__u64 run_delay;    /* the vCPU's at the last one, which the count starts from */
+};
+
+/*
+ * Tell what the guest has registered, of a vCPU that is attached as PVTIME_GUEST. With restore, set it first, and
+ * count on from what is in the structure: for a vCPU that has not run.
+ *
+ * EBADF: not a vCPU; ENOENT: not attached so; EINVAL: no structure can be there.
+ */
+#define PVTIME_REGISTERED _IOWR('P', 0xd1, struct pvtime_registered)
+
 /* How an update was made. */
 enum pvtime_method {
 	PVTIME_KVM,	 /* by KVM itself: nothing is measured */

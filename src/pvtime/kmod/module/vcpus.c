@@ -84,6 +84,31 @@ int pvtime_attach(struct kvm_vcpu *vcpu, const struct pvtime_attach *how, struct
 	return error;
 }
 
+/* PVTIME_REGISTERED */
+int pvtime_registered(struct kvm_vcpu *vcpu, struct pvtime_registered *registered)
+{
+	struct pvtime_vcpu *state;
+	int idx, error;
+
+	error = mutex_lock_killable(&vcpu->mutex);
+	if (error)
+		return error;
+	idx = srcu_read_lock(&pvtime_srcu);
+	state = pvtime_find(vcpu);
+	if (!state || state->placement != PVTIME_GUEST)
+		error = -ENOENT;
+	else if (registered->restore)
+		error = pvtime_x86_restore(state, registered->registration);
+	if (!error) {
+		registered->registration = state->registration;
+		registered->starts = state->starts;
+		registered->run_delay = state->run_delay;
+	}
+	srcu_read_unlock(&pvtime_srcu, idx);
+	mutex_unlock(&vcpu->mutex);
+	return error;
+}
+
 /* For a vCPU that is being destroyed; callable in a probe. */
 void pvtime_forget(struct kvm_vcpu *vcpu)
 {

@@ -98,35 +98,55 @@ void pvtime_x86_clear(struct pvtime_vcpu *state)
 	state->vcpu->arch.steal.base = INVALID_BASE;
 }
 
-static long set(struct pvtime_vcpu *state, u64 value)
+/* Have the structure at an address that can be written now; false: no structure can be there. */
+static bool use(struct pvtime_vcpu *state, u64 registration, bool clear)
 {
 	struct kvm_vcpu *vcpu = state->vcpu;
+	struct gfn_to_hva_cache *cache = &state->cache;
 	struct x86_steal_time empty = {};
-	gpa_t gpa = value & ~(u64)ENABLE;
-	long answer = INVALID_PARAMETER;
+	gpa_t gpa = registration & ~(u64)ENABLE;
+	bool good;
 	int idx;
 
+	if (registration & RESERVED || pvtime_is_taken(vcpu, gpa))
+		return false;
+	idx = srcu_read_lock(&vcpu->kvm->srcu);
+	good = !kvm_gfn_to_hva_cache_init(vcpu->kvm, cache, gpa, sizeof(empty)) && cache->memslot &&
+	       !kvm_is_error_hva(cache->hva) && !(cache->memslot->flags & KVM_MEM_READONLY) &&
+	       (!clear || !kvm_write_guest_cached(vcpu->kvm, cache, &empty, sizeof(empty)));
+	srcu_read_unlock(&vcpu->kvm->srcu, idx);
+	if (good) {
+		state->preempted = false;
+		WRITE_ONCE(state->registration, registration);
+		vcpu->arch.steal.base = gpa; /* from here on KVM requests an update at each load */
+	}
+	return good;
+}
+
+static long set(struct pvtime_vcpu *state, u64 value)
+{
 	if (!(value & ENABLE)) {
 		pvtime_x86_clear(state);
 		return SUCCESS;
 	}
 	if (state->registration & ENABLE)
 		return IN_USE;
-	if (value & RESERVED || pvtime_is_taken(vcpu, gpa))
+	if (!use(state, value, true))
 		return INVALID_PARAMETER;
-	idx = srcu_read_lock(&vcpu->kvm->srcu);
-	if (kvm_gfn_to_hva_cache_init(vcpu->kvm, &state->cache, gpa, sizeof(empty)) || !state->cache.memslot ||
-	    kvm_is_error_hva(state->cache.hva) || state->cache.memslot->flags & KVM_MEM_READONLY ||
-	    kvm_write_guest_cached(vcpu->kvm, &state->cache, &empty, sizeof(empty)))
-		goto out;
-	vcpu->arch.steal.last_steal = READ_ONCE(current->sched_info.run_delay);
-	state->preempted = false;
-	WRITE_ONCE(state->registration, value);
-	vcpu->arch.steal.base = gpa; /* from here on KVM requests an update at each load */
-	answer = SUCCESS;
-out:
-	srcu_read_unlock(&vcpu->kvm->srcu, idx);
-	return answer;
+	state->run_delay = READ_ONCE(current->sched_info.run_delay);
+	state->vcpu->arch.steal.last_steal = state->run_delay;
+	state->starts++;
+	return SUCCESS;
+}
+
+/* Continue where a saved guest was. The vCPU's mutex is held. */
+int pvtime_x86_restore(struct pvtime_vcpu *state, u64 registration)
+{
+	if (!(registration & ENABLE)) {
+		pvtime_x86_clear(state);
+		return 0;
+	}
+	return use(state, registration, false) ? 0 : -EINVAL;
 }
 
 bool pvtime_x86_knows(u32 function)
