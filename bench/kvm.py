@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from pvtime.errors import PvtimeError
-from pvtime.images.archive import Archive
-from pvtime.images.cache import cache_directory
 from pvtime.lab.initramfs import LabExtras, fetch
 from pvtime.lab.lab import Lab
 from pvtime.lab.qemu import PROGRAM, LabOptions
@@ -33,47 +28,14 @@ BOOT_GOAL = 1.0
 EXITS_GOAL = 1.5
 
 
-def libraries(cache: Path) -> Iterator[str]:
-    """Yield QEMU's package and those of the libraries that it needs, by apt's own account.
-
-    :raises ImagesError: the sources have no QEMU for arm64.
-    """
-    archive = Archive(cache)
-    if not archive.show(TARGET):
-        raise SystemExit(f"skipped: {archive.missing(TARGET)}")
-    done = subprocess.run(
-        ["apt-cache", "depends", "--recurse", "--important", TARGET],
-        env={**os.environ, "APT_CONFIG": str(cache / "archive/apt.conf"), "LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    needs: dict[str, list[str]] = defaultdict(list)
-    package, alternative = "", False
-    for line in done.stdout.splitlines():
-        if not line.startswith(" "):
-            package = line
-        elif "Depends: " in line:
-            if not alternative:  # of alternatives, apt takes the first
-                needs[package].append(line.partition("Depends: ")[2])
-            alternative = line.lstrip().startswith("|")
-    packages, waiting = set(), [TARGET]
-    while waiting:
-        package = waiting.pop()
-        if package not in packages:
-            packages.add(package)
-            waiting += [need for need in needs[package] if need.startswith("lib")]
-    yield from sorted(packages)
-
-
-def measure(packages: tuple[str, ...], rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(rounds: int) -> dict[str, dict[str, list[float]]]:
     """Return every figure, by measurement and by VMM or number of vCPUs.
 
     :raises SystemExit: a boot failed in the lab.
     """
     # The lab's own assembler is that of the tests.
     trees = {"opt/bench": ROOT / "bench", "opt/bench/framework": ROOT / "tests/framework"}
-    extras = LabExtras(packages=packages, trees=trees)
+    extras = LabExtras(programs=(TARGET,), trees=trees)
     with Lab(LabOptions(memory=MEMORY), extras=extras) as lab:
         run = lab.run(["python3", "/opt/bench/kvm_host.py", str(rounds)])
     if run.exit_code:
@@ -103,7 +65,7 @@ def main() -> None:
         return
     try:
         fetch()
-        figures = measure(tuple(libraries(cache_directory())), rounds)
+        figures = measure(rounds)
     except PvtimeError as error:
         raise SystemExit(f"pvtime: {error}") from error
     exits = figures.pop("exits")

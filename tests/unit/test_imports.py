@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2] / "src"
 
 LAYERS = (
     ("cli",),
-    ("scenario", "cost"),
+    ("cost", "judge", "scenario"),
     ("lab", "doctor"),
     ("run",),
     ("report", "snapshot"),

@@ -34,6 +34,7 @@ COMMANDS: Final = (
     "doctor",
     "help",
     "images",
+    "judge",
     "lab",
     "migrate",
     "receive",

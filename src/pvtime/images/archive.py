@@ -25,6 +25,7 @@ from pvtime.images.cache import FetchProgress, cache_errors, exclusive, require_
 __all__ = ["ARCHITECTURE", "Archive"]
 
 STATUS: Final = re.compile(r"dlstatus:\d+:([\d.]+):")
+DEPENDS: Final = re.compile(r" (?P<alternative>[ |])(?:Pre)?Depends: (?P<package>\S+)")
 REMOTE: Final = re.compile(r"'[^']*' (\S+) (\d+) (\w+):([0-9a-f]+)")
 
 LISTS_ROOM: Final = 96 << 20
@@ -60,6 +61,20 @@ class Archive:
         """
         with self._apt() as apt:
             return apt.show(package)
+
+    def with_libraries(self, package: str) -> list[str]:
+        """Return ``package`` and the library packages that it needs, directly or indirectly, sorted.
+
+        :raises ImagesError: no source has it, no apt, no room.
+        """
+        if not self.show(package):
+            raise ImagesError(self.missing(package))
+        with self._apt() as apt:
+            needs = apt.dependencies(package)
+        found = [package]
+        for name in found:  # the list grows meanwhile
+            found += [need for need in needs.get(name, ()) if need.startswith("lib") and need not in found]
+        return sorted(set(found))
 
     def download(self, packages: Sequence[str]) -> dict[str, Path]:
         """Download the newest versions of ``packages``, not what they depend on; return the files by name.
@@ -163,6 +178,23 @@ class _Apt:
             return {}
         fields = re.findall(r"^([\w-]+): (.*)$", text, re.MULTILINE)
         return dict(fields)
+
+    def dependencies(self, package: str) -> dict[str, list[str]]:
+        """Return the packages that each of ``package`` and all below it depends on.
+
+        Of alternatives, the first, as apt takes it.
+        """
+        text = self._run("apt-cache", "depends", "--recurse", "--important", package)
+        needs: dict[str, list[str]] = {}
+        name, is_alternative = "", False
+        for line in text.splitlines():
+            if not line.startswith(" "):
+                name = line
+            elif match := DEPENDS.fullmatch(line):
+                if not is_alternative:
+                    needs.setdefault(name, []).append(match["package"])
+                is_alternative = bool(match["alternative"])
+        return needs
 
     def locate(self, packages: Sequence[str]) -> list[_RemotePackage]:
         """Look up the files of the newest versions of ``packages``.

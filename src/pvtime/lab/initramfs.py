@@ -85,6 +85,8 @@ class LabExtras:
 
     packages: tuple[str, ...] = ()
     """Debian packages; those that they depend on must be named too."""
+    programs: tuple[str, ...] = ()
+    """Debian packages; the library packages that they need come with them."""
     distributions: tuple[str, ...] = ()
     """Installed pure Python distributions; those that they depend on come with them."""
     trees: Mapping[str, Path] = field(default_factory=dict)
@@ -103,7 +105,7 @@ def prepare(progress: FetchProgress = silent, extras: LabExtras | None = None) -
     extras = extras or LabExtras()
     cache = cache_directory()
     images = stock_images(cache, progress)
-    python, debian = _debian(cache, progress, extras.packages)
+    python, debian = _debian(cache, progress, extras)
     modules = _modules(cache, progress, python, extras.distributions)
     module = build_module(cache, progress) if extras.module else None
     initrd = os.memfd_create("pvtime-lab-initrd")
@@ -123,7 +125,7 @@ def fetch(progress: FetchProgress = silent, *, module: bool = False) -> None:
     """
     cache = cache_directory()
     stock_images(cache, progress)
-    python, _ = _debian(cache, progress, ())
+    python, _ = _debian(cache, progress, LabExtras())
     _modules(cache, progress, python, ())
     if module:
         build_module(cache, progress)
@@ -141,14 +143,16 @@ def _own_entries(
         yield regular(MODULE, module)
 
 
-def _debian(cache: Path, progress: FetchProgress, extra: tuple[str, ...]) -> tuple[str, bytes]:
+def _debian(cache: Path, progress: FetchProgress, extras: LabExtras) -> tuple[str, bytes]:
     """Return the version of the lab's Python, and the archive of Debian's packages."""
-    key = _key(*PACKAGES, *extra)
+    key = _key(*PACKAGES, *extras.packages, *(f"{name} with libraries" for name in extras.programs))
 
     def build() -> Kept:
         packages = Archive(cache, progress)
         python = _lab_python(packages)
-        return Kept(f"debian-{python}-{key}", _built(_debian_entries(packages, python, extra), progress))
+        more = [name for program in extras.programs for name in packages.with_libraries(program)]
+        entries = _debian_entries(packages, python, (*extras.packages, *more))
+        return Kept(f"debian-{python}-{key}", _built(entries, progress))
 
     found = kept(cache / "lab" / f"debian-*-{key}", cache / "lab.lock", progress, build)
     return found.stem.split("-")[1], found.data
@@ -193,7 +197,8 @@ def _debian_entries(archive: Archive, python: str, extra: Sequence[str] = ()) ->
 
     :raises ImagesError: a package cannot be had or unpacked.
     """
-    debs = archive.download([name.format(python=python) for name in (*PACKAGES, *extra)])
+    names = dict.fromkeys(name.format(python=python) for name in (*PACKAGES, *extra))
+    debs = archive.download(list(names))
     for name in ("dev", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/sbin"):
         yield directory(name)
     for name in MERGED:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pvtime.engine.base import Outcome
-from pvtime.report import document
+from pvtime.report import document, output_file
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
 from pvtime.run.export_control import ExportControl, listen
 from pvtime.run.inbox import Inbox
@@ -37,7 +37,7 @@ def run_machine(source: MachineSource, options: RunOptions) -> int:
     :raises PvtimeError: the options cannot be met, or the engine failed.
     """
     if options.report is not None and options.report != STDOUT:
-        document.refuse_unwritable(options.report)
+        output_file.refuse_unwritable(options.report, "the report")
     if options.save_at is not None:
         refuse_unwritable(options.save_at.directory)
     with contextlib.ExitStack() as stack:
@@ -103,7 +103,7 @@ def _finish(options: RunOptions, result: RunResult) -> int:
         sys.stdout.write(document.to_json(result.report))
         sys.stdout.flush()
     elif options.report is not None:
-        document.write(result.report, options.report)
+        output_file.write_whole(options.report, document.to_json(result.report), "the report")
     if not options.report_only:
         from pvtime.report.table import print_report  # its docstring has the cost
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -147,53 +146,3 @@ def test_a_figure_that_is_missing_is_not_taken_for_its_default() -> None:
 def test_what_is_no_report_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         document.from_json(text)
-
-
-def test_the_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-    path.chmod(0o640)
-    document.write(REPORT, path)
-    assert document.from_json(path.read_text()) == REPORT
-    assert path.stat().st_mode & 0o777 == 0o640
-    assert os.listdir(tmp_path) == ["report.json"]
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("target")
-    document.write(REPORT, tmp_path / "link")
-    assert (tmp_path / "link").is_symlink()
-    assert document.from_json((tmp_path / "target").read_text()) == REPORT
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link")
-def test_another_users_link_in_a_directory_for_all_is_not_written_through(tmp_path: Path) -> None:
-    # Its owner chose the file that root then wrote.
-    shared, target = tmp_path / "tmp", tmp_path / "target"
-    shared.mkdir()
-    shared.chmod(0o1777)
-    (shared / "link").symlink_to(target)
-    os.lchown(shared / "link", 65534, 65534)
-    with pytest.raises(UsageError, match="another user's symbolic link"):
-        document.refuse_unwritable(shared / "link")
-    with pytest.raises(UsageError, match="another user's symbolic link"):
-        document.write(REPORT, shared / "link")
-    assert not target.exists()
-
-
-def test_the_check_before_the_boot_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "old").write_text("old")
-    document.refuse_unwritable(tmp_path / "old")
-    document.refuse_unwritable(tmp_path / "new")
-    document.refuse_unwritable(Path("/dev/null"))
-    assert (tmp_path / "old").read_text() == "old"
-    assert os.listdir(tmp_path) == ["old"]
-
-
-@pytest.mark.parametrize(
-    "path", ["/", "/proc/report.json", "no/such/folder/report.json", "/dev/null/x", "x" * 300]
-)
-def test_an_unwritable_path_is_refused_and_named(path: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        document.refuse_unwritable(Path(path))
-    assert path in str(refused.value)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the image says on a VMM's console: the results of its checks, and counts for the host to compare.
+
+The console is a guest's, and other lines may be between: everything is bounded, and nothing is trusted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "Moment", "Verdict"]
+
+MAX_CONSOLE: Final = 1 << 20
+"""Bytes of a console that are kept; the image writes some 4 KiB."""
+MAX_LINE: Final = 1024
+MAX_DETAILS: Final = 64
+"""Lines that are kept with a check."""
+MAX_CHECKS: Final = 100
+MAX_CPUS: Final = 64
+"""The image's own limit: MAX_CPUS in image/layout.h."""
+
+
+class Verdict(Enum):
+    """A check's result, in the words of the image's lines."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Moment(Enum):
+    """A moment at which the image prints every CPU's count."""
+
+    BEGIN = "begin"
+    END = "end"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check's verdict, the reason for one that did not pass, and the figures that were printed with it."""
+
+    name: str
+    verdict: Verdict
+    reason: str = ""
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Count:
+    """A CPU's stolen time in its structure, in ns, and the counter's value."""
+
+    moment: Moment
+    cpu: int
+    stolen_ns: int
+    counter: int
+
+
+_RESULT: Final = re.compile(r"pvtime-result: ([a-z0-9_]{1,60}) (pass|fail|skip)")
+_COUNT: Final = re.compile(
+    r"pvtime-data: (begin|end) cpu=([0-9]{1,3}) stolen_ns=([0-9]{1,20}) counter=([0-9]{1,20})"
+)
+_SKIPPED: Final = re.compile(r"ok \d+ [a-z0-9_]+ # SKIP (.*)")
+END: Final = "end"
+"""The name in the image's last result."""
+
+
+@dataclass
+class Console:
+    """The lines of a console so far."""
+
+    results: list[CheckResult] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
+    ended: bool = False
+    """Whether the image came to its end."""
+    raw: bytearray = field(default_factory=bytearray)
+    _line: bytearray = field(default_factory=bytearray)
+    _details: list[str] = field(default_factory=list)
+    _reason: str = ""
+
+    def feed(self, data: bytes) -> list[Count]:
+        """Take output; return the counts that it completes."""
+        self.raw += data[: max(0, MAX_CONSOLE - len(self.raw))]
+        seen = len(self.counts)
+        *lines, rest = (bytes(self._line) + data).split(b"\n")
+        self._line[:] = rest[:MAX_LINE]
+        for line in lines:
+            self._take(line[:MAX_LINE].decode("ascii", "replace").strip())
+        return self.counts[seen:]
+
+    @property
+    def started(self) -> bool:
+        """Whether anything of the image was seen."""
+        return bool(self.results)
+
+    def _take(self, line: str) -> None:
+        if match := _RESULT.fullmatch(line):
+            self._conclude(match[1], Verdict(match[2]))
+        elif match := _COUNT.fullmatch(line):
+            count = Count(Moment(match[1]), int(match[2]), int(match[3]), int(match[4]))
+            if count.cpu < MAX_CPUS and len(self.counts) < 2 * MAX_CPUS:
+                self.counts.append(count)
+        elif match := _SKIPPED.fullmatch(line):
+            self._reason = match[1]
+        elif line.startswith("# ") and len(self._details) < MAX_DETAILS:
+            self._details.append(line.removeprefix("# "))
+
+    def _conclude(self, name: str, verdict: Verdict) -> None:
+        if name == END:
+            self.ended = True
+        elif len(self.results) < MAX_CHECKS:
+            if verdict is Verdict.FAIL and self._details:
+                self._reason = self._details.pop()
+            self.results.append(CheckResult(name, verdict, self._reason, tuple(self._details)))
+        self._details.clear()
+        self._reason = ""

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The checks of stolen time, in KTAP and as one plain line each.
+ *
+ * A rule is Arm DEN0057A's where no other source is named. What only the host can know is printed as data:
+ * each vCPU's count at two moments, for the host to compare with what it took from the vCPU's thread.
+ */
+#include "judge.h"
+
+#define ALIGN		64
+#define MEANINGFUL	16
+#define STOLEN		8
+#define SMCCC_1_1	0x10001
+#define UNUSED_CALL	0xc500003full
+#define SMC64		0x40000000u
+#define SETTLE_NS	50000000ul
+
+enum verdict { PASS, FAIL, SKIP };
+
+static u64 structure[MAX_CPUS];
+static u64 asked_at[MAX_CPUS];		/* the counter before the last PV_TIME_ST */
+static u32 online;			/* CPUs that were started */
+static bool announced;			/* PV_TIME_ST is, on the first CPU */
+static u32 number;
+static const char *reason;
+
+static u64 count_of(u32 cpu)
+{
+	return *(volatile u64 *)(structure[cpu] + STOLEN);
+}
+
+static void detail(const char *name, u64 value)
+{
+	put("# ");
+	put(name);
+	put(" ");
+	put_hex(value);
+	put("\n");
+}
+
+static enum verdict fail(const char *why)
+{
+	reason = why;
+	return FAIL;
+}
+
+static enum verdict skip(const char *why)
+{
+	reason = why;
+	return SKIP;
+}
+
+static void detail_of(u32 cpu, const char *name, u64 value)
+{
+	put("# cpu ");
+	put_dec(cpu);
+	put(": ");
+	put(name);
+	put(" ");
+	put_hex(value);
+	put("\n");
+}
+
+/* Every answer of every CPU must be the first one's. */
+static bool all_answer(u32 function, u64 argument, s64 wanted)
+{
+	bool right = true;
+
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		s64 answer = call_on(cpu, function, argument);
+
+		if (answer != wanted) {
+			detail_of(cpu, "answered", (u64)answer);
+			right = false;
+		}
+	}
+	return right;
+}
+
+static enum verdict all_cpus_start(void)
+{
+	online = 1;
+	for (u32 cpu = 1; cpu < machine.cpus; cpu++) {
+		if (!start_cpu(cpu))
+			return fail("PSCI CPU_ON did not start every CPU of the device tree");
+		online++;
+	}
+	return PASS;
+}
+
+static enum verdict smccc_version(void)
+{
+	s64 version;
+
+	if (call(PSCI_FEATURES, SMCCC_VERSION, 0, 0) < 0)
+		return skip("SMCCC is older than 1.1: there is no way to ask for stolen time");
+	version = call(SMCCC_VERSION, 0, 0, 0);
+	detail("SMCCC_VERSION", (u64)version);
+	return version >= SMCCC_1_1 ? PASS : skip("SMCCC is older than 1.1");
+}
+
+/* Arm DEN0028, 7.2 to 7.4, and the kernel's drivers/clocksource or arch/arm64/kernel/paravirt.c. */
+static enum verdict discovery_agrees(void)
+{
+	s64 arch = call(SMCCC_ARCH_FEATURES, PV_TIME_FEATURES, 0, 0);
+	s64 itself = call(PV_TIME_FEATURES, PV_TIME_FEATURES, 0, 0);
+	s64 st = call(PV_TIME_FEATURES, PV_TIME_ST, 0, 0);
+
+	detail("ARCH_FEATURES(PV_TIME_FEATURES)", (u64)arch);
+	detail("PV_TIME_FEATURES(PV_TIME_FEATURES)", (u64)itself);
+	detail("PV_TIME_FEATURES(PV_TIME_ST)", (u64)st);
+	announced = arch >= 0 && st == 0;
+	if (arch < 0 && (itself == 0 || st == 0))
+		return fail("ARCH_FEATURES says no where PV_TIME_FEATURES says yes");
+	if (st == 0 && itself != 0)
+		return fail("PV_TIME_FEATURES does not know itself");
+	return PASS;
+}
+
+static enum verdict is_announced(void)
+{
+	return announced ? PASS : skip("this machine announces no stolen time");
+}
+
+static enum verdict every_cpu_agrees(void)
+{
+	s64 wanted = announced ? 0 : NOT_SUPPORTED;
+
+	if (!all_answer(PV_TIME_FEATURES, PV_TIME_ST, wanted))
+		return fail("PV_TIME_FEATURES(PV_TIME_ST) differs from CPU to CPU: Linux keeps such a CPU offline");
+	return PASS;
+}
+
+static enum verdict unknown_is_refused(void)
+{
+	if (!all_answer(PV_TIME_FEATURES, UNUSED_CALL, NOT_SUPPORTED))
+		return fail("PV_TIME_FEATURES knows a call that does not exist");
+	return PASS;
+}
+
+static enum verdict ids_of_32_bits(void)
+{
+	s64 features = call(PV_TIME_FEATURES & ~SMC64, PV_TIME_ST & ~SMC64, 0, 0);
+	s64 st = call(PV_TIME_ST & ~SMC64, 0, 0, 0);
+
+	if ((int32_t)features != NOT_SUPPORTED || (int32_t)st != NOT_SUPPORTED)
+		return fail("the calls are answered with 32-bit ids, which they do not have");
+	return PASS;
+}
+
+static enum verdict live_physical_time(void)
+{
+	s64 features = call(PV_TIME_FEATURES, PV_TIME_LPT, 0, 0);
+
+	detail("PV_TIME_FEATURES(0xc5000022)", (u64)features);
+	if (features == 0 && call(PV_TIME_ST, 0, 0, 0) == NOT_SUPPORTED)
+		return fail("stolen time is at 0xc5000022, as in the drafts of 2019: it is 0xc5000021");
+	return features == NOT_SUPPORTED ? PASS : skip("something is at 0xc5000022, Live Physical Time's number");
+}
+
+static enum verdict every_cpu_has_one(void)
+{
+	bool right = true;
+
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		s64 answer;
+
+		asked_at[cpu] = counter();
+		answer = call_on(cpu, PV_TIME_ST, 0);
+		detail_of(cpu, "PV_TIME_ST", (u64)answer);
+		if (answer < 0)
+			right = false;
+		structure[cpu] = answer < 0 ? NONE : (u64)answer;
+	}
+	if (!announced) {
+		for (u32 cpu = 0; cpu < online; cpu++)
+			if (structure[cpu] != NONE)
+				return fail("PV_TIME_ST gives an address and nothing announces it");
+		return skip("this machine announces no stolen time");
+	}
+	return right ? PASS : fail("PV_TIME_ST gives no address where PV_TIME_FEATURES announces it");
+}
+
+static enum verdict addresses(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		u64 at = structure[cpu];
+
+		if (at & (ALIGN - 1))
+			return fail("a structure is not aligned to 64 bytes");
+		for (u32 i = 0; i < machine.rams; i++)
+			if (at + ALIGN > machine.ram[i].base && at < machine.ram[i].base + machine.ram[i].size)
+				return fail("a structure is in what the device tree calls RAM: Linux would use it as such");
+		for (u32 other = 0; other < cpu; other++)
+			if (at < structure[other] + ALIGN && structure[other] < at + ALIGN)
+				return fail("two CPUs have one structure: each counts what is stolen from the other");
+		if (at < machine.uart.base + machine.uart.size && machine.uart.base < at + ALIGN)
+			return fail("a structure is in the console's registers");
+	}
+	return PASS;
+}
+
+/* Exclusive accesses work on normal, cacheable memory alone. */
+static enum verdict normal_memory(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		map_normal(structure[cpu], ALIGN);
+		for (u64 offset = 0; offset < ALIGN; offset += 8) {
+			probe_failed = 0;
+			load_exclusive(structure[cpu] + offset);
+			if (probe_failed) {
+				detail_of(cpu, "fault at", structure[cpu] + offset);
+				return fail("there is no memory at a structure's address");
+			}
+		}
+	}
+	return PASS;
+}
+
+static enum verdict header(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		u64 first = *(volatile u64 *)structure[cpu];
+
+		if (first) {
+			detail_of(cpu, "revision and attributes", first);
+			return fail("revision and attributes must be 0");
+		}
+	}
+	return PASS;
+}
+
+static enum verdict padding(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++)
+		for (u64 offset = MEANINGFUL; offset < ALIGN; offset += 8) {
+			u64 word = *(volatile u64 *)(structure[cpu] + offset);
+
+			if (word) {
+				detail_of(cpu, "word in the padding", word);
+				return fail("something was written beyond a structure's 16 bytes");
+			}
+		}
+	return PASS;
+}
+
+/* No CPU can have lost more than the time since its PV_TIME_ST, which starts its count anew. */
+static enum verdict bounded(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		u64 count = count_of(cpu);
+		u64 passed = ticks_to_ns(counter() - asked_at[cpu] + 1);
+
+		if (count > passed) {
+			detail_of(cpu, "count in ns", count);
+			detail_of(cpu, "ns since PV_TIME_ST", passed);
+			return fail("more was stolen than time has passed");
+		}
+	}
+	return PASS;
+}
+
+static enum verdict starts_again(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		u64 before = counter();
+		s64 answer = call_on(cpu, PV_TIME_ST, 0);
+		u64 count = count_of(cpu);
+		u64 passed = ticks_to_ns(counter() - before + 1);
+
+		asked_at[cpu] = before;
+		if ((u64)answer != structure[cpu])
+			return fail("a second PV_TIME_ST gives another address");
+		if (count > passed) {
+			detail_of(cpu, "count in ns", count);
+			return fail("PV_TIME_ST did not start the count at 0");
+		}
+	}
+	return PASS;
+}
+
+/* Give the host time to read its own figures between a PV_TIME_ST and a count, or the reverse. */
+static void settle(void)
+{
+	u64 since = counter();
+
+	while (ticks_to_ns(counter() - since) < SETTLE_NS)
+		;
+}
+
+static void print_counts(const char *moment)
+{
+	settle();
+	for (u32 cpu = 0; cpu < online; cpu++) {
+		put("pvtime-data: ");
+		put(moment);
+		put(" cpu=");
+		put_dec(cpu);
+		put(" stolen_ns=");
+		put_dec(count_of(cpu));
+		put(" counter=");
+		put_dec(counter());
+		put("\n");
+	}
+	settle();
+}
+
+/* Every CPU computes and one reads its neighbour's count meanwhile, for the host to steal from them. */
+static enum verdict never_falls(void)
+{
+	u64 frequency, until, reads = 0, worst;
+	u32 watcher = online - 1;
+
+	asm volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
+	print_counts("begin");
+	until = counter() + frequency * machine.seconds;
+	for (u32 cpu = 1; cpu < online; cpu++)
+		begin(cpu, WATCH, structure[cpu - 1], until);
+	worst = watch(structure[watcher], until, &reads);
+	for (u32 cpu = 1; cpu < online; cpu++) {
+		await(cpu);
+		reads += cpus[cpu].reads;
+		if ((u64)cpus[cpu].result > worst)
+			worst = (u64)cpus[cpu].result;
+	}
+	print_counts("end");
+	detail("reads", reads);
+	if (worst) {
+		detail("fell by ns", worst);
+		return fail("a count fell under a reader");
+	}
+	return PASS;
+}
+
+static enum verdict off_and_on(void)
+{
+	u32 last = online - 1;
+
+	if (online < 2)
+		return skip("it takes two CPUs");
+	if (!stop_cpu(last))
+		return fail("PSCI CPU_OFF did not end a CPU");
+	if (!start_cpu(last))
+		return fail("PSCI CPU_ON did not start a CPU again");
+	asked_at[last] = counter();
+	if ((u64)call_on(last, PV_TIME_ST, 0) != structure[last])
+		return fail("a CPU that was off has another structure");
+	return bounded();
+}
+
+struct check {
+	const char *name;
+	enum verdict (*run)(void);
+	bool needs_structures;
+};
+
+static const struct check checks[] = {
+	{ "cpus_start", all_cpus_start, false },
+	{ "smccc_version", smccc_version, false },
+	{ "discovery_agrees", discovery_agrees, false },
+	{ "announced", is_announced, false },
+	{ "every_cpu_agrees", every_cpu_agrees, false },
+	{ "unknown_call_refused", unknown_is_refused, false },
+	{ "ids_of_32_bits_refused", ids_of_32_bits, false },
+	{ "no_live_physical_time", live_physical_time, false },
+	{ "every_cpu_has_structure", every_cpu_has_one, false },
+	{ "addresses", addresses, true },
+	{ "normal_memory", normal_memory, true },
+	{ "header", header, true },
+	{ "padding", padding, true },
+	{ "bounded_by_time", bounded, true },
+	{ "starts_again", starts_again, true },
+	{ "never_falls", never_falls, true },
+	{ "bounded_under_load", bounded, true },
+	{ "off_and_on", off_and_on, true },
+	{ "padding_at_the_end", padding, true },
+	{ "header_at_the_end", header, true },
+};
+
+static bool have_structures(void)
+{
+	for (u32 cpu = 0; cpu < online; cpu++)
+		if (structure[cpu] == NONE)
+			return false;
+	return announced;
+}
+
+static void report(const struct check *check, enum verdict verdict)
+{
+	put(verdict == FAIL ? "not ok " : "ok ");
+	put_dec(++number);
+	put(" ");
+	put(check->name);
+	if (verdict == SKIP) {
+		put(" # SKIP ");
+		put(reason);
+	}
+	put("\n");
+	if (verdict == FAIL) {
+		put("# ");
+		put(reason);
+		put("\n");
+	}
+	put("pvtime-result: ");
+	put(check->name);
+	put(verdict == PASS ? " pass\n" : verdict == FAIL ? " fail\n" : " skip\n");
+}
+
+static bool normal_memory_failed;
+
+void run_checks(void)
+{
+	const u32 count = sizeof(checks) / sizeof(checks[0]);
+
+	put("KTAP version 1\n1..");
+	put_dec(count);
+	put("\n");
+	for (u32 i = 0; i < count; i++) {
+		const struct check *check = &checks[i];
+		enum verdict verdict;
+
+		if (check->needs_structures && (normal_memory_failed || !have_structures()))
+			verdict = skip(announced ? "not every CPU has a structure in memory"
+					: "this machine announces no stolen time");
+		else
+			verdict = check->run();
+		if (verdict == FAIL && check->run == normal_memory)
+			normal_memory_failed = true;
+		report(check, verdict);
+	}
+}

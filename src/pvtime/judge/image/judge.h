@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the image's parts know of each other. */
+#ifndef JUDGE_H
+#define JUDGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layout.h"
+
+#define MAX_RANGES 16
+#define NONE (~0ul)
+
+typedef uint64_t u64;
+typedef int64_t s64;
+typedef uint32_t u32;
+typedef uint8_t u8;
+
+struct range {
+	u64 base, size;
+};
+
+/* What the device tree says of the machine. */
+struct machine {
+	struct range ram[MAX_RANGES];
+	u32 rams;
+	u64 mpidr[MAX_CPUS];
+	u32 cpus;
+	bool smc;			/* PSCI and SMCCC by SMC, else by HVC */
+	struct range uart;
+	bool pl011;
+	u32 reg_shift, io_width;
+	u32 seconds;			/* for each phase that takes time */
+};
+
+extern struct machine machine;
+
+/* fdt.c */
+bool read_device_tree(const void *tree);
+
+/* console.c */
+void put(const char *text);
+void put_hex(u64 value);
+void put_dec(u64 value);
+
+/* memory.c */
+void build_page_tables(const void *tree);
+void map_normal(u64 base, u64 size);
+void enable_mmu(void);
+
+/* call.c */
+#define SMCCC_VERSION		0x80000000
+#define SMCCC_ARCH_FEATURES	0x80000001
+#define PV_TIME_FEATURES	0xc5000020
+#define PV_TIME_ST		0xc5000021
+#define PV_TIME_LPT		0xc5000022
+#define PSCI_VERSION		0x84000000
+#define PSCI_CPU_OFF		0x84000002
+#define PSCI_CPU_ON		0xc4000003
+#define PSCI_AFFINITY_INFO	0xc4000004
+#define PSCI_SYSTEM_OFF		0x84000008
+#define PSCI_FEATURES		0x8400000a
+#define NOT_SUPPORTED		(-1)
+
+s64 call(u32 function, u64 x1, u64 x2, u64 x3);
+void power_off(void) __attribute__((noreturn));
+
+/* cpus.c */
+enum command { IDLE, CALL, WATCH, BUSY, STOP };
+
+struct cpu {
+	volatile u32 command;
+	volatile bool running;
+	volatile u64 argument;
+	volatile s64 result;
+	volatile u64 until;		/* the counter's value at which WATCH and BUSY end */
+	volatile u64 reads;
+};
+
+extern struct cpu cpus[MAX_CPUS];
+
+bool start_cpu(u32 cpu);
+bool stop_cpu(u32 cpu);
+s64 call_on(u32 cpu, u32 function, u64 argument);
+void begin(u32 cpu, enum command command, u64 argument, u64 until);
+void await(u32 cpu);
+u64 watch(u64 structure, u64 until, u64 *reads);
+
+u64 counter(void);
+u64 ticks_to_ns(u64 ticks);
+
+/* start.S */
+extern char _head[], _end[];
+extern volatile u32 probe_failed;
+void secondary_cpu(void);
+u64 load_exclusive(u64 address);
+
+/* checks.c */
+void run_checks(void);
+
+#endif

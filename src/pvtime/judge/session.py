@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One judgement: boot the image, steal from it, and join its results with the host's figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from pvtime.judge.console import CheckResult, Console, Moment, Verdict
+from pvtime.judge.growth import Growths
+from pvtime.judge.subject import Subject
+
+__all__ = ["ExitCode", "Judgement", "judge"]
+
+POLL_S: Final = 0.002
+"""Between two readings of the host's figures, which bracket a count of the guest's."""
+
+BOOTED: Final = "image_starts"
+ENDED: Final = "image_ends"
+
+
+class ExitCode(IntEnum):
+    """The exit code of ``pvtime judge``."""
+
+    RIGHT = 0
+    WRONG = 1
+    CANNOT_TELL = 4
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The results of all checks, and where they were made."""
+
+    subject: str
+    results: tuple[CheckResult, ...]
+    console: bytes
+    complaint: str
+    host: dict[str, str | int]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """WRONG if a check failed; RIGHT if stolen time was compared with the host's and agreed."""
+        verdicts = {result.name: result.verdict for result in self.results}
+        if Verdict.FAIL in verdicts.values():
+            return ExitCode.WRONG
+        return ExitCode.RIGHT if verdicts.get("grows_by_run_delay") is Verdict.PASS else ExitCode.CANNOT_TELL
+
+
+def judge(subject: Subject, name: str, limit_s: float) -> Judgement:
+    """Read the image's console to its end, or for ``limit_s``; ``name`` is the subject's."""
+    console, growths = Console(), Growths()
+    end = time.monotonic() + limit_s
+    with ExitStack() as theft:
+        is_stealing = False
+        before = subject.run_delays()
+        while time.monotonic() < end and (data := subject.read(POLL_S)) is not None:
+            after = subject.run_delays()
+            for count in console.feed(data):
+                growths.add(count, before, after)
+                if count.moment is Moment.END:
+                    theft.close()
+            if console.started and not is_stealing:
+                theft.enter_context(subject.stealing())
+                is_stealing = True
+                after = subject.run_delays()
+            if console.ended:
+                break
+            before = after
+    return Judgement(
+        name, tuple(_all_results(console, growths, subject)), bytes(console.raw), subject.complaint(), _host()
+    )
+
+
+def _all_results(console: Console, growths: Growths, subject: Subject) -> list[CheckResult]:
+    if not console.started:
+        reason = "the image printed nothing on the console"
+        if complaint := subject.complaint():
+            reason += f"; the VMM said: {complaint.splitlines()[-1][:300]}"
+        return [CheckResult(BOOTED, Verdict.FAIL, reason)]
+    results = list(console.results)
+    if (growth := growths.check()) is not None:
+        results.append(growth)
+    if not console.ended:
+        reason = "the machine ended, or fell silent, before the image's end"
+        results.append(CheckResult(ENDED, Verdict.FAIL, reason))
+    return results
+
+
+def _host() -> dict[str, str | int]:
+    return {
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+    }

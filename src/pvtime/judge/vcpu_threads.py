@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The threads of a VMM that run vCPUs, by the names that VMMs give them, and their run_delay."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+__all__ = ["VcpuThreads", "processes_below"]
+
+_NAMES: Final = re.compile(
+    r"CPU (\d+)/KVM"  # QEMU
+    r"|fc_vcpu (\d+)"  # Firecracker
+    r"|crosvm_vcpu(\d+)"
+    r"|kvm-vcpu-(\d+)"  # kvmtool
+    r"|vcpu(\d+)"  # cloud-hypervisor
+)
+
+
+def processes_below(root: int, proc: Path = Path("/proc")) -> list[int]:
+    """Return a process and all that it has started, directly or indirectly."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for path in proc.glob("[0-9]*/stat"):
+        try:
+            # The name in parentheses may have any character in it (proc(5)).
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):  # it has ended meanwhile
+            continue
+        children[parent].append(int(path.parent.name))
+    found = [root]
+    for process in found:  # the list grows meanwhile
+        found += children[process]
+    return found
+
+
+class VcpuThreads:
+    """The vCPU threads of a VMM that was started as process ``root``."""
+
+    def __init__(self, root: int, proc: Path = Path("/proc")) -> None:
+        self._root = root
+        self._proc = proc
+        self._threads: dict[int, Path] = {}
+
+    def find(self) -> int:
+        """Look for the threads, and return how many there are."""
+        self._threads.clear()
+        for process in processes_below(self._root, self._proc):
+            for path in self._proc.glob(f"{process}/task/[0-9]*/comm"):
+                try:
+                    match = _NAMES.fullmatch(path.read_text(errors="replace").strip())
+                except OSError:  # it has ended meanwhile
+                    continue
+                if match and match.lastindex:
+                    self._threads[int(match[match.lastindex])] = path.parent
+        return len(self._threads)
+
+    def tids(self) -> list[int]:
+        """Return the threads' ids, by vCPU."""
+        return [int(self._threads[vcpu].name) for vcpu in sorted(self._threads)]
+
+    def run_delays(self) -> dict[int, int]:
+        """Return the time, in ns, for which each vCPU's thread has waited for a CPU since it started.
+
+        A thread that has ended is left out.
+        """
+        found = {}
+        for vcpu, path in self._threads.items():
+            try:
+                found[vcpu] = int((path / "schedstat").read_text().split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+        return found
