@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_command"]
 
+PVTIME = (sys.executable, "-m", "pvtime")
 STOLEN = "30%"
-"""Stolen from a machine of pvtime's own."""
+"""Stolen from a machine on the embedded engine."""
 
 
 @click.command(
@@ -95,7 +97,11 @@ def judge_command(
     for what, path in outputs.items():
         if path is not None:
             refuse_unwritable(path, what)
-    result = _judge_vmm(command, timeout) if command else _judge_own(engine, placement, vcpus, timeout)
+    result = (
+        _judge_vmm(command, Path(command[0]).name, timeout)
+        if command
+        else _judge_own(engine, placement, vcpus, timeout)
+    )
     if junit is not None:
         write_whole(junit, to_junit(result), "the results")
     if console is not None:
@@ -108,7 +114,7 @@ def judge_command(
     return int(result.exit_code)
 
 
-def _judge_vmm(command: tuple[str, ...], timeout: float) -> Judgement:
+def _judge_vmm(command: Sequence[str], name: str, timeout: float) -> Judgement:
     import tempfile
 
     from pvtime.judge.image_file import judge_image
@@ -119,7 +125,7 @@ def _judge_vmm(command: tuple[str, ...], timeout: float) -> Judgement:
         image.write(judge_image())
         image.flush()
         with Vmm(command, image.name) as vmm:
-            return judge(vmm, Path(command[0]).name, timeout)
+            return judge(vmm, name, timeout)
 
 
 def _judge_own(engine: str, placement: str, vcpus: int, timeout: float) -> Judgement:
@@ -134,8 +140,10 @@ def _judge_own(engine: str, placement: str, vcpus: int, timeout: float) -> Judge
     from pvtime.probe.guest import machine_with_engine
 
     kind, _ = choose(engine)
-    if kind.name == "kvm" and placement != PlacementName.USERSPACE.value:
-        raise UsageError(f"--placement {placement}: the kvm engine has {PlacementName.USERSPACE.value} alone")
+    name = f"pvtime ({kind.name}, {placement})"
+    if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
+        options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
+        return _judge_vmm([*PVTIME, "run", "--kernel", "{image}", *options], name, timeout)
     config = MachineConfig(vcpus, 256 << 20, judge_kernel(), placement=PlacementName(placement))
     console: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
@@ -144,4 +152,4 @@ def _judge_own(engine: str, placement: str, vcpus: int, timeout: float) -> Judge
 
     with machine_with_engine(build, config, console.put) as (_, started):
         started.start()
-        return judge(OwnMachine(started, console), f"pvtime ({kind.name}, {placement})", timeout)
+        return judge(OwnMachine(started, console), name, timeout)

@@ -8,7 +8,7 @@ import sys
 import click
 
 from pvtime.cli.params import WholeNumber
-from pvtime.lab.initramfs import fetch
+from pvtime.lab.initramfs import LabExtras, fetch
 from pvtime.lab.lab import refuse_impossible, run_in_lab
 from pvtime.lab.qemu import CPUS, LabOptions
 from pvtime.report.image_progress import image_progress
@@ -51,6 +51,13 @@ __all__ = ["lab_command"]
     help="Load pvtime's kernel module into the host's kernel: stolen time in the hypervisor's memory.",
 )
 @click.option(
+    "--package",
+    "packages",
+    multiple=True,
+    metavar="NAME",
+    help="Have Debian's package NAME there, and the libraries that it needs. May be repeated.",
+)
+@click.option(
     "--out",
     multiple=True,
     metavar="FILE",
@@ -63,6 +70,7 @@ def lab_command(
     memory: int,
     icount: bool,
     module: bool,
+    packages: tuple[str, ...],
     out: tuple[str, ...],
     command: tuple[str, ...],
 ) -> int:
@@ -76,9 +84,11 @@ def lab_command(
         pvtime lab -- pvtime doctor
         pvtime lab --out out.json -- pvtime run --engine kvm --duration 10 --report out.json
         pvtime lab --module -- pvtime scenario all --engine kvm --placement hypervisor
+        pvtime lab --package qemu-system-arm --memory 3072 -- qemu-system-aarch64 --version
     """  # noqa: D301 (click wants the character)
     options = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
     refuse_impossible(out)
+    extras = LabExtras(programs=packages, module=module)
     with image_progress(sys.stderr) as progress:
-        fetch(progress, module=module)
-    return run_in_lab(list(command), options=options, out=out, module=module)
+        fetch(progress, extras)
+    return run_in_lab(list(command), options=options, extras=extras, out=out)

@@ -193,7 +193,7 @@ class _Apt:
             elif match := DEPENDS.fullmatch(line):
                 if not is_alternative:
                     needs.setdefault(name, []).append(match["package"])
-                is_alternative = bool(match["alternative"])
+                is_alternative = match["alternative"] == "|"
         return needs
 
     def locate(self, packages: Sequence[str]) -> list[_RemotePackage]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "Moment", "Verdict"]
+__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "Moment", "Phase", "Verdict"]
 
 MAX_CONSOLE: Final = 1 << 20
 """Bytes of a console that are kept; the image writes some 4 KiB."""
@@ -38,6 +38,13 @@ class Moment(Enum):
     END = "end"
 
 
+class Phase(Enum):
+    """The host steals between these two lines of the image."""
+
+    LOAD = "load"
+    CALM = "calm"
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """A check's verdict, the reason for one that did not pass, and the figures that were printed with it."""
@@ -62,6 +69,7 @@ _RESULT: Final = re.compile(r"pvtime-result: ([a-z0-9_]{1,60}) (pass|fail|skip)"
 _COUNT: Final = re.compile(
     r"pvtime-data: (begin|end) cpu=([0-9]{1,3}) stolen_ns=([0-9]{1,20}) counter=([0-9]{1,20})"
 )
+_PHASE: Final = re.compile(r"pvtime-phase: (load|calm)")
 _SKIPPED: Final = re.compile(r"ok \d+ [a-z0-9_]+ # SKIP (.*)")
 END: Final = "end"
 """The name in the image's last result."""
@@ -80,32 +88,41 @@ class Console:
     _details: list[str] = field(default_factory=list)
     _reason: str = ""
 
-    def feed(self, data: bytes) -> list[Count]:
-        """Take output; return the counts that it completes."""
+    @property
+    def is_in_line(self) -> bool:
+        """Whether the last output ended within a line."""
+        return bool(self._line)
+
+    def feed(self, data: bytes) -> Count | Phase | None:
+        """Take output that has no more than one line's end; return what that line has for the host."""
         self.raw += data[: max(0, MAX_CONSOLE - len(self.raw))]
-        seen = len(self.counts)
-        *lines, rest = (bytes(self._line) + data).split(b"\n")
-        self._line[:] = rest[:MAX_LINE]
-        for line in lines:
-            self._take(line[:MAX_LINE].decode("ascii", "replace").strip())
-        return self.counts[seen:]
+        self._line += data[: max(0, MAX_LINE - len(self._line))]
+        if not data.endswith(b"\n"):
+            return None
+        line = self._line.decode("ascii", "replace").strip()
+        self._line.clear()
+        return self._take(line)
 
     @property
     def started(self) -> bool:
         """Whether anything of the image was seen."""
         return bool(self.results)
 
-    def _take(self, line: str) -> None:
-        if match := _RESULT.fullmatch(line):
-            self._conclude(match[1], Verdict(match[2]))
-        elif match := _COUNT.fullmatch(line):
+    def _take(self, line: str) -> Count | Phase | None:
+        if match := _COUNT.fullmatch(line):
             count = Count(Moment(match[1]), int(match[2]), int(match[3]), int(match[4]))
             if count.cpu < MAX_CPUS and len(self.counts) < 2 * MAX_CPUS:
                 self.counts.append(count)
+                return count
+        elif match := _PHASE.fullmatch(line):
+            return Phase(match[1])
+        elif match := _RESULT.fullmatch(line):
+            self._conclude(match[1], Verdict(match[2]))
         elif match := _SKIPPED.fullmatch(line):
             self._reason = match[1]
         elif line.startswith("# ") and len(self._details) < MAX_DETAILS:
             self._details.append(line.removeprefix("# "))
+        return None
 
     def _conclude(self, name: str, verdict: Verdict) -> None:
         if name == END:

@@ -15,6 +15,12 @@ NAME: Final = "grows_by_run_delay"
 ENOUGH_NS: Final = 20_000_000
 """Stolen time that is worth a comparison."""
 THOUSAND: Final = 1000
+PREEMPTION_NS: Final = 50_000_000
+"""An error that a preemption in the moment of a reading can make, on a busy host."""
+NOT_FOUND: Final = (
+    "not every vCPU's thread was found: be root with debugfs mounted, or have the VMM name its threads "
+    "(QEMU: -name guest,debug-threads=on)"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Growths:
     _host: dict[tuple[Moment, int], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, count: Count, before: Mapping[int, int], after: Mapping[int, int]) -> None:
-        """Take a count of the image that was read between two readings of the host's."""
+        """Take a count of the image that was read between two readings of the host's figures."""
         key = (count.moment, count.cpu)
         self._guest[key] = count.stolen_ns
         if count.cpu in before and count.cpu in after:
@@ -89,13 +95,17 @@ class Growths:
             f"cpu {each.cpu}: count grew {each.guest_ns} ns, run_delay {each.least_ns} to {each.most_ns} ns"
             for each in pairs
         )
-        wrong = [each for each in pairs if not each.holds]
-        if wrong:
-            worst = max(wrong, key=lambda each: abs(each.error_ns))
+        worst = max(pairs, key=lambda each: abs(each.error_ns), default=None)
+        if worst is not None and not worst.holds:
+            if abs(worst.error_ns) <= PREEMPTION_NS:
+                reason = (
+                    f"cpu {worst.cpu} is off by {worst.error_ns} ns, no more than a preemption: try again"
+                )
+                return CheckResult(NAME, Verdict.SKIP, reason, details)
             reason = f"cpu {worst.cpu} is off by {worst.error_ns} ns: {worst.mistake()}"
             return CheckResult(NAME, Verdict.FAIL, reason, details)
         if len(pairs) < len(cpus):
-            return CheckResult(NAME, Verdict.SKIP, "not every vCPU's thread was found on this host", details)
+            return CheckResult(NAME, Verdict.SKIP, NOT_FOUND, details)
         if not any(each.least_ns >= ENOUGH_NS for each in pairs):
             return CheckResult(NAME, Verdict.SKIP, "too little was stolen to compare", details)
         return CheckResult(NAME, Verdict.PASS, "", details)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from pvtime.judge.console import CheckResult, Console, Moment, Verdict
+from pvtime.judge.console import CheckResult, Console, Count, Phase, Verdict
 from pvtime.judge.growth import Growths
 from pvtime.judge.subject import Subject
 
@@ -55,22 +55,28 @@ def judge(subject: Subject, name: str, limit_s: float) -> Judgement:
     """Read the image's console to its end, or for ``limit_s``; ``name`` is the subject's."""
     console, growths = Console(), Growths()
     end = time.monotonic() + limit_s
+    looked = 0
     with ExitStack() as theft:
-        is_stealing = False
-        before = subject.run_delays()
+        # What is read now was written after the last read: the host's figures from before that one are older
+        # than all of it, also than a count in it. A line may have begun earlier.
+        before_last = before = before_line = subject.run_delays()
         while time.monotonic() < end and (data := subject.read(POLL_S)) is not None:
             after = subject.run_delays()
-            for count in console.feed(data):
-                growths.add(count, before, after)
-                if count.moment is Moment.END:
-                    theft.close()
-            if console.started and not is_stealing:
-                theft.enter_context(subject.stealing())
-                is_stealing = True
-                after = subject.run_delays()
+            for line in data.splitlines(keepends=True):
+                if not console.is_in_line:
+                    before_line = before_last
+                match console.feed(line):
+                    case Count() as count:
+                        growths.add(count, before_line, after)
+                    case Phase.LOAD:
+                        theft.enter_context(subject.stealing())
+                    case Phase.CALM:
+                        theft.close()
             if console.ended:
                 break
-            before = after
+            if len(console.results) > looked and not console.counts:
+                looked, after = len(console.results), subject.look_for_vcpus()
+            before_last, before = before, after
     return Judgement(
         name, tuple(_all_results(console, growths, subject)), bytes(console.raw), subject.complaint(), _host()
     )

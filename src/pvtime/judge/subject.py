@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is judged: a VMM that a command starts, or a machine of pvtime's own in this process."""
+"""What is judged: a VMM that a command starts, or a machine on the embedded engine in this process."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from pvtime.engine.base import Engine
@@ -22,6 +24,10 @@ __all__ = ["IMAGE", "OwnMachine", "Subject", "Vmm"]
 
 IMAGE: Final = "{image}"
 """Stands for the image's path in a VMM's command."""
+
+_QEMU: Final = re.compile("qemu-(system-|kvm)")
+_NAMED_THREADS: Final = ("-name", "pvtime-judge,debug-threads=on")
+"""Options with which QEMU names the threads of its vCPUs."""
 
 _CHUNK: Final = 4096
 _COMPLAINT: Final = 4000
@@ -38,6 +44,10 @@ class Subject(ABC):
     @abstractmethod
     def run_delays(self) -> dict[int, int]:
         """Return the time, in ns, that the host knows to be stolen from each vCPU so far."""
+
+    def look_for_vcpus(self) -> dict[int, int]:
+        """Look for vCPUs that are not known yet; return :meth:`run_delays`."""
+        return self.run_delays()
 
     @abstractmethod
     @contextlib.contextmanager
@@ -60,6 +70,8 @@ class Vmm(Subject):
         if not any(IMAGE in word for word in command):
             raise UsageError(f"the VMM's command does not say where the image goes: write {IMAGE} there")
         self._command = [word.replace(IMAGE, image) for word in command]
+        if _QEMU.match(Path(command[0]).name) and not any("debug-threads" in word for word in command):
+            self._command += _NAMED_THREADS
         self._said = bytearray()
 
     def __enter__(self) -> Vmm:
@@ -109,10 +121,14 @@ class Vmm(Subject):
         """See :meth:`Subject.run_delays`."""
         return self._threads.run_delays()
 
+    def look_for_vcpus(self) -> dict[int, int]:
+        """See :meth:`Subject.look_for_vcpus`."""
+        self._threads.find()
+        return self._threads.run_delays()
+
     @contextlib.contextmanager
     def stealing(self) -> Iterator[None]:
         """Have the vCPUs' threads share one CPU with a process that computes."""
-        self._threads.find()
         with stealing(self._threads.tids()):
             yield
 
@@ -122,7 +138,7 @@ class Vmm(Subject):
 
 
 class OwnMachine(Subject):
-    """A machine of pvtime's, whose engine knows what it steals; the schedule that it was given steals.
+    """A machine on the embedded engine, which knows what it steals; the schedule that it was given steals.
 
     :param console: gets the console's output, from the engine's thread.
     """

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The threads of a VMM that run vCPUs, by the names that VMMs give them, and their run_delay."""
+"""The threads of a VMM that run vCPUs, and their run_delay.
+
+They are known by the names that VMMs give them, or by KVM's own account in debugfs, for root: the file
+kvm/PID-FD/vcpuN/pid (Linux 6.0, virt/kvm/kvm_main.c).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ _NAMES: Final = re.compile(
     r"CPU (\d+)/KVM"  # QEMU
     r"|fc_vcpu (\d+)"  # Firecracker
     r"|crosvm_vcpu(\d+)"
+    r"|pvtime-vcpu(\d+)"
     r"|kvm-vcpu-(\d+)"  # kvmtool
     r"|vcpu(\d+)"  # cloud-hypervisor
 )
@@ -38,23 +43,34 @@ def processes_below(root: int, proc: Path = Path("/proc")) -> list[int]:
 class VcpuThreads:
     """The vCPU threads of a VMM that was started as process ``root``."""
 
-    def __init__(self, root: int, proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self, root: int, proc: Path = Path("/proc"), debugfs: Path = Path("/sys/kernel/debug")
+    ) -> None:
         self._root = root
         self._proc = proc
+        self._debugfs = debugfs
         self._threads: dict[int, Path] = {}
 
     def find(self) -> int:
         """Look for the threads, and return how many there are."""
         self._threads.clear()
         for process in processes_below(self._root, self._proc):
-            for path in self._proc.glob(f"{process}/task/[0-9]*/comm"):
-                try:
-                    match = _NAMES.fullmatch(path.read_text(errors="replace").strip())
-                except OSError:  # it has ended meanwhile
-                    continue
-                if match and match.lastindex:
-                    self._threads[int(match[match.lastindex])] = path.parent
+            self._threads |= self._by_kvm(process) or self._by_name(process)
         return len(self._threads)
+
+    def _by_name(self, process: int) -> dict[int, Path]:
+        found = {}
+        for path in self._proc.glob(f"{process}/task/[0-9]*/comm"):
+            if match := _NAMES.fullmatch(_text(path)):
+                found[int(match[match.lastindex or 0])] = path.parent
+        return found
+
+    def _by_kvm(self, process: int) -> dict[int, Path]:
+        found = {}
+        for path in self._debugfs.glob(f"kvm/{process}-*/vcpu[0-9]*/pid"):
+            if (thread := _text(path)).isdecimal():
+                found[int(path.parent.name.removeprefix("vcpu"))] = self._proc / f"{process}/task/{thread}"
+        return found
 
     def tids(self) -> list[int]:
         """Return the threads' ids, by vCPU."""
@@ -72,3 +88,11 @@ class VcpuThreads:
             except (OSError, ValueError, IndexError):
                 continue
         return found
+
+
+def _text(path: Path) -> str:
+    """Return a file's line; nothing where it has gone meanwhile."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

@@ -116,18 +116,18 @@ def prepare(progress: FetchProgress = silent, extras: LabExtras | None = None) -
     return images.kernel, initrd
 
 
-def fetch(progress: FetchProgress = silent, *, module: bool = False) -> None:
+def fetch(progress: FetchProgress = silent, extras: LabExtras | None = None) -> None:
     """Fetch into the cache everything that :func:`prepare` needs.
 
-    :param module: compile pvtime's kernel module too.
     :raises UsageError: a program that it is compiled with is not installed.
     :raises ImagesError: the guest images or the lab's packages cannot be had.
     """
     cache = cache_directory()
     stock_images(cache, progress)
-    python, _ = _debian(cache, progress, LabExtras())
-    _modules(cache, progress, python, ())
-    if module:
+    extras = extras or LabExtras()
+    python, _ = _debian(cache, progress, extras)
+    _modules(cache, progress, python, extras.distributions)
+    if extras.module:
         build_module(cache, progress)
 
 

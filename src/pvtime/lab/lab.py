@@ -203,8 +203,8 @@ def run_in_lab(
     argv: Sequence[str],
     *,
     options: LabOptions | None = None,
+    extras: LabExtras | None = None,
     out: Sequence[str] = (),
-    module: bool = False,
     progress: FetchProgress = silent,
 ) -> int:
     """Boot a lab, run a command in it with its output on ours, and return its exit code.
@@ -219,10 +219,10 @@ def run_in_lab(
     size = shutil.get_terminal_size()
     env = {"TERM": os.environ.get("TERM", "dumb")}
     with contextlib.ExitStack() as stack:
-        lab = Lab(options, extras=LabExtras(module=module), progress=progress)
+        lab = Lab(options, extras=extras, progress=progress)
         with waiting(sys.stderr, f"booting an emulated arm64 host ({lab.options.cpu})"):
             stack.enter_context(lab)
-            if module:
+            if extras is not None and extras.module:
                 load_module(lab)
         run = lab.run(
             argv,

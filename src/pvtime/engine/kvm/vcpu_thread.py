@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from pathlib import Path
 from typing import Final
 
 from pvtime.abi.kvm import KvmIoctl
@@ -227,6 +228,8 @@ class VcpuThread:
 
     def _main(self) -> None:
         try:
+            # For who looks at the host: ps -L, perf, pvtime judge. Python tells the kernel from 3.14 on.
+            Path("/proc/thread-self/comm").write_text(self._thread.name)
             # Signals are the main thread's, but for the kick.
             signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - {KICK})
             self._run()

@@ -46,12 +46,6 @@ u64 watch(u64 structure, u64 until, u64 *reads)
 	return worst;
 }
 
-static void busy(u64 until)
-{
-	while (counter() < until)
-		;
-}
-
 void secondary_main(u64 index)
 {
 	struct cpu *cpu = &cpus[index];
@@ -67,11 +61,10 @@ void secondary_main(u64 index)
 			cpu->result = (s64)watch(cpu->argument, cpu->until, &reads);
 			cpu->reads = reads;
 			break;
-		case BUSY:
-			busy(cpu->until);
-			break;
 		case STOP:
+			cpu->result = (s64)*(volatile u64 *)cpu->argument;
 			cpu->running = false;
+			asm volatile("dmb ish" ::: "memory");
 			cpu->command = IDLE;
 			call(PSCI_CPU_OFF, 0, 0, 0);
 			break;
@@ -100,11 +93,12 @@ bool start_cpu(u32 cpu)
 	return cpus[cpu].running;
 }
 
-bool stop_cpu(u32 cpu)
+/* Switch a CPU off; the last that it does is to read a word, which is its result. */
+bool stop_cpu(u32 cpu, u64 address)
 {
 	u64 since = counter();
 
-	cpus[cpu].command = STOP;
+	begin(cpu, STOP, address, 0);
 	while (call(PSCI_AFFINITY_INFO, machine.mpidr[cpu], 0, 0) != AFFINITY_OFF)
 		if (!within(since))
 			return false;

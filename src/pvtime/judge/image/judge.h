@@ -67,21 +67,21 @@ s64 call(u32 function, u64 x1, u64 x2, u64 x3);
 void power_off(void) __attribute__((noreturn));
 
 /* cpus.c */
-enum command { IDLE, CALL, WATCH, BUSY, STOP };
+enum command { IDLE, CALL, WATCH, STOP };
 
 struct cpu {
 	volatile u32 command;
 	volatile bool running;
 	volatile u64 argument;
 	volatile s64 result;
-	volatile u64 until;		/* the counter's value at which WATCH and BUSY end */
+	volatile u64 until;		/* the counter's value at which WATCH ends */
 	volatile u64 reads;
 };
 
 extern struct cpu cpus[MAX_CPUS];
 
 bool start_cpu(u32 cpu);
-bool stop_cpu(u32 cpu);
+bool stop_cpu(u32 cpu, u64 address);
 s64 call_on(u32 cpu, u32 function, u64 argument);
 void begin(u32 cpu, enum command command, u64 argument, u64 until);
 void await(u32 cpu);
