@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "Moment", "Phase", "Verdict"]
+__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "CountMoment", "TheftPhase", "Verdict"]
 
 MAX_CONSOLE: Final = 1 << 20
 """Bytes of a console that are kept; the image writes some 4 KiB."""
@@ -31,14 +31,14 @@ class Verdict(Enum):
     SKIP = "skip"
 
 
-class Moment(Enum):
+class CountMoment(Enum):
     """A moment at which the image prints every CPU's count."""
 
     BEGIN = "begin"
     END = "end"
 
 
-class Phase(Enum):
+class TheftPhase(Enum):
     """The host steals between these two lines of the image."""
 
     LOAD = "load"
@@ -59,7 +59,7 @@ class CheckResult:
 class Count:
     """A CPU's stolen time in its structure, in ns, and the counter's value."""
 
-    moment: Moment
+    moment: CountMoment
     cpu: int
     stolen_ns: int
     counter: int
@@ -93,7 +93,7 @@ class Console:
         """Whether the last output ended within a line."""
         return bool(self._line)
 
-    def feed(self, data: bytes) -> Count | Phase | None:
+    def feed(self, data: bytes) -> Count | TheftPhase | None:
         """Take output that has no more than one line's end; return what that line has for the host."""
         self.raw += data[: max(0, MAX_CONSOLE - len(self.raw))]
         self._line += data[: max(0, MAX_LINE - len(self._line))]
@@ -108,14 +108,14 @@ class Console:
         """Whether anything of the image was seen."""
         return bool(self.results)
 
-    def _take(self, line: str) -> Count | Phase | None:
+    def _take(self, line: str) -> Count | TheftPhase | None:
         if match := _COUNT.fullmatch(line):
-            count = Count(Moment(match[1]), int(match[2]), int(match[3]), int(match[4]))
+            count = Count(CountMoment(match[1]), int(match[2]), int(match[3]), int(match[4]))
             if count.cpu < MAX_CPUS and len(self.counts) < 2 * MAX_CPUS:
                 self.counts.append(count)
                 return count
         elif match := _PHASE.fullmatch(line):
-            return Phase(match[1])
+            return TheftPhase(match[1])
         elif match := _RESULT.fullmatch(line):
             self._conclude(match[1], Verdict(match[2]))
         elif match := _SKIPPED.fullmatch(line):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pvtime.judge.console import CheckResult, Count, Moment, Verdict
+from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
 
 __all__ = ["Growth", "Growths"]
 
@@ -62,8 +62,8 @@ class Growth:
 class Growths:
     """Pairs the image's counts with the host's run_delays."""
 
-    _guest: dict[tuple[Moment, int], int] = field(default_factory=dict)
-    _host: dict[tuple[Moment, int], tuple[int, int]] = field(default_factory=dict)
+    _guest: dict[tuple[CountMoment, int], int] = field(default_factory=dict)
+    _host: dict[tuple[CountMoment, int], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, count: Count, before: Mapping[int, int], after: Mapping[int, int]) -> None:
         """Take a count of the image that was read between two readings of the host's figures."""
@@ -76,8 +76,8 @@ class Growths:
         """Return the growth of each vCPU of which guest and host are known at both moments."""
         found = []
         for moment, cpu in sorted(self._host, key=lambda key: key[1]):
-            end = (Moment.END, cpu)
-            if moment is not Moment.BEGIN or end not in self._host:
+            end = (CountMoment.END, cpu)
+            if moment is not CountMoment.BEGIN or end not in self._host:
                 continue
             least_begin, most_begin = self._host[moment, cpu]
             least_end, most_end = self._host[end]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from pvtime.judge.console import CheckResult, Console, Count, Phase, Verdict
+from pvtime.judge.console import CheckResult, Console, Count, TheftPhase, Verdict
 from pvtime.judge.growth import Growths
 from pvtime.judge.subject import Subject
 
@@ -68,9 +68,9 @@ def judge(subject: Subject, name: str, limit_s: float) -> Judgement:
                 match console.feed(line):
                     case Count() as count:
                         growths.add(count, before_line, after)
-                    case Phase.LOAD:
+                    case TheftPhase.LOAD:
                         theft.enter_context(subject.stealing())
-                    case Phase.CALM:
+                    case TheftPhase.CALM:
                         theft.close()
             if console.ended:
                 break

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime judge``: right machines pass, and machines that are wrong in one way fail by that check's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework.wait import DEADLINE
+from pvtime.lab.qemu import PROGRAM
+
+PVTIME = [sys.executable, "-m", "pvtime"]
+GROWS = "grows_by_run_delay"
+QEMU = "-M virt -cpu cortex-a72 -smp 2 -m 256 -nodefaults -display none -serial stdio -kernel {image}"
+
+
+def judge(*arguments: str, console: Path | None = None) -> tuple[int, dict[str, Any]]:
+    """Return the exit code and the JSON of a judgement."""
+    done = subprocess.run(
+        [*PVTIME, "judge", "--json", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    """Return the verdict of each check."""
+    return {check["name"]: check["verdict"] for check in document["checks"]}
+
+
+@pytest.mark.parametrize(("vcpus", "placement"), [("1", "hypervisor"), ("2", "userspace")])
+def test_a_machine_of_the_embedded_engine_is_right(vcpus: str, placement: str) -> None:
+    code, document = judge("--engine", "unicorn", "--vcpus", vcpus, "--placement", placement)
+    found = verdicts(document)
+    assert "fail" not in found.values(), document
+    skipped = {name for name, verdict in found.items() if verdict == "skip"}
+    # On a busy host a reading may come too late to compare; two CPUs are there or not.
+    assert skipped <= {GROWS} | ({"off_and_on"} if vcpus == "1" else set())
+    assert code == (4 if GROWS in skipped else 0)
+
+
+def test_a_vmm_without_stolen_time_is_consistent_and_gets_no_verdict() -> None:
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed (Debian: apt install qemu-system-arm)")
+    code, document = judge("--", PROGRAM, *QEMU.split())
+    found = verdicts(document)
+    assert code == 4, document
+    assert "fail" not in found.values(), document
+    assert found["discovery_agrees"] == "pass"
+    assert found["announced"] == found["every_cpu_has_structure"] == "skip"
+
+
+def test_a_vcpu_without_a_structure_is_found() -> None:
+    machine = ["run", "--engine", "unicorn", "--vcpus", "2", "--without", "1", "--kernel", "{image}"]
+    code, document = judge("--", *PVTIME, *machine)
+    found = verdicts(document)
+    assert code == 1
+    assert {name for name, verdict in found.items() if verdict == "fail"} == {
+        "every_cpu_agrees",
+        "every_cpu_has_structure",
+    }
+    reasons = {check["name"]: check["reason"] for check in document["checks"]}
+    assert "Linux keeps such a CPU offline" in reasons["every_cpu_agrees"]
+
+
+def vmm(folder: Path, *said: str) -> list[str]:
+    """Return the command of a VMM that only says something."""
+    program = folder / "vmm.py"
+    program.write_text(f"import sys\nfor line in {said!r}: print(line)\n")
+    return [sys.executable, str(program), "{image}"]
+
+
+def test_a_vmm_that_says_nothing_of_the_image_fails(tmp_path: Path) -> None:
+    code, document = judge("--", *vmm(tmp_path, "EFI shell"))
+    assert code == 1
+    assert verdicts(document) == {"image_starts": "fail"}
+
+
+def test_a_vmm_that_ends_too_early_fails(tmp_path: Path) -> None:
+    code, document = judge("--", *vmm(tmp_path, "pvtime-result: header pass"))
+    assert code == 1
+    assert verdicts(document) == {"header": "pass", "image_ends": "fail"}
+
+
+def test_a_vmm_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> None:
+    program = tmp_path / "vmm.py"
+    program.write_text("import sys; sys.exit('no such accelerator')")
+    code, document = judge("--", sys.executable, str(program), "{image}")
+    assert code == 1
+    assert document["checks"][0]["reason"].endswith("the VMM said: no such accelerator")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--", "true"], "write {image} there"),
+        (["--", "/no/such/vmm", "{image}"], "check the VMM's command"),
+        (["--junit", "/", "--engine", "unicorn"], "cannot write the results to /"),
+        (["--write-image", "/no/such/folder/image"], "No such file"),
+    ],
+)
+def test_what_is_impossible_is_one_line(arguments: list[str], words: str) -> None:
+    done = subprocess.run(
+        [*PVTIME, "judge", *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_vmm_is_ended_with_the_judge(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    code, document = judge("--timeout", "2", "--", sys.executable, "-c", program, "{image}")
+    assert (code, verdicts(document)) == (1, {"image_starts": "fail"})
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_files_are_written_on_request(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("image", "junit", "console")}
+    subprocess.run([*PVTIME, "judge", "--write-image", files["image"]], check=True, timeout=DEADLINE)
+    assert files["image"].read_bytes()[56:60] == b"ARM\x64"
+    says = vmm(tmp_path, "pvtime-result: header pass", "pvtime-result: end pass")
+    code, _ = judge("--junit", str(files["junit"]), "--console", str(files["console"]), "--", *says)
+    assert code == 4
+    assert 'tests="1"' in files["junit"].read_text()
+    assert files["console"].read_text().startswith("pvtime-result: header pass")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A judgement as JSON, JUnit and lines, and its exit code."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from pvtime.judge.console import CheckResult, Verdict
+from pvtime.judge.document import lines, to_json, to_junit
+from pvtime.judge.growth import NAME
+from pvtime.judge.session import ExitCode, Judgement
+
+RESULTS = (
+    CheckResult("header", Verdict.PASS),
+    CheckResult("padding", Verdict.FAIL, "it is \x1b[2J not 0", ("cpu 0: word 0x1",)),
+    CheckResult("off_and_on", Verdict.SKIP, "it takes two CPUs"),
+)
+
+
+def judgement(*results: CheckResult) -> Judgement:
+    return Judgement("a-vmm", results, b"console \xff", "complaint", {"kernel": "6.1", "cpus": 2})
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ({NAME: Verdict.PASS, "header": Verdict.PASS, "off_and_on": Verdict.SKIP}, ExitCode.RIGHT),
+        ({NAME: Verdict.PASS, "header": Verdict.FAIL}, ExitCode.WRONG),
+        ({NAME: Verdict.SKIP, "header": Verdict.PASS}, ExitCode.CANNOT_TELL),
+        ({"header": Verdict.PASS}, ExitCode.CANNOT_TELL),
+        ({NAME: Verdict.FAIL}, ExitCode.WRONG),
+    ],
+)
+def test_the_exit_code_is_the_verdict(verdicts: dict[str, Verdict], code: ExitCode) -> None:
+    given = judgement(*(CheckResult(name, verdict) for name, verdict in verdicts.items()))
+    assert given.exit_code is code
+    assert json.loads(to_json(given))["verdict"] == code.name.lower().replace("_", "-")
+
+
+def test_json_has_every_check_and_the_console() -> None:
+    document = json.loads(to_json(judgement(*RESULTS)))
+    assert document["schema"] == 1
+    assert [each["verdict"] for each in document["checks"]] == ["pass", "fail", "skip"]
+    assert document["checks"][1]["details"] == ["cpu 0: word 0x1"]
+    assert document["console"] == "console \ufffd"
+    assert document["host"] == {"kernel": "6.1", "cpus": 2}
+
+
+def test_junit_is_xml_whatever_a_guest_says() -> None:
+    suite = ElementTree.fromstring(to_junit(judgement(*RESULTS)))
+    assert suite.attrib == {"name": "pvtime judge", "tests": "3", "failures": "1", "skipped": "1"}
+    failure = suite.find("testcase[@name='padding']/failure")
+    assert failure is not None
+    assert failure.get("message") == "it is ?[2J not 0"
+
+
+def test_lines_have_no_control_characters() -> None:
+    text = list(lines(judgement(*RESULTS)))
+    assert text[0] == "pass  header"
+    assert text[1] == "FAIL  padding     it is ?[2J not 0"
+    assert text[2].strip() == "cpu 0: word 0x1"
+    assert text[-1] == "a-vmm: stolen time is wrong"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's count beside the host's figures: right within their bounds, and the likely mistakes by name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
+from pvtime.judge.growth import ENOUGH_NS, PREEMPTION_NS, Growth, Growths
+
+S = 10**9
+
+
+def growths(guest: tuple[int, int], begin: tuple[int, int], end: tuple[int, int]) -> Growths:
+    """Return the growth of one vCPU: the guest's counts, and the host's bounds at both moments."""
+    both = Growths()
+    both.add(Count(CountMoment.BEGIN, 0, guest[0], 0), {0: begin[0]}, {0: begin[1]})
+    both.add(Count(CountMoment.END, 0, guest[1], 0), {0: end[0]}, {0: end[1]})
+    return both
+
+
+def check(each: Growths) -> CheckResult:
+    """Return its verdict."""
+    found = each.check()
+    assert found is not None
+    return found
+
+
+times = st.integers(0, 10 * S)
+
+
+@given(base=times, begin=times, stolen=times, lag=st.tuples(times, times, times, times))
+def test_a_right_count_is_never_wrong(
+    base: int, begin: int, stolen: int, lag: tuple[int, int, int, int]
+) -> None:
+    # The host reads before and after the guest does, however late.
+    host = base + begin
+    both = growths(
+        (begin, begin + stolen),
+        (host - lag[0], host + lag[1]),
+        (host + stolen - lag[2], host + stolen + lag[3]),
+    )
+    assert check(both).verdict is not Verdict.FAIL
+
+
+@given(stolen=st.integers(ENOUGH_NS, 10 * S), error=st.integers(-10 * S, 10 * S))
+def test_an_exact_host_tells_every_error_beyond_a_preemption(stolen: int, error: int) -> None:
+    found = check(growths((5, 5 + stolen + error), (7, 7), (7 + stolen, 7 + stolen)))
+    expected = Verdict.PASS if not error else Verdict.SKIP if abs(error) <= PREEMPTION_NS else Verdict.FAIL
+    assert found.verdict is expected
+
+
+@pytest.mark.parametrize(
+    ("guest_ns", "words"),
+    [
+        (0, "does not grow"),
+        (2 * S // 1000, "counts us, not ns"),
+        (1 * S, "lost time"),
+        (3 * S, "another thread's time"),
+    ],
+)
+def test_the_likely_mistake_is_named(guest_ns: int, words: str) -> None:
+    assert words in Growth(0, guest_ns, 2 * S, 2 * S).mistake()
+    found = check(growths((0, guest_ns), (0, 0), (2 * S, 2 * S)))
+    assert found.verdict is Verdict.FAIL
+    assert words in found.reason
+
+
+def test_what_cannot_be_compared_is_no_verdict() -> None:
+    assert Growths().check() is None
+    unknown = Growths()
+    for moment in CountMoment:
+        unknown.add(Count(moment, 0, 0, 0), {}, {})
+    assert check(unknown).verdict is Verdict.SKIP
+    assert "debug-threads=on" in check(unknown).reason
+    assert "too little" in check(growths((0, 10), (0, 0), (10, 10))).reason

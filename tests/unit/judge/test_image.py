@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The image: its bytes are the source's, and both sides know the same checks and lines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from pvtime.judge.console import MAX_CPUS
+from pvtime.judge.image_file import judge_image, judge_kernel
+
+TOOL = Path(__file__).parents[3] / "tools" / "build-judge"
+COMPILER = "aarch64-linux-gnu-gcc"
+SOURCES = resources.files("pvtime.judge") / "image"
+LIMIT = 128 << 10
+
+
+def test_the_packaged_image_is_what_the_sources_give(tmp_path: Path) -> None:
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"{COMPILER} is missing: install gcc-aarch64-linux-gnu")
+    subprocess.run([TOOL, tmp_path], check=True)
+    packaged = (SOURCES / "judge.cc").read_text()
+    if (tmp_path / "judge.cc").read_text() != packaged:
+        pytest.skip(f"another compiler gives other bytes: the image's was {packaged.strip()}")
+    assert (tmp_path / "judge.bin").read_bytes() == judge_image()
+
+
+def test_it_is_small_and_goes_anywhere_in_memory() -> None:
+    assert len(judge_image()) < LIMIT
+    kernel = judge_kernel()
+    assert kernel.text_offset == 0
+    assert kernel.image_size >= len(judge_image())
+    flags = int.from_bytes(judge_image()[24:32], "little")
+    assert flags == 0b1010, "little-endian, 4 KiB pages, anywhere"
+
+
+def test_both_sides_have_the_same_limit() -> None:
+    layout = (SOURCES / "layout.h").read_text()
+    match = re.search(r"MAX_CPUS (\d+)", layout)
+    assert match is not None
+    assert int(match[1]) == MAX_CPUS
