@@ -148,6 +148,16 @@ def test_a_linux_guest_is_saved_restored_and_moved(lab: Lab, tmp_path: Path) -> 
     assert 0 < moved["paused_bytes"] < moved["sent_bytes"]
 
 
+@pytest.mark.parametrize("lab", [WITH_VHE], indirect=True)
+def test_the_judge_finds_the_kvm_engines_mark_and_nothing_else(lab: Lab) -> None:
+    done = lab.run(["pvtime", "judge", "--engine", "kvm", "--vcpus", "2", "--json"], timeout=TIMEOUT)
+    verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
+    failed = {name for name, verdict in verdicts.items() if verdict == "fail"}
+    assert failed <= {"padding", "padding_at_the_end"}, done.stdout.decode()
+    # On a busy host a reading may come too late to compare.
+    assert {name for name, verdict in verdicts.items() if verdict == "skip"} <= {"grows_by_run_delay"}
+
+
 def test_a_user_who_may_not_use_dev_kvm_reads_why(lab: Lab) -> None:
     done = lab.run(
         [

@@ -292,13 +292,13 @@ static void settle(void)
 }
 
 /*
- * Print the counts for the host to compare. A CPU reads its own: another one may read it when it is about to be
- * updated. Then it goes off, so that the host's figure stays what it was, however long the console takes.
+ * Print the counts for the host to compare. The other CPUs are off then: their counts are up to date, which those
+ * of CPUs that wait are not, and the host's figures stay what they are, however long the console takes.
  */
 static bool print_counts(const char *moment)
 {
 	for (u32 cpu = online - 1; cpu; cpu--)
-		if (!stop_cpu(cpu, structure[cpu] + STOLEN))
+		if (!stop_cpu(cpu))
 			return false;
 	settle();
 	for (u32 cpu = 0; cpu < online; cpu++) {
@@ -307,7 +307,7 @@ static bool print_counts(const char *moment)
 		put(" cpu=");
 		put_dec(cpu);
 		put(" stolen_ns=");
-		put_dec(cpu ? (u64)cpus[cpu].result : count_of(0));
+		put_dec(count_of(cpu));
 		put(" counter=");
 		put_dec(counter());
 		put("\n");
@@ -356,7 +356,7 @@ static enum verdict off_and_on(void)
 
 	if (online < 2)
 		return skip("it takes two CPUs");
-	if (!stop_cpu(last, structure[last] + STOLEN))
+	if (!stop_cpu(last))
 		return fail("PSCI CPU_OFF did not end a CPU");
 	if (!start_cpu(last))
 		return fail("PSCI CPU_ON did not start a CPU again");

@@ -62,9 +62,7 @@ void secondary_main(u64 index)
 			cpu->reads = reads;
 			break;
 		case STOP:
-			cpu->result = (s64)*(volatile u64 *)cpu->argument;
 			cpu->running = false;
-			asm volatile("dmb ish" ::: "memory");
 			cpu->command = IDLE;
 			call(PSCI_CPU_OFF, 0, 0, 0);
 			break;
@@ -93,12 +91,11 @@ bool start_cpu(u32 cpu)
 	return cpus[cpu].running;
 }
 
-/* Switch a CPU off; the last that it does is to read a word, which is its result. */
-bool stop_cpu(u32 cpu, u64 address)
+bool stop_cpu(u32 cpu)
 {
 	u64 since = counter();
 
-	begin(cpu, STOP, address, 0);
+	cpus[cpu].command = STOP;
 	while (call(PSCI_AFFINITY_INFO, machine.mpidr[cpu], 0, 0) != AFFINITY_OFF)
 		if (!within(since))
 			return false;

@@ -81,7 +81,7 @@ struct cpu {
 extern struct cpu cpus[MAX_CPUS];
 
 bool start_cpu(u32 cpu);
-bool stop_cpu(u32 cpu, u64 address);
+bool stop_cpu(u32 cpu);
 s64 call_on(u32 cpu, u32 function, u64 argument);
 void begin(u32 cpu, enum command command, u64 argument, u64 until);
 void await(u32 cpu);
