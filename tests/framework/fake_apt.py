@@ -99,7 +99,16 @@ def apt_config(home: Path, words: list[str]) -> None:
 
 
 def apt_cache(home: Path, words: list[str]) -> None:
-    """Answer ``show``."""
+    """Answer ``show`` and ``depends --recurse``."""
+    if "depends" in words:
+        for package in sorted(home.joinpath("packages").iterdir()):
+            print(package.name)
+            for need in filter(None, package.joinpath("depends").read_text().split(", ")):
+                *others, last = [word.split()[0] for word in need.split(" | ")]
+                for other in others:
+                    print(f" |Depends: {other}")
+                print(f"  Depends: {last}\n    provider-of-{last}")
+        return
     folder = home / "packages" / words[-1]
     if not folder.exists():
         sys.exit("E: No packages found")
