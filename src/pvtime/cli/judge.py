@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_command"]
 
+PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}
+"""Debian's package of a program."""
+LAB_MEMORY = 3072
+"""MiB: QEMU and its libraries are in the lab's memory too."""
 PVTIME = (sys.executable, "-m", "pvtime")
 STOLEN = "30%"
 """Stolen from a machine on the embedded engine."""
@@ -57,6 +61,7 @@ STOLEN = "30%"
     metavar="SECONDS",
     help="Give up after SECONDS.",
 )
+@click.option("--lab", "in_lab", is_flag=True, help="Judge on an emulated arm64 KVM host, see pvtime lab.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of lines.")
 @click.option("--junit", type=FILE_NAME, metavar="FILE", help="Write the results to FILE, as JUnit's XML.")
 @click.option("--console", type=FILE_NAME, metavar="FILE", help="Write the machine's console to FILE.")
@@ -67,6 +72,7 @@ def judge_command(
     engine: str,
     placement: str,
     timeout: float,
+    in_lab: bool,
     as_json: bool,
     junit: Path | None,
     console: Path | None,
@@ -79,11 +85,13 @@ def judge_command(
     pvtime's own is judged. The exit code is 0 if stolen time is right, 1 if a check failed, 4 if there is no
     verdict.
 
+    With --lab, all this happens on an emulated arm64 KVM host, with Debian's QEMU if COMMAND starts that.
+
     \b
     Examples:
         pvtime judge
-        pvtime judge -- qemu-system-aarch64 -M virt -cpu host -enable-kvm -smp 2 -m 256 -nodefaults
-            -display none -serial stdio -kernel {image}
+        pvtime judge --lab -- qemu-system-aarch64 -M virt,gic-version=3 -cpu host -accel kvm -smp 2 -m 256
+            -nodefaults -display none -serial stdio -kernel {image}
     """  # noqa: D301 (click wants the character)
     from pvtime.judge.document import lines, to_json, to_junit
     from pvtime.judge.image_file import judge_image
@@ -97,6 +105,18 @@ def judge_command(
     for what, path in outputs.items():
         if path is not None:
             refuse_unwritable(path, what)
+    if in_lab:
+        options = [
+            "--engine",
+            engine,
+            "--placement",
+            placement,
+            "--vcpus",
+            str(vcpus),
+            "--timeout",
+            str(timeout),
+        ]
+        return _judge_in_lab([*options, *(["--json"] if as_json else [])], junit, console, command)
     result = (
         _judge_vmm(command, Path(command[0]).name, timeout)
         if command
@@ -112,6 +132,30 @@ def judge_command(
         for line in lines(result):
             print(line)
     return int(result.exit_code)
+
+
+def _judge_in_lab(
+    options: Sequence[str], junit: Path | None, console: Path | None, command: Sequence[str]
+) -> int:
+    from pvtime.lab.initramfs import LabExtras, fetch
+    from pvtime.lab.lab import run_in_lab
+    from pvtime.lab.qemu import LabOptions, require_qemu
+    from pvtime.report.image_progress import image_progress
+
+    require_qemu()
+    programs = [PACKAGES[word] for word in command[:1] if word in PACKAGES]
+    extras = LabExtras(programs=tuple(programs))
+    with image_progress(sys.stderr) as progress:
+        fetch(progress, extras)
+    files = {"--junit": junit, "--console": console}
+    out = {option.lstrip("-"): path for option, path in files.items() if path is not None}
+    written = [word for name in out for word in (f"--{name}", name)]
+    return run_in_lab(
+        ["pvtime", "judge", *options, *written, "--", *command],
+        options=LabOptions(memory=LAB_MEMORY),
+        extras=extras,
+        out=out,
+    )
 
 
 def _judge_vmm(command: Sequence[str], name: str, timeout: float) -> Judgement:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -91,4 +92,4 @@ def lab_command(
     extras = LabExtras(programs=packages, module=module)
     with image_progress(sys.stderr) as progress:
         fetch(progress, extras)
-    return run_in_lab(list(command), options=options, extras=extras, out=out)
+    return run_in_lab(list(command), options=options, extras=extras, out={name: Path(name) for name in out})

@@ -204,14 +204,12 @@ def run_in_lab(
     *,
     options: LabOptions | None = None,
     extras: LabExtras | None = None,
-    out: Sequence[str] = (),
+    out: Mapping[str, Path] | None = None,
     progress: FetchProgress = silent,
 ) -> int:
     """Boot a lab, run a command in it with its output on ours, and return its exit code.
 
-    :param module: load pvtime's kernel module into its kernel first.
-    :param out: files to copy back; a name is relative to ``/root`` in the lab and to the working directory
-        on this side.
+    :param out: files to copy back: names, relative to ``/root`` in the lab, and paths on this side.
 
     :raises UsageError: QEMU is not installed, or the lab's packages cannot be fetched.
     :raises LabError: the lab does not boot or stopped, or a wanted file is missing after a success.
@@ -228,7 +226,7 @@ def run_in_lab(
             argv,
             stdout=sys.stdout.buffer,
             stderr=sys.stderr.buffer,
-            out_files={name: Path(name) for name in out},
+            out_files=out,
             env=env,
             terminal=(size.columns, size.lines) if sys.stdout.isatty() else None,
         )
