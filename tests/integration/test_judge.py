@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from framework.wait import DEADLINE
+from framework.wait import DEADLINE, wait_until
 from pvtime.lab.qemu import PROGRAM
 
 PVTIME = [sys.executable, "-m", "pvtime"]
@@ -106,7 +107,7 @@ def test_a_vmm_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> Non
     ("arguments", "words"),
     [
         (["--", "true"], "write {image} there"),
-        (["--", "/no/such/vmm", "{image}"], "check the VMM's command"),
+        (["--", "/no/such/vmm", "{image}"], "there is no such program: check the VMM's command"),
         (["--junit", "/", "--engine", "unicorn"], "cannot write the results to /"),
         (["--write-image", "/no/such/folder/image"], "No such file"),
     ],
@@ -120,13 +121,47 @@ def test_what_is_impossible_is_one_line(arguments: list[str], words: str) -> Non
     assert done.stderr.count("\n") == 1
 
 
-def test_the_vmm_is_ended_with_the_judge(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
-    code, document = judge("--timeout", "2", "--", sys.executable, "-c", program, "{image}")
-    assert (code, verdicts(document)) == (1, {"image_starts": "fail"})
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+STARTER = """
+import os, subprocess, sys, time
+if len(sys.argv) == 4:
+    child = subprocess.Popen([sys.executable, __file__, "child"], start_new_session=True)
+    with open(sys.argv[2] + ".partial", "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    os.rename(sys.argv[2] + ".partial", sys.argv[2])
+    print(sys.argv[3], flush=True)
+time.sleep(1000)
+"""
+"""A VMM that starts another process in a session of its own."""
+
+
+def starter(folder: Path, says: str) -> list[str]:
+    """Return the command of a VMM that starts a process, writes both ids to ``pids``, and says something."""
+    (folder / "starter.py").write_text(STARTER)
+    return [sys.executable, str(folder / "starter.py"), "{image}", str(folder / "pids"), says]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists, and is more than its parent's memory of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_vmm_and_what_it_has_started_end_with_the_judge(tmp_path: Path) -> None:
+    judge("--", *starter(tmp_path, "pvtime-result: end pass"))
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    wait_until(lambda: not any(map(is_running, pids)), message="a process is left behind")
+
+
+def test_a_vmm_ends_when_the_judge_is_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen([*PVTIME, "judge", "--", *starter(tmp_path, "nothing")])
+    wait_until((tmp_path / "pids").exists, message="the VMM has not started")
+    process.kill()
+    process.wait()
+    vmm, child = (int(pid) for pid in (tmp_path / "pids").read_text().split())
+    wait_until(lambda: not is_running(vmm), message="the VMM is left behind")
+    os.kill(child, signal.SIGKILL)
 
 
 def test_files_are_written_on_request(tmp_path: Path) -> None:

@@ -8,17 +8,20 @@ import os
 import queue
 import re
 import select
+import shutil
 import signal
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from pvtime.engine.base import Engine
-from pvtime.errors import UsageError, host_reason
+from pvtime.errors import UsageError
 from pvtime.judge.thief import stealing
-from pvtime.judge.vcpu_threads import VcpuThreads
+from pvtime.judge.vcpu_threads import VcpuThreads, processes_below
+from pvtime.lab import die_with_parent
 
 __all__ = ["IMAGE", "OwnMachine", "Subject", "Vmm"]
 
@@ -79,16 +82,16 @@ class Vmm(Subject):
 
         :raises UsageError: it cannot be started.
         """
-        try:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise UsageError(f"{self._command[0]}: {host_reason(error)}: check the VMM's command") from error
+        if shutil.which(self._command[0]) is None:
+            raise UsageError(f"{self._command[0]}: there is no such program: check the VMM's command")
+        python = (sys.executable, "-I", "-S")
+        self._process = subprocess.Popen(
+            [*python, die_with_parent.__file__, str(os.getpid()), *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._out, self._err = self._process.stdout.fileno(), self._process.stderr.fileno()
@@ -98,8 +101,9 @@ class Vmm(Subject):
 
     def __exit__(self, *_: object) -> None:
         """Kill it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        for process in processes_below(self._process.pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
         with self._process:
             pass
 
