@@ -17,15 +17,20 @@ import os
 import resource
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from pvtime.abi.kvm_reg import PC, x
 from pvtime.abi.pvtime import STRUCTURE_STRIDE
+from pvtime.abi.registration import RegisterCall
+from pvtime.abi.smccc import Smccc
+from pvtime.engine.kvm.pvtime_fd import PvTimeFd
 from pvtime.engine.kvm.system import Kvm
 from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
 from pvtime.machine.memory import GuestMemory
 from pvtime.probe.assembler import Program
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["LoadSetup", "main", "run_loads"]
 
@@ -34,6 +39,8 @@ SLOT: Final = 0x1_0000
 
 FILES: Final = 4096
 """Descriptors that the process may have."""
+
+METHOD: Final = Path("/sys/module/pvtime_kvm/parameters/method")
 
 MORE_SLOTS: Final = 0x8000_0000
 """IPA of the slots that are there to be searched; every second one of that size is left out."""
@@ -51,8 +58,13 @@ class LoadSetup:
     two_slots: bool = False
     """vCPU 1, with its structure in the last slot, is loaded in turn with vCPU 0: so each update finds that
     KVM's last lookup was of the other slot."""
-    loads: int = 6
-    """Loads of vCPU 0 that are observed."""
+    placement: str = PlacementName.USERSPACE.value
+    """Provider of the structures; all but user space need pvtime's kernel module."""
+    method: str = ""
+    """The module's way to update structures of user space, see pvtime/kmod/README.md; "": no module."""
+    loads: int = 4
+    """Loads of each vCPU that are observed, at least: while the observer steps, time passes, and the thread
+    is preempted."""
 
     def encode(self) -> str:
         """Return it as an argument of a command."""
@@ -65,8 +77,9 @@ class LoadSetup:
 
 
 def _guest() -> bytes:
-    """Return a guest that stores to a device for ever; X0 is the device's address."""
-    return Program(RAM_BASE).label("again").store(1, 0).b("again").assemble()
+    """Return a guest that makes a call, with what is in X0 and X1, and then stores to a device for ever."""
+    program = Program(RAM_BASE).hvc().mov(0, CONSOLE.base)
+    return program.label("again").store(1, 0).b("again").assemble()
 
 
 def _memory(vm: VmFd, stack: contextlib.ExitStack, region: Region) -> tuple[GuestMemory, int]:
@@ -76,11 +89,11 @@ def _memory(vm: VmFd, stack: contextlib.ExitStack, region: Region) -> tuple[Gues
     return memory, vm.set_memory(memory.region, memory.address)
 
 
-def _structures(vm: VmFd, stack: contextlib.ExitStack, setup: LoadSetup) -> list[int]:
-    """Make the slots; return the address of each vCPU's structure."""
+def _structures(vm: VmFd, stack: contextlib.ExitStack, setup: LoadSetup) -> tuple[list[int], GuestMemory]:
+    """Make the slots; return the address of each vCPU's structure, and the memory of all."""
     code, _ = _memory(vm, stack, Region("code", RAM_BASE, SLOT))
     code.write(RAM_BASE, _guest())
-    _, structures = _memory(vm, stack, STOLEN_TIME)
+    memory, structures = _memory(vm, stack, STOLEN_TIME)
     more = [MORE_SLOTS + 2 * SLOT * index for index in range(setup.slots - 2)]
     for base in more:
         _memory(vm, stack, Region(f"slot at {base:#x}", base, SLOT))
@@ -89,7 +102,7 @@ def _structures(vm: VmFd, stack: contextlib.ExitStack, setup: LoadSetup) -> list
     addresses = [STOLEN_TIME.base + index * STRUCTURE_STRIDE for index in range(setup.vcpus)]
     if setup.two_slots:
         addresses[1] = more[-1]
-    return addresses
+    return addresses, memory
 
 
 def run_loads(setup: LoadSetup) -> None:
@@ -98,15 +111,28 @@ def run_loads(setup: LoadSetup) -> None:
         kvm = stack.enter_context(Kvm())
         vm = kvm.create_vm()
         stack.callback(vm.close)
-        addresses = _structures(vm, stack, setup)
+        addresses, structures = _structures(vm, stack, setup)
+        guest_provides = setup.placement == PlacementName.GUEST.value
+        device = None
+        if setup.placement != PlacementName.USERSPACE.value:
+            device = PvTimeFd(None if guest_provides else structures)
+            stack.callback(device.close)
+        if setup.method:
+            METHOD.write_text(setup.method)
         vcpus = []
         for index, address in enumerate(addresses):
             vcpu = vm.create_vcpu(index)
             stack.callback(vcpu.close)
             vcpu.init(vm.preferred_target())
-            vm.set_stolen_time(vcpu, address)
+            if device is None:
+                vm.set_stolen_time(vcpu, address)
+            elif guest_provides:
+                device.attach_guest(vcpu)
+            else:
+                device.attach(vcpu, address)
             vcpu.set_reg(PC, RAM_BASE)
-            vcpu.set_reg(x(0), CONSOLE.base)
+            vcpu.set_reg(x(0), RegisterCall.SET if guest_provides else Smccc.VERSION)
+            vcpu.set_reg(x(1), address | 1)
             vcpus.append(vcpu)
         for vcpu in (*vcpus, *vcpus):
             vcpu.enter()

@@ -78,25 +78,36 @@ def _is(instruction: ExecutedInstruction, codes: Sequence[_Code]) -> bool:
     return any(code.has(instruction) for code in codes)
 
 
-def parts_of(run: FunctionRun) -> PartCounts:
-    """Return the number of instructions of each part; they add up to the run's."""
-    accesses = _inlined_accesses(run)
+def parts_of(run: FunctionRun, *, tell_accesses: bool = True) -> PartCounts:
+    """Return the number of instructions of each part; they add up to the run's.
+
+    :param tell_accesses: tell inlined user accesses from the rest: where each follows a look-up.
+    """
+    accesses = _inlined_accesses(run) if tell_accesses else set()
     counts = dict.fromkeys(Part, 0)
-    frames: list[Part | None] = []
+    frames: list[_Frame] = []
     entered = False
     for index, instruction in enumerate(run.path):
         if entered:
-            frames.append(_outer(frames) or _part_of(instruction.function))
-        part = _outer(frames) or (Part.ACCESS if index in accesses else Part.REST)
-        counts[part] += 1
+            inherited = frames[-1].part if frames else None
+            frames.append(_Frame(instruction.function, inherited or _part_of(instruction.function)))
+        elif frames and frames[-1].part is None and frames[-1].function != instruction.function:
+            # It was jumped to, as by the veneers through which a module calls the kernel.
+            frames[-1] = _Frame(instruction.function, _part_of(instruction.function))
+        part = frames[-1].part if frames else None
+        counts[part or (Part.ACCESS if index in accesses else Part.REST)] += 1
         entered = _is(instruction, CALLS)
         if _is(instruction, RETURNS) and frames:
             frames.pop()
     return counts
 
 
-def _outer(frames: Sequence[Part | None]) -> Part | None:
-    return frames[-1] if frames else None
+@dataclass(frozen=True)
+class _Frame:
+    """A call below the update."""
+
+    function: str
+    part: Part | None
 
 
 def _part_of(function: str) -> Part | None:

@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from pvtime.errors import UsageError
 from pvtime.lab.gdbstub import GdbStub
@@ -28,7 +29,16 @@ from pvtime.lab.lab import Lab
 from pvtime.lab.qemu import LabError
 from pvtime.lab.result import CompletedRun
 
-__all__ = ["ExecutedInstruction", "FunctionRun", "Symbols", "observe", "read_symbols", "step_through"]
+__all__ = [
+    "ExecutedInstruction",
+    "FunctionRun",
+    "ObservedCommand",
+    "Symbols",
+    "function_run",
+    "observe",
+    "read_symbols",
+    "step_through",
+]
 
 MARK: Final = "__arm64_sys_getsid"
 """The function of the system call that surrounds what is observed."""
@@ -56,6 +66,14 @@ class Symbols:
     def address(self, name: str) -> int | None:
         """Return a function's address; None: there is none of that name."""
         return self._by_name.get(name)
+
+    def moved(self, offset: int) -> Symbols:
+        """Return the same functions ``offset`` bytes further on."""
+        moved = Symbols(())
+        moved._addresses = [address + offset for address in self._addresses]
+        moved._names = self._names
+        moved._by_name = {name: address + offset for name, address in self._by_name.items()}
+        return moved
 
     def function(self, address: int) -> tuple[str, int]:
         """Return the function that an address is in, and the offset there; no name before the first one."""
@@ -112,26 +130,32 @@ class FunctionRun:
 def step_through(stub: GdbStub) -> list[int]:
     """Step the CPU that stands at a function's entry until it has returned; return the addresses.
 
+    Now and then (once in some thousand) QEMU 7.2 stops without having executed the instruction, and all
+    registers are as they were: that is no step.
+
     :raises LabError: it does not return.
     """
     registers = stub.registers()
     back, stack = registers.x[30], registers.sp
     path: list[int] = []
-    while len(path) < MAX_STEPS:
-        path.append(registers.pc)
-        registers = stub.step()
+    for _ in range(MAX_STEPS):
+        before, registers = registers, stub.step()
+        if registers == before:
+            continue
+        path.append(before.pc)
         if (registers.pc, registers.sp) == (back, stack):
             return path
     raise LabError(f"the function at {path[0]:#x} did not return within {MAX_STEPS} instructions")
 
 
 def observe(
-    lab: Lab, symbols: Symbols, command: Sequence[str], functions: Sequence[str]
+    lab: Lab, symbols: Symbols, command: Sequence[str], functions: Sequence[str], calls: int
 ) -> Iterator[list[FunctionRun]]:
     """Run a command in the lab; yield the calls of ``functions`` between each two calls of getsid(2).
 
     Iterate to the end, or leave the lab.
 
+    :param calls: the most that are stepped through, the first ones.
     :raises UsageError: the kernel has no such function, as the compiler has inlined it.
     :raises LabError: the lab has stopped, or the command failed.
     """
@@ -141,18 +165,22 @@ def observe(
     stub.interrupt()
     stub.set_breakpoint(mark)
     stub.resume()
-    with _ObservedCommand(lab, command) as running:
+    with ObservedCommand(lab, command) as running:
         while running.stops(stub):
             for entry in entries:
                 stub.set_breakpoint(entry)
-            paths = []
+            runs: list[FunctionRun] = []
             stub.resume()
             while running.stops(stub) and stub.registers().pc != mark:
-                paths.append(step_through(stub))
+                runs.append(function_run(stub, symbols, step_through(stub)))
+                if len(runs) == calls:
+                    for entry in entries:
+                        stub.delete_breakpoint(entry)
                 stub.resume()
-            for entry in entries:
-                stub.delete_breakpoint(entry)
-            yield [_run(stub, symbols, path) for path in paths]
+            if len(runs) < calls:
+                for entry in entries:
+                    stub.delete_breakpoint(entry)
+            yield runs
             stub.resume()
     stub.interrupt()
     stub.delete_breakpoint(mark)
@@ -168,32 +196,42 @@ def _entry(symbols: Symbols, name: str) -> int:
     return address
 
 
-def _run(stub: GdbStub, symbols: Symbols, path: Sequence[int]) -> FunctionRun:
+def function_run(stub: GdbStub, symbols: Symbols, path: Sequence[int]) -> FunctionRun:
+    """Return the run whose addresses were stepped through, before the CPU goes on."""
     words = {address: int.from_bytes(stub.read(address, 4), "little") for address in set(path)}
     return FunctionRun(
         tuple(ExecutedInstruction(*symbols.function(address), words[address]) for address in path),
     )
 
 
-class _ObservedCommand:
+class ObservedCommand:
     """A command that runs in the lab beside its observation.
 
     :raises LabError: at the end: the lab has stopped, or the command failed.
     """
 
     def __init__(self, lab: Lab, argv: Sequence[str]) -> None:
+        self._lab = lab
         self._executor = ThreadPoolExecutor(1, "pvtime-cost")
         self._argv = argv
+        self._interrupted = False
         self._result: Future[CompletedRun] = self._executor.submit(lab.run, argv)
 
-    def __enter__(self) -> _ObservedCommand:
+    def __enter__(self) -> Self:
+        """It has started."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # After an error the command may still run: it ends with the lab.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for its end; after an error it may still run, and ends with the lab."""
         self._executor.shutdown(wait=False)
         if kind is None:
-            self._check()
+            result = self._result.result()
+            if result.exit_code and not self._interrupted:
+                text = (result.stdout + result.stderr).decode(errors="replace").strip()
+                last = text.splitlines()[-1] if text else "without a word"
+                raise LabError(f"{' '.join(self._argv[:3])} failed in the lab: {last}")
 
     def stops(self, stub: GdbStub) -> bool:
         """Wait for the next stop; return false if the command has ended instead."""
@@ -202,9 +240,7 @@ class _ObservedCommand:
                 return False
         return True
 
-    def _check(self) -> None:
-        result = self._result.result()
-        if result.exit_code:
-            text = (result.stdout + result.stderr).decode(errors="replace").strip()
-            last = text.splitlines()[-1] if text else "without a word"
-            raise LabError(f"{' '.join(self._argv[:3])} failed in the lab: {last}")
+    def interrupt(self) -> None:
+        """End it by Ctrl-C; it need not succeed then."""
+        self._interrupted = True
+        self._lab.interrupt()

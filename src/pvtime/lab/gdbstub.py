@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Client of QEMU's gdbstub: breakpoints, single steps and memory of the emulated host.
 
-QEMU steps one CPU by one instruction while the others stand still, and by default takes no interrupt and lets
-no timer expire meanwhile (``qqemu.sstep``, docs/system/gdb.rst), so that what is stepped through is the path
-of the code alone.
+QEMU steps one CPU by one instruction while the others stand still, and takes no interrupt meanwhile
+(``qqemu.sstep``, docs/system/gdb.rst), so that what is stepped through is the path of the code alone.
 
 Source: QEMU 7.2, gdbstub/gdbstub.c; GDB's manual, appendix E.
 """
@@ -31,6 +30,10 @@ GENERAL: Final = 31
 _REGISTERS: Final = struct.Struct(f"<{GENERAL}Q2QI")
 _INTERRUPT: Final = b"\x03"
 _ESCAPE: Final = 0x7D
+
+_STEP: Final = 0x3
+"""A step is one instruction (1) without interrupts (2). By default no timer expires either (4): with
+``-icount`` QEMU then waits for ever as soon as one is due, as the CPU's time is not to pass it."""
 
 
 def checksum(body: bytes) -> bytes:
@@ -133,6 +136,7 @@ class GdbStub:
         """
         self._connection.sendall(_INTERRUPT)
         self.wait_stop(self._timeout_s)
+        self._command(b"Qqemu.sstep=%x" % _STEP)
 
     def resume(self) -> None:
         """Let all CPUs run; :meth:`wait_stop` or :meth:`interrupt` follows.

@@ -124,6 +124,13 @@ class Lab:
                 receiver.take(kind, payload)
         return receiver.result
 
+    def interrupt(self) -> None:
+        """Send Ctrl-C to the command that another thread has running.
+
+        :raises LabError: the lab stopped.
+        """
+        self._running().send(_signal(signal.SIGINT))
+
     @property
     def stub(self) -> GdbStub:
         """QEMU's gdbstub, of a lab that is started with :attr:`LabOptions.debug`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import selectors
 import shutil
 import socket
@@ -21,7 +22,7 @@ from pvtime.errors import PvtimeError, UsageError, host_reason
 from pvtime.lab import die_with_parent
 from pvtime.lab.protocol import AgentFrame, FrameError, FrameReader
 
-__all__ = ["CPUS", "Emulator", "LabError", "LabOptions"]
+__all__ = ["CPUS", "Emulator", "LabError", "LabOptions", "qemu_version", "require_qemu"]
 
 PROGRAM: Final = "qemu-system-aarch64"
 CPUS: Final = ("neoverse-n1", "cortex-a72")
@@ -90,6 +91,17 @@ def require_qemu() -> None:
         raise UsageError(
             f"{PROGRAM} is not installed: the lab needs it (Debian: apt install qemu-system-arm)"
         )
+
+
+def qemu_version() -> str:
+    """Return QEMU's version, such as ``7.2.22``.
+
+    :raises UsageError: it is not installed.
+    """
+    require_qemu()
+    text = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"version (\S+)", text)
+    return match[1] if match else "of unknown version"
 
 
 class Emulator:
@@ -168,7 +180,7 @@ class Emulator:
             for end in ends:
                 end.close()
         self._started.put(process)
-        with process, contextlib.suppress(FrameError):
+        with process, contextlib.suppress(FrameError, ConnectionResetError):
             for frame in self._read(process):
                 self.frames.put(frame)
             process.kill()

@@ -74,6 +74,22 @@ def test_copies_below_a_cached_write_are_user_accesses() -> None:
     assert parts_of(run)[Part.REST] == 6
 
 
+def test_a_call_through_a_veneer_is_a_call_of_what_it_jumps_to() -> None:
+    run = path(
+        ("pvtime_cached", [BL]),
+        ("pvtime_exit", [NOP, NOP, 0xD61F_0200]),  # ADRP, ADD, BR: the veneers are behind the last function
+        ("__srcu_read_lock", [NOP, RET]),
+        ("pvtime_cached", [RET]),
+    )
+    assert parts_of(run)[Part.SRCU] == 2
+    assert parts_of(run)[Part.REST] == 5
+
+
+def test_accesses_that_no_look_up_precedes_are_the_rest() -> None:
+    run = path(("pvtime_x86", [B_COND, NOP, LDTR, CBNZ, STTR, CBNZ, RET]))
+    assert parts_of(run, tell_accesses=False)[Part.REST] == len(run)
+
+
 WORDS = st.one_of(st.sampled_from([BL, RET, NOP, B_COND, CBNZ, LDTR, STTR]), st.integers(0, (1 << 32) - 1))
 NAMES = st.sampled_from([UPDATE, "gfn_to_hva", "__srcu_read_lock", "mark_page_dirty", "other"])
 

@@ -103,7 +103,7 @@ class FakeStub:
             return struct.pack("<33QI", *[0] * 32, self.pc, 9).hex().encode()
         if body[:1] == b"m":
             return b"1f2003d5" if body == b"m1000,4" else b"E14"
-        return b"OK" if body[:1] in b"Zz" else b""
+        return b"OK" if body[:1] in b"ZzQ" else b""
 
     def _reply(self, body: bytes) -> None:
         self._connection.sendall(b"+" + packet(body))
