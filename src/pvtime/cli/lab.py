@@ -88,7 +88,7 @@ def lab_command(
         pvtime lab --package qemu-system-arm --memory 3072 -- qemu-system-aarch64 --version
     """  # noqa: D301 (click wants the character)
     options = LabOptions(cpu=cpu, smp=smp, memory=memory, icount=icount)
-    refuse_impossible(out)
+    refuse_impossible(out, module=module)
     extras = LabExtras(programs=packages, module=module)
     with image_progress(sys.stderr) as progress:
         fetch(progress, extras)

@@ -30,7 +30,7 @@ from pvtime.images.deb import extract
 from pvtime.images.kept import Kept, kept
 from pvtime.images.store import stock_images
 
-__all__ = ["NAME", "build_module", "module_sources"]
+__all__ = ["COMPILER", "NAME", "build_module", "module_sources", "require_programs"]
 
 NAME: Final = "pvtime_kvm"
 """The module, as lsmod(8) lists it."""
@@ -57,12 +57,7 @@ def build_module(cache: Path, progress: FetchProgress = silent) -> bytes:
     :raises UsageError: a program that compiles it is not installed.
     :raises ImagesError: the kernel or its headers cannot be had, or the module does not compile with them.
     """
-    for program, package in PROGRAMS.items():
-        if shutil.which(program) is None:
-            raise UsageError(
-                f"{program} is not installed: {NAME}, pvtime's kernel module, is compiled with it "
-                f"(Debian: apt install {package})"
-            )
+    require_programs()
     stock_images(cache, progress)
     kernel = manifest.read(cache)["kernel"]
     release = kernel.file.removeprefix("vmlinuz-")
@@ -75,6 +70,19 @@ def build_module(cache: Path, progress: FetchProgress = silent) -> bytes:
         return Kept(stem, _compile(headers, release, sources))
 
     return kept(cache / "kmod" / stem, cache / "kmod.lock", progress, build).data
+
+
+def require_programs() -> None:
+    """Check that the programs that compile it are installed.
+
+    :raises UsageError: one is not.
+    """
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            raise UsageError(
+                f"{program} is not installed: {NAME}, pvtime's kernel module, is compiled with it "
+                f"(Debian: apt install {package})"
+            )
 
 
 def module_sources() -> dict[str, bytes]:

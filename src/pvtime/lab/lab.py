@@ -24,6 +24,7 @@ from typing import BinaryIO, Final, Self
 from pvtime.errors import UsageError, oserror_context
 from pvtime.files import try_new_file
 from pvtime.images.cache import FetchProgress, silent
+from pvtime.kmod.build import require_programs
 from pvtime.lab.gdbstub import GdbStub
 from pvtime.lab.initramfs import LabExtras, prepare
 from pvtime.lab.module import load_module
@@ -191,11 +192,13 @@ def _signal(number: signal.Signals) -> bytes:
     return pack(AgentFrame.SIGNAL, json.dumps(int(number)).encode())
 
 
-def refuse_impossible(out: Sequence[str]) -> None:
+def refuse_impossible(out: Sequence[str], *, module: bool = False) -> None:
     """Check, before anything is fetched, that a lab can run and that files can be copied back.
 
     :param out: their names, as for :func:`run_in_lab`.
-    :raises UsageError: QEMU is not installed, or a name cannot be a file's on this side.
+    :param module: pvtime's kernel module will be compiled.
+    :raises UsageError: QEMU or a program that compiles is not installed, or a name cannot be a file's on this
+        side.
     """
     for name in out:
         path = Path(name)
@@ -204,6 +207,8 @@ def refuse_impossible(out: Sequence[str]) -> None:
         with oserror_context(f"--out {name}: {path.parent} cannot be written to", UsageError):
             try_new_file(path.parent)
     require_qemu()
+    if module:
+        require_programs()
 
 
 def run_in_lab(

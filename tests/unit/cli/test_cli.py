@@ -111,6 +111,19 @@ def test_bad_input_gets_one_line_that_names_it(
     assert not re.search("codec|idna|integer|Errno|while attempting|<=x|\\.$", err)
 
 
+def test_a_lab_with_the_module_needs_a_compiler_which_is_named_before_anything_is_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("qemu-system-aarch64").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PVTIME_CACHE", str(tmp_path / "cache"))
+    assert main(["lab", "--module", "true"]) == 2
+    _, err = capsys.readouterr()
+    assert err.startswith("pvtime: aarch64-linux-gnu-gcc is not installed: pvtime_kvm, ")
+    assert err.endswith("(Debian: apt install gcc-aarch64-linux-gnu)\n")
+    assert not (tmp_path / "cache").exists()
+
+
 REFUSED_WITH_IMAGES = [
     (["--memory", "1K"], "memory"),
     (["--memory", "999999999G"], "memory"),

@@ -121,3 +121,29 @@ def test_what_the_engine_needs_counts_as_well() -> None:
     check_memory_size(most, 128 << 20)
     with pytest.raises(UsageError, match=f"and 128M for the engine are more than this host's {host >> 20}M"):
         check_memory_size(most + (1 << 20), 128 << 20)
+
+
+def test_a_devices_pages_take_the_contents_along_at_the_same_address() -> None:
+    memory = GuestMemory(BASE, SIZE, "stolen time")
+    words = memory.view(BASE, 16).cast("Q")
+    words[0] = 7
+    file = os.memfd_create("device")
+    os.truncate(file, SIZE)
+    memory.map_file(file)
+    assert words[0] == 7
+    os.pwrite(file, bytes([9]), 8)
+    assert words[1] == 9, "what the device writes is the guest's memory"
+    memory.clear()
+    assert os.pread(file, SIZE, 0) == bytes(SIZE)
+    words[0] = 8
+    memory.unmap_file()
+    words[1] = 5
+    assert (memory.load_u64(BASE), words[0]) == (8, 8)
+    assert os.pread(file, 16, 0) == bytes([8]) + bytes(15), "it is the device's no more"
+    memory.unmap_file()
+    os.close(file)
+    with pytest.raises(GuestMemoryError, match="its pages cannot be replaced: Bad file descriptor"):
+        memory.map_file(file)
+    assert words[0] == 8
+    words.release()
+    memory.close()

@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework.structures import Structures
-from pvtime.machine.memory_map import Access
+from pvtime.abi.registration import Registration
+from pvtime.machine.layout import RAM_BASE, Region
+from pvtime.machine.memory import GuestMemory
+from pvtime.machine.memory_map import Access, MemoryMap
+from pvtime.steal.guest import GuestPlacement
 from pvtime.steal.kvm_truth import KvmTruth, StolenState
 
 
@@ -162,3 +166,86 @@ def test_a_count_that_nobody_can_read_is_absent_and_an_injection_is_not_lost(str
     structures.map.protect(structures.memory.region, Access.WRITE)
     assert truth.measure(100) == (120, 120)
     assert not truth.fault
+
+
+class Registrations:
+    """What a kernel module tells of a guest's registrations, and does to its structure."""
+
+    def __init__(self, map_: MemoryMap, memory: GuestMemory) -> None:
+        self.map, self.memory = map_, memory
+        self.registered = Registration(0)
+        self.starts = self.taken = self.run_delay = 0
+        self.truth = KvmTruth(GuestPlacement(map_, 1).own_structure(self.registration), self)
+
+    def registration(self) -> Registration:
+        return self.registered
+
+    def pending(self) -> int:
+        return self.starts - self.taken
+
+    def take(self, earliest: int, latest: int) -> int:
+        assert earliest <= self.run_delay <= latest
+        self.taken = self.starts
+        return self.run_delay
+
+    def register(self, address: int, run_delay: int) -> None:
+        """Have the guest enable a structure."""
+        self.memory.write(address, bytes(64))
+        self.registered, self.run_delay, self.starts = Registration(address | 1), run_delay, self.starts + 1
+
+    def count(self, ns: int) -> None:
+        """Write the count."""
+        self.memory.store_u64(int(self.registered.with_(enable=0)), ns)
+
+
+@pytest.fixture
+def registrations() -> Iterator[Registrations]:
+    """Return a guest that has registered nothing."""
+    memories = MemoryMap([])
+    memory = memories.allocate(RAM_BASE, 1 << 16, "RAM")
+    yield Registrations(memories, memory)
+    memories.close()
+
+
+def test_truth_beside_a_registered_structure_follows_the_registrations(registrations: Registrations) -> None:
+    truth, here, there = registrations.truth, RAM_BASE + 64, RAM_BASE + 4096
+    assert truth.measure(300) == (300, None)
+    assert (truth.ipa, truth.fault, truth.enabled) == (None, None, False)
+    registrations.register(here, 400)
+    registrations.count(100)
+    assert truth.measure(500) == (100, 100)
+    assert (truth.ipa, truth.enabled, truth.starts) == (here, True, 1)
+    registrations.register(there, 600)
+    registrations.register(there, 700)
+    assert truth.measure(700) == (0, 0)
+    assert (truth.ipa, truth.starts) == (there, 3)
+    assert registrations.memory.read(there, 64) == bytes(64), "no mark is in the guest's memory"
+    registrations.count(4)
+    assert truth.measure(705) == (5, 4), "a lost count shows"
+    assert truth.state(705).registration == there | 1
+
+
+def test_a_guest_that_disables_its_structure_has_none(registrations: Registrations) -> None:
+    truth = registrations.truth
+    registrations.register(RAM_BASE, 0)
+    truth.measure(10)
+    registrations.registered = Registration(0)
+    assert truth.measure(20) == (20, None)
+    assert (truth.enabled, truth.fault) == (False, None)
+    truth.inject(5)
+    assert truth.figures == (25, None)
+    assert registrations.memory.read(RAM_BASE, 64) == bytes(64)
+
+
+def test_a_registered_structure_in_memory_that_is_gone_is_a_fault(registrations: Registrations) -> None:
+    truth, page = registrations.truth, Region("page", RAM_BASE, 4096)
+    registrations.register(RAM_BASE, 0)
+    registrations.map.protect(page, Access.NONE)
+    assert truth.measure(10) == (10, None)
+    assert truth.fault is not None
+    assert truth.fault.startswith(f"the structure at {RAM_BASE:#x} cannot be written: ")
+    assert truth.fault.endswith("the memory is not mapped")
+    registrations.map.protect(page, Access.WRITE)
+    registrations.count(20)
+    assert truth.measure(20) == (20, 20)
+    assert truth.fault is None

@@ -98,6 +98,9 @@ void pvtime_x86_clear(struct pvtime_vcpu *state)
 	state->vcpu->arch.steal.base = INVALID_BASE;
 }
 
+/* Held from the look whether an address is taken to its registration. */
+static DEFINE_MUTEX(registrations);
+
 /* Have the structure at an address that can be written now; false: no structure can be there. */
 static bool use(struct pvtime_vcpu *state, u64 registration, bool clear)
 {
@@ -108,10 +111,11 @@ static bool use(struct pvtime_vcpu *state, u64 registration, bool clear)
 	bool good;
 	int idx;
 
-	if (registration & RESERVED || pvtime_is_taken(vcpu, gpa))
+	if (registration & RESERVED)
 		return false;
+	mutex_lock(&registrations);
 	idx = srcu_read_lock(&vcpu->kvm->srcu);
-	good = !kvm_gfn_to_hva_cache_init(vcpu->kvm, cache, gpa, sizeof(empty)) && cache->memslot &&
+	good = !pvtime_is_taken(vcpu, gpa) && !kvm_gfn_to_hva_cache_init(vcpu->kvm, cache, gpa, sizeof(empty)) && cache->memslot &&
 	       !kvm_is_error_hva(cache->hva) && !(cache->memslot->flags & KVM_MEM_READONLY) &&
 	       (!clear || !kvm_write_guest_cached(vcpu->kvm, cache, &empty, sizeof(empty)));
 	srcu_read_unlock(&vcpu->kvm->srcu, idx);
@@ -120,6 +124,7 @@ static bool use(struct pvtime_vcpu *state, u64 registration, bool clear)
 		WRITE_ONCE(state->registration, registration);
 		vcpu->arch.steal.base = gpa; /* from here on KVM requests an update at each load */
 	}
+	mutex_unlock(&registrations);
 	return good;
 }
 
