@@ -12,11 +12,13 @@ from collections.abc import Iterator
 import pytest
 
 from pvtime.cost.lab_cost import (
+    AS_MERGED,
     CACHED,
     MERGED,
     STRAIGHT,
     VCPUS,
     X86,
+    measure_entries,
     measure_growth,
     measure_module,
     measure_rates,
@@ -78,6 +80,15 @@ def test_each_load_is_an_update_and_entries_without_a_load_are_none(observed: La
     # The signal that pauses the vCPU may come after the load and before its update.
     assert round(mmio.loads * mmio.window_s) >= round(mmio.user_exits * mmio.window_s) - 1 > 0
     assert 0 < calls.loads < calls.entries
+
+
+def test_the_module_makes_an_update_at_each_entry(observed: Lab) -> None:
+    setups = [
+        (name, RateSetup(Workload.HYPERCALL.value, 1, 0.1, placement=placement, at_entries=True))
+        for name, placement in ((STRAIGHT, "hypervisor"), (AS_MERGED, "userspace"))
+    ]
+    for rate in measure_entries(observed, setups):
+        assert rate.updates >= rate.entries > 0
 
 
 def test_a_function_that_the_compiler_inlined_is_named(observed: Lab, symbols: Symbols) -> None:

@@ -11,7 +11,7 @@ import click
 
 from pvtime.cli.params import WholeNumber, parsed_by, seconds
 from pvtime.errors import UsageError, oserror_context
-from pvtime.lab.qemu import CPUS
+from pvtime.lab.qemu import CPUS, require_qemu
 
 __all__ = ["cost_command"]
 
@@ -95,13 +95,15 @@ def _lab(cpu: str, as_json: bool, markdown: str | None, plot: str | None) -> int
     from pvtime.cost.lab_markdown import cost_page
     from pvtime.cost.lab_plot import updates_svg
     from pvtime.cost.lab_table import print_lab_cost
-    from pvtime.lab.lab import refuse_impossible
+    from pvtime.lab.lab import refuse_unwritable
     from pvtime.report.image_progress import image_progress
 
-    files = [name for name in (markdown, plot) if name is not None]
-    refuse_impossible(files)
     if plot is not None and not plot.endswith(".svg"):
         raise UsageError(f"--plot {plot}: it draws SVG: give a name that ends in .svg")
+    for option, name in (("--markdown", markdown), ("--plot", plot)):
+        if name is not None:
+            refuse_unwritable(option, name)
+    require_qemu()
     with image_progress(sys.stderr) as fetching:
         cost = measure_lab(cpu, lambda doing: print(f"{doing} ...", file=sys.stderr, flush=True), fetching)
     for name, draw in ((markdown, cost_page), (plot, updates_svg)):

@@ -40,10 +40,12 @@ __all__ = [
     "STRAIGHT",
     "VCPUS",
     "X86",
+    "EntryRate",
     "GrowthPoint",
     "LabCost",
     "UpdateCost",
     "WorkloadRate",
+    "measure_entries",
     "measure_growth",
     "measure_lab",
     "measure_module",
@@ -273,15 +275,51 @@ def measure_rates(lab: Lab, setups: Sequence[RateSetup] = RATES) -> list[Workloa
 
     :raises LabError: the lab has stopped, or its kernel has no tracefs.
     """
+    return [rate_of(setup, windows) for setup, windows in zip(setups, _windows(lab, setups), strict=True)]
+
+
+def _windows(lab: Lab, setups: Sequence[RateSetup]) -> list[list[WindowCounts]]:
     done = lab.run([*RATES_COMMAND, *(setup.encode() for setup in setups)])
     if done.exit_code:
         text = done.stderr.decode(errors="replace").strip()
         raise LabError(f"counting failed in the lab: {text.splitlines()[-1] if text else done.exit_code}")
     lines = done.stdout.decode().splitlines()
-    return [
-        rate_of(setup, [WindowCounts(**window) for window in json.loads(line)])
-        for setup, line in zip(setups, lines, strict=True)
-    ]
+    return [[WindowCounts(**window) for window in json.loads(line)] for line in lines]
+
+
+@dataclass(frozen=True)
+class EntryRate:
+    """Updates of pvtime's kernel module at each entry to a guest, per second."""
+
+    update: str
+    """Name of the update."""
+    workload: str
+    entries: float
+    updates: float
+
+
+AT_ENTRIES: Final = tuple(
+    (name, RateSetup(workload.value, 1, window_s, placement=placement, at_entries=True))
+    for workload, window_s in ((Workload.COMPUTE, 0.4), (Workload.MMIO, 0.08), (Workload.HYPERCALL, 0.08))
+    for name, placement in ((STRAIGHT, "hypervisor"), (AS_MERGED, "userspace"))
+)
+
+
+def measure_entries(lab: Lab, setups: Sequence[tuple[str, RateSetup]] = AT_ENTRIES) -> list[EntryRate]:
+    """Load pvtime's kernel module, run guests with an update at each entry, and unload it.
+
+    :raises LabError: the lab has stopped, or its kernel does not take the module.
+    """
+    load_module(lab)
+    counted = _windows(lab, [setup for _, setup in setups])
+    unload_module(lab)
+    found = []
+    for (name, setup), (window,) in zip(setups, counted, strict=True):
+        if window.updates is None:
+            raise LabError(f"{setup.workload}: the module did not count")
+        seconds = window.duration_ns / 1e9
+        found.append(EntryRate(name, setup.workload, window.exits / seconds, window.updates / seconds))
+    return found
 
 
 def share(instructions: float, rate: float) -> float:
@@ -301,6 +339,7 @@ class LabCost:
     growth: list[GrowthPoint]
     ticks: list[TickCost]
     rates: list[WorkloadRate]
+    entries: list[EntryRate] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     """What could not be measured here, and why."""
 
@@ -336,8 +375,9 @@ def measure_lab(cpu: str, progress: Progress = _quiet, fetching: FetchProgress =
         progress("stepping through a guest's ticks")
         ticks = measure_ticks(lab, symbols)
     progress("booting a lab whose time is the count of its instructions")
-    with Lab(replace(options, icount=True)) as lab:
+    with Lab(replace(options, icount=True), extras=extras) as lab:
         progress("counting loads and entries")
         rates = measure_rates(lab)
+        entries = [] if absent else measure_entries(lab)
     today = datetime.now(UTC).date().isoformat()
-    return LabCost(kernel, qemu_version(), cpu, today, updates, growth, ticks, rates, absent)
+    return LabCost(kernel, qemu_version(), cpu, today, updates, growth, ticks, rates, entries, absent)

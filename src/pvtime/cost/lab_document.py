@@ -33,6 +33,7 @@ def to_lab_json(cost: LabCost) -> str:
         "absent": cost.absent,
         "growth": [_point(point) for point in cost.growth],
         "rates": [_rate(rate) for rate in cost.rates],
+        "entries": [asdict(rate) for rate in cost.entries],
         "ticks": [asdict(tick) for tick in cost.ticks],
     }
     return json.dumps(document, indent=2) + "\n"

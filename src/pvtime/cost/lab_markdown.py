@@ -105,7 +105,7 @@ def _rate(cost: LabCost, workload: Workload, vcpus: int) -> WorkloadRate | None:
 
 def cost_page(cost: LabCost) -> str:
     """Return the page."""
-    updates, growth, rates, shares, ticks = (markdown_table(table) for table in cost_tables(cost))
+    updates, growth, rates, shares, entries, ticks = (markdown_table(table) for table in cost_tables(cost))
     claims = "".join(f"| {claim} | {verdict} |\n" for claim, verdict in verdicts(cost))
     absent = "".join(f"\nNot measured: {name}: {reason}.\n" for name, reason in cost.absent.items())
     listings = "".join(_listing(update) for name in LISTED if (update := cost.update(name)))
@@ -122,6 +122,7 @@ def cost_page(cost: LabCost) -> str:
         missed=MISSED_SLOTS,
         rates=rates,
         shares=shares,
+        entries=entries,
         ticks=ticks + _tick_sentence(cost),
         listings=listings,
     )
@@ -131,7 +132,7 @@ def _functions(cost: LabCost) -> str:
     lines = []
     for update in cost.updates:
         counts = ", ".join(f"`{name}` {count}" for name, count in update.functions.items())
-        lines.append(f"- {update.name}: {counts}\n")
+        lines.append(f"  - {update.name}: {counts}\n")
     return "".join(lines)
 
 

@@ -15,17 +15,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
 from pvtime.cost.lab_workloads import Workload, workload_guest
 from pvtime.engine.kvm.engine import KvmEngine
 from pvtime.probe.guest import machine_with_engine
+from pvtime.steal.placement import PlacementName
 
 __all__ = ["RateSetup", "WindowCounts", "hits_in_histogram", "hits_in_profile", "main"]
 
 TRACEFS: Final = Path("/sys/kernel/tracing")
+MODULE: Final = Path("/sys/module/pvtime_kvm/parameters")
 DEBUGFS: Final = Path("/sys/kernel/debug")
 FUNCTION: Final = "kvm_update_stolen_time"
 PROBE: Final = "pvtime_updates"
@@ -43,6 +45,10 @@ class RateSetup:
     vcpus: int
     window_s: float = 0.4
     """Length of the window in which updates are counted; the others have a :data:`CHECKS`-th of it."""
+    placement: str = PlacementName.USERSPACE.value
+    """Provider of the structures; the hypervisor needs pvtime's kernel module."""
+    at_entries: bool = False
+    """Have pvtime's kernel module make an update at each entry, and count them, in one window alone."""
 
     def encode(self) -> str:
         """Return it as an argument of a command."""
@@ -111,6 +117,22 @@ def _update_probe() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _module_updates() -> Iterator[None]:
+    """Have the module make KVM's own update in place of KVM, or its own, and at each entry."""
+    for name, value in (("method", "merged"), ("moment", "entry")):
+        (MODULE / name).write_text(value)
+    try:
+        yield
+    finally:
+        for name, value in (("moment", "load"), ("method", "kvm")):
+            (MODULE / name).write_text(value)
+
+
+def _module_count() -> int:
+    return int((MODULE / "updates").read_text())
+
+
+@contextlib.contextmanager
 def _histograms() -> Iterator[None]:
     triggers = [TRACEFS / "events/kvm" / name / "trigger" for name in ("kvm_entry", "kvm_exit")]
     for trigger in triggers:
@@ -137,10 +159,11 @@ def _counters(updates: bool, traced: bool) -> tuple[dict[str, int], int, list[in
 
 
 def _window(
-    engine: KvmEngine, seconds: float, *, updates: bool = False, traced: bool = False
+    engine: KvmEngine, seconds: float, *, updates: bool = False, traced: bool = False, module: bool = False
 ) -> WindowCounts:
     """Let the paused guest run for a time, and count."""
     before, profile, traced_before = _counters(updates, traced)
+    made = _module_count() if module else 0
     began = time.monotonic_ns()
     engine.resume()
     time.sleep(seconds)
@@ -153,7 +176,7 @@ def _window(
         duration_ns=ended - began,
         exits=grown["exits"],
         user_exits=grown["mmio_exit_user"] + grown["signal_exits"],
-        updates=profile_after - profile if updates else None,
+        updates=profile_after - profile if updates else _module_count() - made if module else None,
         traced_entries=entries if traced else None,
         traced_exits=exits if traced else None,
     )
@@ -161,11 +184,16 @@ def _window(
 
 def measure(setup: RateSetup) -> list[WindowCounts]:
     """Run the guest; return its three windows: with the probe, with tracepoints, and without both."""
-    with machine_with_engine(KvmEngine, workload_guest(Workload(setup.workload), setup.vcpus)) as made:
+    config = workload_guest(Workload(setup.workload), setup.vcpus)
+    config = replace(config, placement=PlacementName(setup.placement))
+    with machine_with_engine(KvmEngine, config) as made:
         _, engine = made
         engine.start()
         time.sleep(WARM_UP_S)
         engine.pause()
+        if setup.at_entries:
+            with _module_updates():
+                return [_window(engine, setup.window_s, module=True)]
         with _update_probe():
             windows = [_window(engine, setup.window_s, updates=True)]
         with _histograms():

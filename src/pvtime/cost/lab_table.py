@@ -25,7 +25,7 @@ class CostTable:
 
 def cost_tables(cost: LabCost) -> list[CostTable]:
     """Return the tables of all that was measured."""
-    return [_updates(cost), _growth(cost), _rates(cost), _shares(cost), _ticks(cost)]
+    return [_updates(cost), _growth(cost), _rates(cost), _shares(cost), _entries(cost), _ticks(cost)]
 
 
 def print_lab_cost(cost: LabCost, file: TextIO) -> None:
@@ -118,6 +118,23 @@ def _shares(cost: LabCost) -> CostTable:
         ["guest", "vCPUs:CPUs", *headings],
         rows,
     )
+
+
+def _entries(cost: LabCost) -> CostTable:
+    instructions = {update.name: update.instructions for update in cost.updates}
+    rows = [
+        [
+            rate.workload,
+            rate.update,
+            _rate(rate.entries),
+            _rate(rate.updates),
+            f"{100 * share(instructions[rate.update], rate.updates):.4f}",
+        ]
+        for rate in cost.entries
+        if rate.update in instructions
+    ]
+    headings = ["guest", "update", "entries/s", "updates/s", "share, per cent"]
+    return CostTable("made at each entry by pvtime's kernel module", headings, rows)
 
 
 def _ticks(cost: LabCost) -> CostTable:

@@ -33,7 +33,7 @@ from pvtime.lab.qemu import Emulator, LabError, LabOptions, require_qemu
 from pvtime.lab.result import CompletedRun, ResultReader
 from pvtime.report.waiting import waiting
 
-__all__ = ["Lab", "refuse_impossible", "run_in_lab"]
+__all__ = ["Lab", "refuse_impossible", "refuse_unwritable", "run_in_lab"]
 
 BOOT_TIMEOUT_S: Final = 120.0
 """A boot takes 3 s on a quiet machine; this is for a loaded one."""
@@ -201,14 +201,22 @@ def refuse_impossible(out: Sequence[str], *, module: bool = False) -> None:
         side.
     """
     for name in out:
-        path = Path(name)
-        if path.is_dir() or not path.name:
-            raise UsageError(f"--out {name}: it is a directory; give the name of a file")
-        with oserror_context(f"--out {name}: {path.parent} cannot be written to", UsageError):
-            try_new_file(path.parent)
+        refuse_unwritable("--out", name)
     require_qemu()
     if module:
         require_programs()
+
+
+def refuse_unwritable(option: str, name: str) -> None:
+    """Check that an option's file can be written.
+
+    :raises UsageError: it cannot.
+    """
+    path = Path(name)
+    if path.is_dir() or not path.name:
+        raise UsageError(f"{option} {name}: it is a directory; give the name of a file")
+    with oserror_context(f"{option} {name}: {path.parent} cannot be written to", UsageError):
+        try_new_file(path.parent)
 
 
 def run_in_lab(

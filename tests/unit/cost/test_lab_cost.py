@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +20,7 @@ from pvtime.cost.lab_cost import (
     MERGED,
     STRAIGHT,
     X86,
+    EntryRate,
     GrowthPoint,
     LabCost,
     UpdateCost,
@@ -56,6 +60,7 @@ COST = LabCost(
         WorkloadRate("hypercalls", 1, 0.1, 48, 454336, 2, 460000, (1, 1, 1)),
         WorkloadRate("MMIO", 1, 0.1, 37671, 37671, 37671, 39000, (1, 1, 1)),
     ],
+    entries=[EntryRate(STRAIGHT, "hypercalls", 1000, 1000)],
 )
 
 
@@ -128,3 +133,12 @@ def test_the_image_is_well_formed_and_shows_every_update() -> None:
 def test_a_setup_survives_the_way_into_the_lab() -> None:
     setup = LoadSetup(vcpus=8, placement="guest", method="kvm")
     assert LoadSetup.decode(setup.encode()) == setup
+
+
+def test_the_page_in_docs_is_one_that_the_command_has_written() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cost.md").read_text()
+    template = (resources.files("pvtime.cost") / "cost_page.md").read_text()
+    at = 0
+    for text in re.split(r"{\w+}", template):
+        assert text in page[at:], "write it again: pvtime cost --lab --markdown docs/cost.md"
+        at = page.index(text, at) + len(text)
