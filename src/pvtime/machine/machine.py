@@ -12,7 +12,14 @@ from typing import Annotated
 from pvtime.errors import GuestMemoryError, UsageError
 from pvtime.machine import boot
 from pvtime.machine.boot import BootEntry
-from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI, GicFlavour, TreeConfig, build
+from pvtime.machine.devicetree import (
+    AGENT_SPI,
+    CONSOLE_SPI,
+    MAX_BOOTARGS,
+    GicFlavour,
+    TreeConfig,
+    build,
+)
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import (
     AGENT,
@@ -41,9 +48,11 @@ SetIrq = Callable[[int, bool], None]
 
 def _is_command_line(text: str) -> bool:
     try:
-        return b"\0" not in os.fsencode(text)
+        command_line = os.fsencode(text)
     except UnicodeError:
         return False
+    # In a restored machine a longer one would be noticed at a reset only, when the device tree is built.
+    return b"\0" not in command_line and len(command_line) <= MAX_BOOTARGS
 
 
 def _is_stolen_time(region: Region) -> bool:

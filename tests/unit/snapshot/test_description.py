@@ -59,6 +59,7 @@ def test_the_images_are_not_in_the_document() -> None:
         ({"release": ""}, "release: is not"),
         ({"config__append": "quiet\0"}, "append: is not a command line"),
         ({"config__append": "\ud800"}, "append: is not a command line"),
+        ({"config__append": "é" * 1024}, "append: is not a command line"),  # 2048 bytes, one too many
         ({"config__placement": "everywhere"}, "placement"),
         ({"config__memory": -1}, "memory"),
         ({"config__memory": 10**600}, "memory"),
