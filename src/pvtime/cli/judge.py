@@ -82,8 +82,8 @@ def judge_command(
 
     {image} in COMMAND stands for the image's path. The VMM's first serial port has to be its standard output.
     The vCPUs' threads share one CPU with a process that computes meanwhile. Without COMMAND, a machine of
-    pvtime's own is judged. The exit code is 0 if stolen time is right, 1 if a check failed, 4 if there is no
-    verdict.
+    pvtime's own is judged. The exit code is 0 if stolen time is right, 1 if a check of it failed, 4 if there
+    is no verdict.
 
     With --lab, all this happens on an emulated arm64 KVM host, with Debian's QEMU if COMMAND starts that.
 

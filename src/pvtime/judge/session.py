@@ -44,11 +44,15 @@ class Judgement:
 
     @property
     def exit_code(self) -> ExitCode:
-        """WRONG if a check failed; RIGHT if stolen time was compared with the host's and agreed."""
+        """WRONG if a check of stolen time failed; RIGHT if it was compared with the host's and agreed.
+
+        An image that did not start, or was not given the time to end, has said nothing against stolen time.
+        """
         verdicts = {result.name: result.verdict for result in self.results}
-        if Verdict.FAIL in verdicts.values():
+        if any(verdict is Verdict.FAIL for name, verdict in verdicts.items() if name not in (BOOTED, ENDED)):
             return ExitCode.WRONG
-        return ExitCode.RIGHT if verdicts.get("grows_by_run_delay") is Verdict.PASS else ExitCode.CANNOT_TELL
+        agreed = verdicts.get("grows_by_run_delay") is Verdict.PASS and not verdicts.keys() & {BOOTED, ENDED}
+        return ExitCode.RIGHT if agreed else ExitCode.CANNOT_TELL
 
 
 def judge(subject: Subject, name: str, limit_s: float) -> Judgement:

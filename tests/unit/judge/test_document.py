@@ -32,6 +32,9 @@ def judgement(*results: CheckResult) -> Judgement:
         ({NAME: Verdict.SKIP, "header": Verdict.PASS}, ExitCode.CANNOT_TELL),
         ({"header": Verdict.PASS}, ExitCode.CANNOT_TELL),
         ({NAME: Verdict.FAIL}, ExitCode.WRONG),
+        ({"image_starts": Verdict.FAIL}, ExitCode.CANNOT_TELL),
+        ({NAME: Verdict.PASS, "image_ends": Verdict.FAIL}, ExitCode.CANNOT_TELL),
+        ({"exception": Verdict.FAIL, "image_ends": Verdict.FAIL}, ExitCode.WRONG),
     ],
 )
 def test_the_exit_code_is_the_verdict(verdicts: dict[str, Verdict], code: ExitCode) -> None:
