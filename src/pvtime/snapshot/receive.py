@@ -18,6 +18,8 @@ from pvtime.snapshot.state import SavedState
 from pvtime.snapshot.stream import (
     FORMAT,
     MAX_ROUNDS,
+    MESSAGE_TIMEOUT_S,
+    MIN_RATE,
     PAGES_HEADER_SIZE,
     Connection,
     FrameKind,
@@ -32,6 +34,9 @@ MAX_DROPPED: Final = 100
 
 HELLO_TIMEOUT_S: Final = 10.0
 """Seconds in which a peer must have sent HELLO: as long as one that says nothing keeps others waiting."""
+
+SCAN_RATE: Final = 32 << 20
+"""Bytes a second in which the slowest source looks for what has changed in its memory."""
 
 BuildMachine: TypeAlias = Callable[[Description], tuple[Machine, Engine]]
 """Builds a machine of a description, and an engine that has not started."""
@@ -130,7 +135,10 @@ def _receive_description(stream: MigrationStream) -> Description:
 def _receive_memory_and_state(stream: MigrationStream, machine: Machine) -> SavedState:
     """Fill the machine's memory; return the state when the digest has proved that all of it is intact."""
     # A page that the guest writes meanwhile may be sent twice in a round.
-    left = 2 * (MAX_ROUNDS + 1) * sum(memory.size for memory in machine.memories)
+    size = sum(memory.size for memory in machine.memories)
+    left = 2 * (MAX_ROUNDS + 1) * size
+    # Each frame has its time, but a peer that sends a byte in each would never have sent everything.
+    stream.set_deadline((MAX_ROUNDS + 1) * (MESSAGE_TIMEOUT_S + size / SCAN_RATE))
     while True:
         kind, content = stream.receive(FrameKind.PAGES, FrameKind.STATE)
         if kind is FrameKind.STATE:
@@ -138,9 +146,11 @@ def _receive_memory_and_state(stream: MigrationStream, machine: Machine) -> Save
         ipa = int.from_bytes(content[:PAGES_HEADER_SIZE], "little")
         data = memoryview(content)[PAGES_HEADER_SIZE:]
         left -= len(data)
+        stream.extend_deadline(len(data) / MIN_RATE)
         if not data or left < 0:
             raise MigrationError(f"the peer sent {'too much' if data else 'no'} memory in PAGES at {ipa:#x}")
         machine.memory_at(ipa, len(data)).write(ipa, data)
+    stream.set_deadline(None)
     expected = stream.digest
     _, digest = stream.receive(FrameKind.DIGEST)
     if digest != expected:

@@ -31,8 +31,8 @@ LAST_ROUND_BYTES: Final = 1 << 20
 """Bytes: with less than that to send, another round would not make the pause shorter."""
 
 PAUSED_TIMEOUT_S: Final = 10.0
-"""Seconds of the whole pause, from the guest's last instruction here until the hand-over. The guest's clock
-runs on, and a kernel takes 20 s without progress for a soft lockup."""
+"""Seconds of the whole pause, from the guest's last instruction here until the hand-over. With
+``--steal-pauses`` its clock goes on, and a kernel takes 20 s without progress for a soft lockup."""
 
 CONFIRM_TIMEOUT_S: Final = 30.0
 """Seconds in which the target must report that the machine runs."""

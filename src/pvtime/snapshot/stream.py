@@ -176,6 +176,10 @@ class MigrationStream:
         """Limit the time for all frames from now on together, beside the time for each; None: no limit."""
         self._deadline = math.inf if timeout_s is None else self._clock() + timeout_s
 
+    def extend_deadline(self, seconds: float) -> None:
+        """Give all frames together more time than :meth:`set_deadline` did."""
+        self._deadline += seconds
+
     def send(self, kind: FrameKind, *parts: bytes | bytearray | memoryview) -> None:
         """Send a frame.
 

@@ -7,8 +7,9 @@ import socket
 import time
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import pytest
 from hypothesis import given
@@ -18,11 +19,13 @@ from framework.wait import DEADLINE
 from pvtime.errors import MigrationError, PvtimeError, UsageError
 from pvtime.snapshot.address import Address
 from pvtime.snapshot.description import Description
-from pvtime.snapshot.receive import receive
+from pvtime.snapshot.receive import _receive_memory_and_state, receive
 from pvtime.snapshot.stream import (
     LIMITS,
+    MAX_ROUNDS,
     MESSAGE_TIMEOUT_S,
     MIN_RATE,
+    PAGES_HEADER_SIZE,
     Connection,
     FrameHeader,
     FrameKind,
@@ -168,6 +171,47 @@ def test_frames_that_are_each_in_time_are_not_when_all_together_are_late() -> No
     stream.set_deadline(None)
     peer.data = bytes(FrameHeader(kind=FrameKind.RUNNING))
     assert stream.receive(FrameKind.RUNNING)[0] is FrameKind.RUNNING
+
+
+@dataclass
+class NoMachine:
+    """Memory that takes everything."""
+
+    size: int = 64 << 20
+
+    @property
+    def memories(self) -> list[Self]:
+        """Return the one region."""
+        return [self]
+
+    def memory_at(self, _ipa: int, _length: int) -> Self:
+        """Return the one region."""
+        return self
+
+    def write(self, _ipa: int, _data: memoryview) -> None:
+        """Forget it."""
+
+
+def test_a_peer_that_sends_a_byte_in_each_frame_is_given_up() -> None:
+    # Each frame was in time: it could keep all others waiting for years.
+    peer = SlowPeer(64, interval_s=10)
+    size = PAGES_HEADER_SIZE + 1
+    peer.data = (bytes(FrameHeader(kind=FrameKind.PAGES, length=size)) + bytes(size)) * 100
+    with pytest.raises(MigrationError, match="timed out"):
+        _receive_memory_and_state(peer.stream(), NoMachine())  # type: ignore[arg-type]
+    assert 1000 + MESSAGE_TIMEOUT_S < peer.now < 1000 + (MAX_ROUNDS + 2) * MESSAGE_TIMEOUT_S
+
+
+def test_a_deadline_can_be_extended() -> None:
+    peer = SlowPeer(64, interval_s=4)
+    stream = peer.stream()
+    stream.set_deadline(5)
+    stream.extend_deadline(5)
+    stream.send(FrameKind.GO)
+    stream.send(FrameKind.GO)
+    with pytest.raises(MigrationError, match="did not take GO in time"):
+        stream.send(FrameKind.GO)
+    assert peer.now == 1010
 
 
 def test_nothing_follows_a_frame_that_was_not_sent_whole() -> None:
