@@ -24,6 +24,9 @@ __all__ = ["GdbStub", "PacketReader", "StubRegisters", "checksum", "packet"]
 ANSWER_TIMEOUT_S: Final = 60.0
 """Longest wait for an answer; it takes less than a millisecond on a quiet machine."""
 
+MAX_STOPS: Final = 100
+"""Stops without progress after which a CPU is given up."""
+
 GENERAL: Final = 31
 """X0 to X30 are the first registers of the packet; SP, PC and the 32-bit CPSR follow."""
 
@@ -145,8 +148,8 @@ class GdbStub:
 
         :raises LabError: the gdbstub does not answer.
         """
-        if self._breakpoints and self.registers().pc in self._breakpoints:
-            self.step()
+        if self._breakpoints and (registers := self.registers()).pc in self._breakpoints:
+            self.step(registers)
         self._connection.sendall(packet(b"vCont;c"))
 
     def wait_stop(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -173,14 +176,21 @@ class GdbStub:
                 self._thread = value
         return True
 
-    def step(self) -> StubRegisters:
+    def step(self, before: StubRegisters) -> StubRegisters:
         """Execute one instruction of the CPU that stopped last; return its registers.
 
-        :raises LabError: the gdbstub does not answer.
+        Now and then (once in some thousand) QEMU 7.2 stops without having executed the instruction, and all
+        registers are as they were: then it is asked again.
+
+        :param before: the CPU's registers.
+        :raises LabError: the gdbstub does not answer, or the CPU does not get on.
         """
-        self._connection.sendall(packet(b"vCont;s:" + self._thread))
-        self.wait_stop(self._timeout_s)
-        return self.registers()
+        for _ in range(MAX_STOPS):
+            self._connection.sendall(packet(b"vCont;s:" + self._thread))
+            self.wait_stop(self._timeout_s)
+            if (after := self.registers()) != before:
+                return after
+        raise LabError(f"the emulated CPU does not get on from {before.pc:#x}")
 
     def registers(self) -> StubRegisters:
         """Return the registers of the CPU that stopped last.

@@ -71,11 +71,15 @@ def test_what_are_no_registers_is_refused(body: bytes) -> None:
 
 
 class FakeStub:
-    """A stub whose CPU is at ``pc``, steps by four, and stops at once wherever it is let run."""
+    """A stub whose CPU is at ``pc``, steps by four, and stops at once wherever it is let run.
+
+    Before each step it stops so many times without having executed anything.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.pc = 0x1000
+        self.idle_stops = self._left = 0
         self.commands: list[bytes] = []
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()
@@ -97,7 +101,10 @@ class FakeStub:
 
     def _answer(self, body: bytes) -> bytes:
         if body.startswith(b"vCont"):
-            self.pc += 4
+            if body.startswith(b"vCont;s") and self._left:
+                self._left -= 1
+            else:
+                self.pc, self._left = self.pc + 4, self.idle_stops
             return b"T05thread:02;"
         if body == b"g":
             return struct.pack("<33QI", *[0] * 32, self.pc, 9).hex().encode()
@@ -122,9 +129,27 @@ def pair() -> Iterator[tuple[GdbStub, FakeStub]]:
 def test_the_cpu_that_stopped_is_the_one_that_is_stepped(pair: tuple[GdbStub, FakeStub]) -> None:
     stub, fake = pair
     stub.interrupt()
-    stub.step()
-    stub.step()
+    stub.step(stub.step(stub.registers()))
     assert [each for each in fake.commands if each.startswith(b"vCont")] == [b"vCont;s:01", b"vCont;s:02"]
+
+
+def test_a_stop_without_progress_is_no_step(pair: tuple[GdbStub, FakeStub]) -> None:
+    # Once in some thousand: an update had 257 instructions, one address twice; a mark was come to twice, and
+    # what followed was taken for what came between two others.
+    stub, fake = pair
+    fake.idle_stops = fake._left = 3
+    assert stub.step(stub.registers()).pc == 0x1004
+    stub.set_breakpoint(0x1004)
+    stub.resume()
+    stub.wait_stop()
+    assert stub.registers().pc == 0x100C
+
+
+def test_a_cpu_that_does_not_get_on_is_told(pair: tuple[GdbStub, FakeStub]) -> None:
+    stub, fake = pair
+    fake._left = 10**6
+    with pytest.raises(LabError, match="does not get on from 0x1000"):
+        stub.step(stub.registers())
 
 
 def test_a_cpu_at_a_breakpoint_is_stepped_past_it_before_it_runs(pair: tuple[GdbStub, FakeStub]) -> None:
