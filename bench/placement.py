@@ -9,11 +9,14 @@ the ratio says which of the three has more to do, and not what a kernel's put_us
 from __future__ import annotations
 
 import itertools
+import statistics
 import timeit
+from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from pvtime.abi.registration import Registration
-from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
+from pvtime.machine.layout import MAX_VCPUS, RAM_BASE, STOLEN_TIME
 from pvtime.machine.memory_map import MemoryMap
 from pvtime.steal.account import Account
 from pvtime.steal.placement import PlacementName
@@ -21,6 +24,7 @@ from pvtime.steal.placements import make_placement
 
 ROUNDS: Final = 20_000
 REPEATS: Final = 7
+VCPUS: Final = (1, 2, 4, MAX_VCPUS)
 
 
 def cost_ns(name: PlacementName) -> tuple[float, float]:
@@ -39,6 +43,29 @@ def cost_ns(name: PlacementName) -> tuple[float, float]:
     return min(store) / ROUNDS * 1e9, min(update) / ROUNDS * 1e9
 
 
+def update(account: Account, run_delays: Iterator[int]) -> None:
+    """Update a structure."""
+    account.update_stolen_time(next(run_delays))
+
+
+def growth() -> dict[int, float]:
+    """Return what an update of the last vCPU's structure takes, in ns, by the number of vCPUs; in turn."""
+    accounts, maps = {}, []
+    for vcpus in VCPUS:
+        memories = MemoryMap([])
+        placement = make_placement(PlacementName.USERSPACE, memories, vcpus, STOLEN_TIME.base)
+        accounts[vcpus] = Account(placement.structure(vcpus - 1))
+        maps.append(memories)
+    run_delays = itertools.count(1)
+    times: dict[int, list[float]] = {vcpus: [] for vcpus in VCPUS}
+    for _ in range(REPEATS):
+        for vcpus, account in accounts.items():
+            times[vcpus].append(timeit.timeit(partial(update, account, run_delays), number=ROUNDS))
+    for memories in maps:
+        memories.close()
+    return {vcpus: statistics.median(found) / ROUNDS * 1e9 for vcpus, found in times.items()}
+
+
 def main() -> None:
     """Print a line for each placement."""
     costs = {
@@ -52,6 +79,10 @@ def main() -> None:
             f"{name.value:10} load and store {store:5.0f} ns, {ratio:4.1f} times; "
             f"with the account's rules {update:5.0f} ns"
         )
+    grown = growth()
+    base = grown[VCPUS[0]]
+    found = ", ".join(f"{vcpus}: {ns:.0f} ns ({ns / base:.2f})" for vcpus, ns in grown.items())
+    print(f"update by the number of vCPUs, and as a ratio to one: {found}")
 
 
 if __name__ == "__main__":
