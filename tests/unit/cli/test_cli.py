@@ -44,7 +44,10 @@ def program(images: Images, *options: str, env: Mapping[str, str] | None = None)
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Return exit code, standard output and standard error of a program that ends by itself."""
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # one that does not is not left behind
     return process.returncode, out, err
 
 
