@@ -99,9 +99,8 @@ def main() -> int:
     sys.unraisablehook = _retry_ending
     try:
         _handle(_end)
-        with contextlib.suppress(
-            OSError, RuntimeError
-        ):  # no file or thread more: the command says so, if it must
+        # Where there can be no more files or threads, the command says so, if it must.
+        with contextlib.suppress(OSError, RuntimeError):
             _WaitInterrupter()
         return run_command_line()
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from pvtime.cli.params import WholeNumber, parsed_by, seconds
-from pvtime.errors import UsageError, oserror_context
+from pvtime.errors import UsageError
 from pvtime.lab.qemu import CPUS, require_qemu
 
 __all__ = ["cost_command"]
@@ -97,6 +97,7 @@ def _lab(cpu: str, as_json: bool, markdown: str | None, plot: str | None) -> int
     from pvtime.cost.lab_table import print_lab_cost
     from pvtime.lab.lab import refuse_unwritable
     from pvtime.report.image_progress import image_progress
+    from pvtime.report.output_file import write_whole
 
     if plot is not None and not plot.endswith(".svg"):
         raise UsageError(f"--plot {plot}: it draws SVG: give a name that ends in .svg")
@@ -106,10 +107,9 @@ def _lab(cpu: str, as_json: bool, markdown: str | None, plot: str | None) -> int
     require_qemu()
     with image_progress(sys.stderr) as fetching:
         cost = measure_lab(cpu, lambda doing: print(f"{doing} ...", file=sys.stderr, flush=True), fetching)
-    for name, draw in ((markdown, cost_page), (plot, updates_svg)):
+    for name, draw, what in ((markdown, cost_page, "the page"), (plot, updates_svg, "the plot")):
         if name is not None:
-            with oserror_context(name, UsageError):
-                Path(name).write_text(draw(cost))
+            write_whole(Path(name), draw(cost), what)
     if as_json:
         sys.stdout.write(to_lab_json(cost))
     else:

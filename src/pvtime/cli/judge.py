@@ -106,22 +106,13 @@ def judge_command(
         if path is not None:
             refuse_unwritable(path, what)
     if in_lab:
-        options = [
-            "--engine",
-            engine,
-            "--placement",
-            placement,
-            "--vcpus",
-            str(vcpus),
-            "--timeout",
-            str(timeout),
-        ]
-        return _judge_in_lab([*options, *(["--json"] if as_json else [])], junit, console, command)
-    result = (
-        _judge_vmm(command, Path(command[0]).name, timeout)
-        if command
-        else _judge_own(engine, placement, vcpus, timeout)
-    )
+        options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
+        options += ["--timeout", str(timeout), *(["--json"] if as_json else [])]
+        return _judge_in_lab(options, junit, console, command)
+    if command:
+        result = _judge_vmm(command, Path(command[0]).name, timeout)
+    else:
+        result = _judge_own(engine, placement, vcpus, timeout)
     if junit is not None:
         write_whole(junit, to_junit(result), "the results")
     if console is not None:
@@ -147,8 +138,8 @@ def _judge_in_lab(
     extras = LabExtras(programs=tuple(programs))
     with image_progress(sys.stderr) as progress:
         fetch(progress, extras)
-    files = {"--junit": junit, "--console": console}
-    out = {option.lstrip("-"): path for option, path in files.items() if path is not None}
+    files = {"junit": junit, "console": console}
+    out = {name: path for name, path in files.items() if path is not None}
     written = [word for name in out for word in (f"--{name}", name)]
     return run_in_lab(
         ["pvtime", "judge", *options, *written, "--", *command],

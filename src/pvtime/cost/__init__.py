@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an update of stolen time costs."""
+"""The cost of an update of stolen time."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an update of stolen time costs on this host's own KVM, in ns."""
+"""The cost of an update of stolen time on this host's own KVM, in ns."""
 
 from __future__ import annotations
 

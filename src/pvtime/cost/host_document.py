@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an update costs on this host, as JSON."""
+"""The cost of an update on this host, as JSON."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an update costs on this host, as a table and in sentences."""
+"""The cost of an update on this host, as a table and in sentences."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the image says on a VMM's console: the results of its checks, and counts for the host to compare.
+"""The image's lines on a VMM's console: the results of its checks, and counts for the host to compare.
 
 The console is a guest's, and other lines may be between: everything is bounded, and nothing is trusted.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is judged: a VMM that a command starts, or a machine on the embedded engine in this process."""
+"""The subjects of a judgement: a VMM that a command starts, or a machine of the embedded engine, here."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MAX_IMAGE: Final = 1 << 30
 """Bytes of a kernel or an initrd."""
 
 _WORD: Final = "[!-~]{1,64}"
-"""What can be printed on a terminal."""
+"""Characters that can be printed on a terminal."""
 
 
 @dataclass(frozen=True)

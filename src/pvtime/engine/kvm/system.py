@@ -29,7 +29,7 @@ OTHERWISE: Final = {
     ARM64: "use the unicorn engine, or run pvtime in pvtime lab",
     X86: "for arm64's use pvtime scenario with another name",
 }
-"""What to do on a host of another architecture."""
+"""Advice for a host of another architecture."""
 
 REQUIRED: Final = {
     KvmCap.ONE_REG: "registers by identifier",
