@@ -37,8 +37,8 @@ def armhf() -> bytes:
 
 
 def counts(guest: LinuxGuest) -> list[int]:
-    """Return what the program has printed."""
-    return [int(count) for count in re.findall(r"^at (\d+)\r?$", guest.console, re.MULTILINE)]
+    """Return what the program has printed; a line that has not ended is no count yet."""
+    return [int(count) for count in re.findall(r"^at (\d+)\r?\n", guest.console, re.MULTILINE)]
 
 
 def move_when_possible(guest: LinuxGuest) -> bool:
