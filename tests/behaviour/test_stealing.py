@@ -14,6 +14,7 @@ from framework.wait import wait_until
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import STRUCTURE_STRIDE, StolenTime
 from pvtime.engine.base import Engine, VcpuSample
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.layout import STOLEN_TIME
 
 MS = 10**6
@@ -133,6 +134,36 @@ def test_a_pause_does_not_count_and_a_hold_goes_on_behind_it(engine: Choice) -> 
         guest.engine.resume()
         samples = until(guest, lambda samples: samples[0].injected_ns >= 1000 * MS)
         assert samples[0].injected_ns == 1000 * MS
+        guest.tell(OVER)
+        guest.end()
+
+
+def test_a_schedule_that_is_set_while_the_guest_runs_is_injected_exactly_once(engine: Choice) -> None:
+    with boot_on(engine, busy(2), 2) as guest:
+        guest.engine.start()
+        guest.until(lambda: guest.result(UP) and guest.result(UP + 1))
+        guest.engine.set_steal(Schedule.parse(["1:120ms", "1:30ms/100ms@0.2-0.4"]))
+        until(guest, lambda samples: samples[1].injected_ns == 180 * MS)
+        counted = guest.result(UP + 1)
+        until(guest, lambda _: guest.result(UP + 1) > counted + 1000)
+        guest.engine.set_steal(Schedule.parse(["1:20s"]))
+        until(guest, lambda samples: samples[1].injected_ns > 180 * MS)
+        guest.engine.set_steal(Schedule())
+        held = guest.engine.sample()[1].injected_ns
+        counted = guest.result(UP + 1)
+        samples = until(guest, lambda _: guest.result(UP + 1) > counted + 1000)
+        assert [sample.injected_ns for sample in samples] == [0, held], "the hold of 20 s was dropped"
+        guest.tell(OVER)
+        guest.end()
+
+
+def test_a_reset_from_outside_boots_the_guest_again(engine: Choice) -> None:
+    with boot_on(engine, busy(2), 2) as guest:
+        guest.engine.start()
+        guest.until(lambda: guest.result(UP + 1))
+        loads = guest.engine.sample()[1].loads
+        guest.engine.reset()
+        guest.until(lambda: guest.engine.sample()[1].loads > loads)
         guest.tell(OVER)
         guest.end()
 

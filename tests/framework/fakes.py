@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.errors import EngineError
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
@@ -34,6 +35,8 @@ class FakeEngine(Engine):
     def __init__(self, vcpus: int = 2) -> None:
         self.vcpus = vcpus
         self.samples = 0
+        self.resets = 0
+        self.schedules: list[Schedule] = []
         self.started = False
         self.stopped = False
         self._over = threading.Event()
@@ -86,6 +89,15 @@ class FakeEngine(Engine):
 
     def resume(self) -> None:
         """Do nothing either."""
+
+    def reset(self) -> None:
+        """Note that it was."""
+        self.resets += 1
+
+    def set_steal(self, schedule: Schedule) -> None:
+        """Note the schedule."""
+        schedule.check_vcpus(self.vcpus)
+        self.schedules.append(schedule)
 
     def check_savable(self) -> None:
         """Find nothing against it, though :meth:`state` will."""

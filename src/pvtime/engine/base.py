@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from pvtime.errors import EngineError, PvtimeError
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
@@ -192,6 +193,24 @@ class Engine(ABC):
     @abstractmethod
     def resume(self) -> None:
         """Go on after :meth:`pause`; harmless when not paused."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Boot the machine again, as PSCI SYSTEM_RESET does; harmless when it has ended.
+
+        :raises EngineError: it is paused, or has not started.
+        """
+
+    @abstractmethod
+    def set_steal(self, schedule: Schedule) -> None:
+        """Inject steal by another schedule from now on, whose time begins now; harmless when it has ended.
+
+        What was due before is injected until now, and counted once. While the machine is paused, the
+        schedule's time begins when it resumes; before :meth:`start`, when it starts. Whether pauses are
+        stolen (:attr:`Schedule.pauses`) stays as it was.
+
+        :raises UsageError: the schedule names a vCPU that the machine lacks.
+        """
 
     @abstractmethod
     def check_savable(self) -> None:

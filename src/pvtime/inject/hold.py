@@ -34,6 +34,18 @@ class Hold:
         """The end of the hold, where the vCPU is held."""
         return self._release_at
 
+    def replace(self, pending: PendingSteal, now: int, waiting_since: int | None) -> None:
+        """Follow another schedule, whose time begins at ``now``.
+
+        Steal that was due until then is injected until then; the rest of a hold is dropped.
+
+        :param waiting_since: see :meth:`settle_until`.
+        """
+        self.settle_until(now, waiting_since)
+        self.reset()
+        self._pending = pending
+        self._origin = now
+
     def next_due(self) -> int | None:
         """Return since when, or from when on, a quota is due; None: never again."""
         due = self._pending.next_due()

@@ -49,6 +49,11 @@ class Model:
             self.held = sum(amount for _, amount in self.owed)
             self.owed.clear()
 
+    def replace(self, items: list[Item]) -> None:
+        self.items, self.now, self.held = items, 0, 0
+        self.owed.clear()
+        self._accrue()
+
     def wake(self) -> None:
         self.owed = [(end, amount) for end, amount in self.owed if end is None or end > self.now]
 
@@ -88,14 +93,16 @@ items = st.one_of(
     ),
 )
 steps = st.lists(
-    st.tuples(st.sampled_from(["run", "wait", "idle", "pause", "look"]), st.integers(0, 50)), max_size=30
+    st.tuples(st.sampled_from(["run", "wait", "idle", "pause", "look", "replace"]), st.integers(0, 50)),
+    max_size=30,
 )
 
 
 class Vcpu:
     """What an engine does with a hold, on a clock that the test sets."""
 
-    def __init__(self, of: list[Item]) -> None:
+    def __init__(self, of: list[Item], others: list[Item] | None = None) -> None:
+        self.others = others or []
         self.now = ORIGIN
         self.injected = 0
         self.clock = RunDelay()
@@ -136,6 +143,9 @@ class Vcpu:
             case "pause":
                 self._pause(ns)
                 ns = 0
+            case "replace":
+                self.hold.replace(PendingSteal(self.others), self.now, self.clock.waiting_since)
+                model.replace(self.others)
         self.pass_time(ns, model)
 
     def _owes(self) -> bool:
@@ -150,11 +160,11 @@ class Vcpu:
             self.clock.wait(self.now)
 
 
-@given(of=st.lists(items, max_size=3), course=steps)
+@given(of=st.lists(items, max_size=3), others=st.lists(items, max_size=3), course=steps)
 def test_no_ns_is_counted_twice_and_none_is_owed_that_was_not_stolen(
-    of: list[Item], course: list[tuple[str, int]]
+    of: list[Item], others: list[Item], course: list[tuple[str, int]]
 ) -> None:
-    vcpu, model = Vcpu(of), Model(of)
+    vcpu, model = Vcpu(of, others), Model(of)
     for step, ns in course:
         vcpu.do(step, ns, model)
         vcpu.advance()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from enum import Enum, auto
@@ -169,6 +170,13 @@ class KvmEngine(Engine):
     def resume(self) -> None:
         self._calls.call(self._resume)
 
+    def reset(self) -> None:
+        self._calls.call(self._reset)
+
+    def set_steal(self, schedule: Schedule) -> None:
+        schedule.check_vcpus(self._machine.config.vcpus)
+        self._calls.call(lambda: self._set_steal(schedule))
+
     def check_savable(self) -> None:
         with Kvm() as kvm, contextlib.closing(kvm.create_vm()) as vm:
             refuse_unsavable(vm)
@@ -269,6 +277,20 @@ class KvmEngine(Engine):
             self._phase = Phase.NEW if self._thread.ident is None else Phase.RUNNING
             if self._vm is not None:
                 self._vm.resume()
+
+    def _reset(self) -> None:
+        if self._phase in (Phase.NEW, Phase.PAUSED):
+            raise EngineError("the machine does not run: resume it to reset it")
+        self._restart_requested = True
+        self._end_or_restart()
+
+    def _set_steal(self, schedule: Schedule) -> None:
+        if self._vm is None:
+            for vcpu in self._injector.vcpus:
+                vcpu.replace(schedule, time.monotonic_ns())
+        else:
+            self._vm.set_steal(schedule)
+        self._injector.inject(bool(schedule))
 
     def _state(self) -> KvmState:
         if self._vm is None or self._ending.outcome is not None:

@@ -49,6 +49,7 @@ class InjectedVcpu:
 
     def __init__(self, index: int, schedule: Schedule) -> None:
         self.pauses_steal = schedule.pauses
+        self._index = index
         self._hold = Hold(schedule.pending(index), self._inject)
         self._state = HoldState.NONE
         self._held_since = 0
@@ -115,6 +116,17 @@ class InjectedVcpu:
     def charge(self, now: int) -> None:
         """Account for what was stolen until ``now``, and end the hold where the quota is used up."""
         if self._state is HoldState.HELD and not self._hold.settle_until(now, self._held_since):
+            self._state = HoldState.NONE
+
+    def replace(self, schedule: Schedule, now: int) -> None:
+        """Follow another schedule from ``now`` on, or from the end of a pause on; a hold ends.
+
+        Also before the vCPU's thread starts.
+        """
+        waiting_since = self._held_since if self._state is HoldState.HELD else None
+        now = now if self._paused_since is None else self._paused_since
+        self._hold.replace(schedule.pending(self._index), now, waiting_since)
+        if self._state is HoldState.HELD:
             self._state = HoldState.NONE
 
     def pause(self, now: int) -> None:
@@ -199,26 +211,44 @@ class WatchedThread:
 class StealInjector:
     """Injection into all vCPUs of a machine.
 
-    :param schedule: where it is empty, there is no thread and no vCPU is ever held.
+    :param schedule: while it is empty, there is no thread and no vCPU is ever held.
     """
 
     def __init__(self, schedule: Schedule, vcpus: int) -> None:
         self.pauses_steal = schedule.pauses
         """Time for which the machine is paused, or its process is stopped, is stolen."""
         self.vcpus = [InjectedVcpu(index, schedule) for index in range(vcpus)]
+        self._injects = bool(schedule)
+        self._threads: Sequence[tuple[int, Callable[[], object]]] = ()
         self._watched: list[WatchedThread] = []
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._closed = False
+        self._changed = threading.Event()
+        """The injector's thread has something new to look at."""
+        self._started = False
         self._thread: threading.Thread | None = None
-        if schedule:
-            self._thread = threading.Thread(target=self._run, name="pvtime-injector", daemon=True)
 
     def start(self) -> None:
         """Begin the schedule's time."""
         now = time.monotonic_ns()
         for vcpu in self.vcpus:
             vcpu.start(now)
-        if self._thread is not None:
+        self._started = True
+        self._start_thread()
+
+    def inject(self, injects: bool) -> None:
+        """Note that the vCPUs follow another schedule from now on.
+
+        :param injects: whether there is anything in it.
+        """
+        self._injects = injects
+        self._start_thread()
+        self._changed.set()
+
+    def _start_thread(self) -> None:
+        if self._started and self._injects and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="pvtime-injector", daemon=True)
+            self.watch(self._threads)
             self._thread.start()
 
     def watch(self, threads: Sequence[tuple[int, Callable[[], object]]]) -> None:
@@ -228,10 +258,11 @@ class StealInjector:
             guest and has it begin the hold.
         """
         with self._lock:
+            self._threads = threads
             for watched in self._watched:
                 watched.close()
             self._watched.clear()
-            if self._thread is None:
+            if not (self._injects or self._thread):
                 return
             for vcpu, (tid, hold) in zip(self.vcpus, threads, strict=False):
                 with suppress(FileNotFoundError):  # it has exited, and the engine is told why
@@ -239,14 +270,19 @@ class StealInjector:
 
     def close(self) -> None:
         """End injection."""
-        self._closed.set()
+        self._closed = True
+        self._changed.set()
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
         self.watch([])
 
     def _run(self) -> None:
         wait = 0.0
-        while not self._closed.wait(wait):
+        while True:
+            self._changed.wait(wait)
+            self._changed.clear()
+            if self._closed:
+                return
             with self._lock:
                 now = time.monotonic_ns()
                 wait = min((watched.poll(now) for watched in self._watched), default=POLL_INTERVAL_S)

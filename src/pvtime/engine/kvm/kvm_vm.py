@@ -41,6 +41,7 @@ from pvtime.engine.kvm.vgic import (
     refuse_unsavable,
     write_vgic,
 )
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.devicetree import KVM_TIMER_PPIS, GicFlavour
 from pvtime.machine.layout import (
@@ -303,6 +304,11 @@ class KvmVm:
         self._counters = {}
         for wait in [thread.resume() for thread in self._threads]:
             wait()
+
+    def set_steal(self, schedule: Schedule) -> None:
+        """Have every vCPU follow another schedule from now on."""
+        for thread in self._threads:
+            thread.set_steal(schedule)
 
     def protect(self, region: Region, access: Access) -> None:
         """Set the guest's access to a region, while all vCPUs are paused or have not started.

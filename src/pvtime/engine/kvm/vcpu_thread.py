@@ -35,6 +35,7 @@ from pvtime.engine.kvm.sampler import Sampler, last_sample
 from pvtime.engine.kvm.thread_times import ThreadTimes
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.errors import EngineError, PvtimeError
+from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth, StolenState
 
 __all__ = ["VcpuThread", "install_kick"]
@@ -191,6 +192,10 @@ class VcpuThread:
     def resume(self) -> Callable[[], object]:
         """Let the vCPU into the guest again; return the wait for that."""
         return self._calls.submit(self._resume)
+
+    def set_steal(self, schedule: Schedule) -> None:
+        """Have the vCPU follow another schedule from now on."""
+        self._calls.call(lambda: self._injected.replace(schedule, time.monotonic_ns()))
 
     def hold(self) -> None:
         """Have the vCPU leave the guest and begin the hold that was requested."""

@@ -67,6 +67,13 @@ class UnicornEngine(Engine):
     def resume(self) -> None:
         self.call(self._loop.resume)
 
+    def reset(self) -> None:
+        self.call(self._loop.reset)
+
+    def set_steal(self, schedule: Schedule) -> None:
+        schedule.check_vcpus(self._machine.config.vcpus)
+        self.call(partial(self._loop.set_steal, schedule))
+
     def check_savable(self) -> None:
         refuse_unsavable(self.vm)
 

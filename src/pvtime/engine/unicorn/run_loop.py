@@ -163,9 +163,12 @@ class RunLoop:
             self.timer.preempt_now()
         self.cpu.run_slice(vcpu)
         if self._restart:
-            self._restart = False
-            entry = self._load_guest()
-            self._start_vcpu(0, entry.pc, entry.x0, self._clock.now())
+            self._boot_again()
+
+    def _boot_again(self) -> None:
+        self._restart = False
+        entry = self._load_guest()
+        self._start_vcpu(0, entry.pc, entry.x0, self._clock.now())
 
     def end(self, outcome: Outcome) -> None:
         """End the run."""
@@ -318,6 +321,29 @@ class RunLoop:
             self._continue(now)
             if not self._pauses_steal:
                 self.vm.stop_counter(self._figures_until, now)
+
+    def reset(self) -> None:
+        """Boot the machine again.
+
+        :raises EngineError: it is paused, or has not started.
+        """
+        if self._ending.outcome is not None:
+            return
+        if self.paused or not self._accounts:
+            raise EngineError("the machine does not run: resume it to reset it")
+        self._boot_again()
+
+    def set_steal(self, schedule: Schedule) -> None:
+        """Inject steal by another schedule from now on; see :meth:`Engine.set_steal`."""
+        now = self._figures_until
+        if self._accounts and not self.paused:
+            now = self._figures_until = self.cpu.update_curr()
+        for vcpu in self.vm.vcpus:
+            vcpu.hold.replace(schedule.pending(vcpu.index), now, vcpu.run_delay.waiting_since)
+            if vcpu.held:
+                place_entity(vcpu, self.vm.vcpus)
+                vcpu.held = False
+        self._injects = bool(schedule)
 
     def sample(self) -> list[VcpuSample]:
         """Return every vCPU's figures; those of a paused machine are of the pause's beginning."""

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from framework.structures import Structures
+from framework.wait import DEADLINE
 from pvtime.engine.kvm.injector import (
     POLL_INTERVAL_S,
     HoldState,
@@ -192,6 +194,41 @@ def test_a_thread_that_has_exited_is_not_watched() -> None:
     injector.watch([(tid, lambda: None)])
     assert injector._watched == []
     injector.close()
+
+
+def test_another_schedule_ends_a_hold_and_begins_where_it_was_set(structures: Structures) -> None:
+    vcpu, truth = injected_vcpu(structures, "5ms")
+    vcpu.begin_hold(0)
+    vcpu.replace(Schedule.parse(["2ms@1ms"]), 400_000)
+    assert (vcpu.state, truth.injected_ns, truth.figures) == (HoldState.NONE, 400_000, (400_000, 400_000))
+    assert vcpu.next_due() == 1_400_000
+    vcpu.request_hold()
+    vcpu.begin_hold(2_000_000)
+    assert charged(vcpu, 9_000_000) == 0
+    assert truth.injected_ns == 2_400_000
+
+
+def test_a_schedule_that_is_set_in_a_pause_begins_behind_it(structures: Structures) -> None:
+    vcpu, _ = injected_vcpu(structures, "5ms")
+    vcpu.pause(1_000_000)
+    vcpu.replace(Schedule.parse(["2ms@1ms"]), 3_000_000)
+    vcpu.resume(7_000_000)
+    assert vcpu.next_due() == 8_000_000
+
+
+def test_a_first_schedule_starts_to_watch_the_threads_at_once() -> None:
+    injector, thread = StealInjector(NOTHING, 1), Thread()
+    asked = threading.Event()
+    injector.start()
+    injector.watch([(thread.tid, asked.set)])
+    thread.spin()
+    injector.vcpus[0].replace(Schedule.parse(["1s"]), time.monotonic_ns())
+    injector.inject(True)
+    try:
+        assert asked.wait(DEADLINE)
+    finally:
+        thread.end()
+        injector.close()
 
 
 def test_without_a_schedule_nothing_is_watched_and_no_vcpu_is_held() -> None:

@@ -15,6 +15,8 @@ from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.scheduler import SLICE_NS
 from pvtime.engine.unicorn.vcpu import SchedState
+from pvtime.errors import EngineError
+from pvtime.inject.schedule import Schedule
 from pvtime.machine.boot import BootEntry
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.machine import Machine
@@ -322,3 +324,58 @@ def test_the_guests_power_off_ends_the_run() -> None:
         it.iterate(lambda: it.ending.outcome is not None)
         assert it.ending.outcome is Outcome.POWER_OFF
         assert it.loop.vm.machine.stolen_time.base == STOLEN_TIME.base
+
+
+def test_another_schedule_holds_from_now_on_and_is_in_every_figure_exactly_once() -> None:
+    with bench(busy) as it:
+        it.run_for(7 * MS)
+        it.loop.set_steal(Schedule.parse(["50%/10ms"]))
+        it.run_for(25 * MS)
+        (alone,) = it.sample()  # truth is the structure, and the columns add up
+        assert (alone.injected_ns, alone.truth_ns) == (15 * MS, 15 * MS)
+        it.loop.set_steal(Schedule.parse(["4ms@10ms"]))
+        it.run_for(60 * MS)
+        (alone,) = it.sample()
+        assert (alone.injected_ns, alone.truth_ns) == (19 * MS, 19 * MS)
+
+
+def test_no_schedule_ends_a_hold_where_it_is() -> None:
+    def stepping(_bench: Bench) -> Program:
+        while True:
+            yield 1 * MS
+
+    with bench(stepping, busy, steal=("1:20ms@10ms",)) as it:
+        it.iterate(lambda: it.loop.vm.vcpus[1].held)
+        it.run_for(8 * MS)
+        before = it.sample()[1].injected_ns
+        assert 0 < before < 20 * MS
+        it.loop.set_steal(Schedule())
+        assert not it.loop.vm.vcpus[1].held
+        it.run_for(100 * MS)
+        assert it.sample()[1].injected_ns == before
+
+
+def test_a_schedule_that_is_set_in_a_pause_begins_behind_it() -> None:
+    with bench(busy) as it:
+        it.run_for(3 * MS)
+        it.paused_at = it.clock.time
+        it.loop.pause()
+        it.loop.set_steal(Schedule.parse(["4ms@10ms"]))
+        it.clock.block(50 * MS)
+        it.loop.resume()
+        resumed = it.clock.time
+        it.iterate(lambda: it.sample()[0].injected_ns > 0)
+        assert it.clock.time > resumed + 10 * MS
+        it.run_for(50 * MS)
+        assert it.sample()[0].injected_ns == 4 * MS
+
+
+def test_a_reset_from_outside_boots_again_and_a_paused_machine_refuses_it() -> None:
+    with bench(busy, busy) as it:
+        it.run_for(20 * MS)
+        it.loop.reset()
+        assert it.states == [SchedState.RUNNABLE, SchedState.OFF]
+        assert it.sample()[0].truth_ns == 0
+        it.loop.pause()
+        with pytest.raises(EngineError, match="resume it to reset it"):
+            it.loop.reset()
