@@ -26,8 +26,6 @@ ENDING = [
     if signal.getsignal(number) is not signal.SIG_IGN
 ]
 
-START_ADVICE = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
-
 RETRY_S = 0.01
 """Delay of an ending that came where no exception can be raised, or as a wait began."""
 
@@ -90,10 +88,15 @@ class _WaitInterrupter:
 
 def main() -> int:
     """Run the command line of this process and return the exit code."""
+    from pvtime.errors import REINSTALL
+    from pvtime.streams import open_closed
+
     try:
+        open_closed()
         from pvtime.cli.command import main as run_command_line
     except (ImportError, MemoryError, OSError) as error:
-        print(f"pvtime: cannot start: {error or 'not enough memory'}: {START_ADVICE}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody is there to read it
+            print(f"pvtime: cannot start: {error or 'not enough memory'}: {REINSTALL}", file=sys.stderr)
         return 1
     sys.excepthook = _print_unless_interrupted
     sys.unraisablehook = _retry_ending

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 __all__ = [
     "MORE_MEMORY",
+    "REINSTALL",
     "EngineError",
     "GuestImageError",
     "GuestMemoryError",
@@ -29,6 +30,7 @@ __all__ = [
 
 
 MORE_MEMORY = "end other programs, or raise the limit (ulimit -v)"
+REINSTALL = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
 ADVICE = {
     errno.EMFILE: ": raise the limit of open files (ulimit -n)",
     errno.ENOMEM: f": {MORE_MEMORY}",

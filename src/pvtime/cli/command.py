@@ -9,26 +9,24 @@ CPython 3.11, idle to busy: the interpreter takes 10 ms, what a quiet run import
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import click
 
 from pvtime import __version__
-from pvtime.errors import MORE_MEMORY, PvtimeError, host_reason, one_line
+from pvtime.errors import MORE_MEMORY, REINSTALL, PvtimeError, host_reason, one_line
+from pvtime.streams import OUTPUT_ERRORS, discard, lost_outputs, output_reason
 
-__all__ = ["COMMANDS", "EXIT_BROKEN_PIPE", "EXIT_INTERRUPTED", "main"]
+__all__ = ["COMMANDS", "EXIT_INTERRUPTED", "EXIT_OUTPUT_LOST", "main"]
 
 EXIT_INTERRUPTED: Final = 130
 """128 + SIGINT, as shells report it."""
-EXIT_BROKEN_PIPE: Final = 1
-"""The reader of our output has gone; click uses the same code."""
+EXIT_OUTPUT_LOST: Final = 1
+"""An output takes nothing, or its reader has gone; click uses the same code."""
 
-INSTALL: Final = "install pvtime again, or raise the limits of memory and open files (ulimit -v, ulimit -n)"
 COMMANDS: Final = (
     "cost",
     "doctor",
@@ -66,8 +64,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, SystemExit):
-            _give_up(sys.stdout)
-            _give_up(sys.stderr)
+            discard(sys.stdout.fileno())
+            discard(sys.stderr.fileno())
             raise
 
 
@@ -89,11 +87,22 @@ def group(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line (default: the process's) and return the exit code."""
-    _open_closed_streams()
+    """Run the command line (default: the process's) and return the exit code.
+
+    An output that was lost is told on standard error, and is never exit code 0.
+    """
+    code = _run(arguments)
+    for name, stream, error in lost_outputs():
+        code = code or EXIT_OUTPUT_LOST
+        discard(stream.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"{name}: {output_reason(error)}", code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = group.main(args=arguments, prog_name="pvtime", standalone_mode=False)
-        sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except click.ClickException as error:
@@ -103,42 +112,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _complain(f"not enough memory: {MORE_MEMORY}", PvtimeError.exit_code)
     except ImportError as error:
-        return _complain(f"a library cannot be loaded: {error}: {INSTALL}", PvtimeError.exit_code)
+        return _complain(f"a library cannot be loaded: {error}: {REINSTALL}", PvtimeError.exit_code)
     except BrokenPipeError:
-        _give_up(sys.stdout)
-        return EXIT_BROKEN_PIPE
+        return EXIT_OUTPUT_LOST
     except OSError as error:
-        message = _subject(error) + host_reason(error)
-        _give_up(sys.stdout)
-        return _complain(message, PvtimeError.exit_code)
+        if any(lost.errno == error.errno for _, _, lost in lost_outputs()):
+            return EXIT_OUTPUT_LOST
+        if error.filename is None and error.errno in OUTPUT_ERRORS:  # an output without a buffer
+            return _complain(f"standard output: {output_reason(error)}", EXIT_OUTPUT_LOST)
+        subject = f"{error.filename}: " if error.filename else ""
+        return _complain(subject + host_reason(error), PvtimeError.exit_code)
     return code if isinstance(code, int) else 0
-
-
-def _subject(error: OSError) -> str:
-    """Return the name of the file that an error is about, with a colon; nothing if it is not known.
-
-    Those who write files name them, so where a disk is full and the error has no name it is our output.
-    """
-    if error.filename:
-        return f"{error.filename}: "
-    return "standard output: " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else ""
-
-
-def _open_closed_streams() -> None:
-    """Open /dev/null for each standard stream that was closed when the process started."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open like the others)
-
-
-def _give_up(stream: TextIO) -> None:
-    """Send the rest of an output to /dev/null: the interpreter flushes at its end, and would fail or wait."""
-    fd = stream.fileno()
-    os.close(fd)  # first, where the process may open no more files
-    null = os.open(os.devnull, os.O_WRONLY)
-    if null != fd:
-        os.dup2(null, fd)
-        os.close(null)
 
 
 def _complain(message: str, code: int) -> int:

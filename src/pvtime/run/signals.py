@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Final
 
 from pvtime.run.inbox import Inbox, SignalReceived, TerminalResized
+from pvtime.streams import discard
 
 __all__ = ["ENDING", "SIGNALS_BEFORE_KILL", "droppable_output", "ending_signals", "window_changes"]
 
@@ -74,9 +75,7 @@ def _drop_blocked_output(_number: int, _frame: FrameType | None) -> None:
     outputs = [sys.stdout.fileno(), sys.stderr.fileno()]
     _, writable, _ = select.select([], outputs, [], 0)
     for fd in set(outputs) - set(writable):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, fd)
-        os.close(null)
+        discard(fd)
 
 
 @contextlib.contextmanager

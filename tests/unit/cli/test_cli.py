@@ -18,8 +18,9 @@ import pytest
 
 from framework.fake_images import PROGRAM, Images, make_images
 from framework.wait import DEADLINE, wait_until
-from pvtime.cli.command import COMMANDS, EXIT_BROKEN_PIPE, group, main
+from pvtime.cli.command import COMMANDS, EXIT_OUTPUT_LOST, group, main
 from pvtime.cli.params import parse_size
+from pvtime.judge.image_file import judge_image
 from pvtime.report.model import SCHEMA
 from pvtime.run.run_machine import EXIT_GUEST_FAILED
 
@@ -435,7 +436,7 @@ def test_a_reader_that_leaves_gets_no_traceback(images: Images) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    assert process.wait(60) == EXIT_BROKEN_PIPE
+    assert process.wait(60) == EXIT_OUTPUT_LOST
 
 
 def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:
@@ -448,19 +449,63 @@ def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:
     assert "rich" not in err
 
 
-@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "<&- >&-"])
-def test_an_output_that_takes_nothing_is_no_traceback(redirection: str, tmp_path: Path) -> None:
-    # A full disk gave an OSError's traceback, a closed stream an AttributeError's.
-    code, err = shell(f"images {redirection}", cache=tmp_path)
-    assert code == 1
-    assert len(err.splitlines()) <= 1
+CLOSED = "it is closed: send it to a file or to /dev/null"
+FULL = "No space left on device: make room there"
 
 
-def shell(arguments: str, limit: str = ":", cache: Path = Path("/dev/null/cache")) -> tuple[int, str]:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [
+        ("> /dev/full", FULL),
+        (">&-", CLOSED),
+        ("<&- >&-", CLOSED),
+        (">&- 2>&-", None),
+        ("> /dev/full 2>&1", None),
+    ],
+)
+@pytest.mark.parametrize("arguments", ["help", "scenario overlap"])
+def test_an_output_that_was_lost_is_no_success(
+    arguments: str, redirection: str, reason: str | None, unbuffered: str
+) -> None:
+    # Into a closed output all commands printed their result without a word, and with exit code 0.
+    code, err = shell(f"{arguments} {redirection}", env={"PYTHONUNBUFFERED": unbuffered})
+    assert (code, err) == (1, f"pvtime: standard output: {reason}\n" if reason else "")
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full"])
+def test_messages_that_are_lost_are_no_success_either(redirection: str, images: Images) -> None:
+    command = f"run --duration 0.1 --report - {' '.join(images.options)}"  # the table is on standard error
+    assert shell(f"{command} {redirection}") == (1, "")
+    assert shell(f"walk {redirection}") == (2, "")
+    assert shell(f"images --json {redirection}")[0] == 1, "no image is there"
+    assert shell(f"help {redirection}") == (0, "")
+
+
+def test_a_closed_output_that_is_not_used_is_no_failure(tmp_path: Path) -> None:
+    # Nor does the next file that is opened become standard output.
+    image = tmp_path / "image"
+    assert shell(f"judge --write-image {image} <&- >&-") == (0, "")
+    assert image.read_bytes() == judge_image()
+
+
+def test_a_command_that_cannot_say_that_it_waits_does_not_wait(tmp_path: Path) -> None:
+    path = tmp_path / "peer"
+    code, err = shell(f"receive unix:{path} >&-")
+    assert (code, err) == (1, f"pvtime: standard output: {CLOSED}\n")
+    assert not path.exists()
+
+
+def shell(
+    arguments: str,
+    limit: str = ":",
+    cache: Path = Path("/dev/null/cache"),
+    env: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """Run pvtime by a shell, with limits of the process; return the exit code and standard error."""
     done = subprocess.run(
         ["sh", "-c", f"{limit}; exec '{sys.executable}' -m pvtime {arguments}"],
-        env=os.environ | {"PVTIME_CACHE": str(cache)},
+        env={**os.environ, "PVTIME_CACHE": str(cache), **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -486,7 +531,7 @@ def shell(arguments: str, limit: str = ":", cache: Path = Path("/dev/null/cache"
 )
 def test_a_full_disk_is_named_and_what_to_do(arguments: str, images: Images) -> None:
     code, err = shell(arguments.replace("IMAGES", " ".join(images.options)) + " > /dev/full")
-    assert (code, err) == (1, "pvtime: standard output: No space left on device: make room there\n")
+    assert (code, err) == (1, f"pvtime: standard output: {FULL}\n")
 
 
 @pytest.mark.parametrize("megabytes", [50, 200, 700, 1000])
