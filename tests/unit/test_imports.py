@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2] / "src"
 
 LAYERS = (
     ("cli",),
-    ("cost", "judge", "scenario"),
+    ("cost", "judge", "scenario", "watch"),
     ("lab", "doctor"),
     ("run",),
     ("report", "snapshot"),
@@ -27,6 +27,7 @@ LAYERS = (
     ("inject",),
     ("machine",),
     ("steal",),
+    ("host",),
     ("abi",),
 )
 """From the top: each package may import those of the layers below its own."""

@@ -40,6 +40,7 @@ COMMANDS: Final = (
     "run",
     "save",
     "scenario",
+    "top",
 )
 """Names of the commands: the module ``pvtime.cli.NAME`` has the click command ``NAME_command``."""
 
