@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from framework.in_lab import TIMEOUT, succeed
 from pvtime.images.store import StockImages
 from pvtime.kmod.build import COMPILER, NAME
 from pvtime.lab.initramfs import LabExtras
@@ -22,7 +23,6 @@ from pvtime.lab.qemu import LabError, LabOptions
 from pvtime.report import document
 
 TESTS = Path(__file__).parents[1]
-TIMEOUT = 1800
 
 PYTEST = ("python3", "-m", "pytest", "-p", "no:cacheprovider", "-x", "--engine", "kvm")
 PROBES = "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; cat /sys/kernel/debug/kprobes/list"
@@ -51,9 +51,7 @@ def loaded(lab: Lab) -> Iterator[Lab]:
 
 def output(lab: Lab, *argv: str) -> str:
     """Run a command in the lab that must succeed; return its output."""
-    done = lab.run(argv, timeout=TIMEOUT, env={"PYTHONPATH": "tests"})
-    assert done.exit_code == 0, (done.stdout + done.stderr).decode(errors="replace")[-16000:]
-    return done.stdout.decode()
+    return succeed(lab, *argv).stdout.decode()
 
 
 def test_approach_1_is_refused_by_name_without_the_module(lab: Lab) -> None:
