@@ -7,12 +7,12 @@ import pytest
 
 from framework.engines import Choice, host_of
 from framework.wait import DEADLINE
-from pvtime.abi.arm64 import ExceptionClass, SysReg
+from pvtime.abi.arm64 import CNTVCT_EL0, ExceptionClass, SysReg
 from pvtime.abi.psci import VERSION_1_1, Affinity, Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.engine.base import Outcome
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
-from pvtime.probe.assembler import CNTVCT_EL0, MPIDR_EL1
+from pvtime.probe.assembler import MPIDR_EL1
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.mailbox import CODE
 from pvtime.probe.mailbox_client import ProbeError, ProbeFaultError

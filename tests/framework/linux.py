@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -85,6 +86,10 @@ class LinuxGuest:
     def wait_for_text(self, text: str, times: int = 1) -> None:
         """Wait until the console has shown ``text`` so many times."""
         self._wait(lambda: self._console.count(text.encode()) >= times, text)
+
+    def wait_for_match(self, pattern: re.Pattern[str]) -> None:
+        """Wait until the console has shown text that ``pattern`` matches."""
+        self._wait(lambda: pattern.search(self.console) is not None, pattern.pattern)
 
     def wait_for(self, kind: type[M], accept: Callable[[M], bool] = lambda _: True) -> M:
         """Wait for a message of the agent, and take it; the others are kept for those who wait for them."""
@@ -174,8 +179,12 @@ def boot_linux(
     append: str = "",
     internals: str = "auto",
     steal: tuple[str, ...] = (),
+    options: Mapping[str, str] | None = None,
 ) -> Iterator[LinuxGuest]:
-    """Start the stock guest; it is stopped at the end."""
+    """Start the stock guest; it is stopped at the end.
+
+    :param options: more options of the engine.
+    """
     from pvtime.engine.unicorn.engine import UnicornEngine
 
     guest: LinuxGuest
@@ -194,7 +203,7 @@ def boot_linux(
         f"console=ttyS0 earlycon {append}".strip(),
     )
     machine = Machine(config, console, agent)
-    engine = UnicornEngine(machine, {"internals": internals}, Schedule.parse(steal))
+    engine = UnicornEngine(machine, {"internals": internals, **(options or {})}, Schedule.parse(steal))
     guest = LinuxGuest(machine, engine)
     engine.start()
     try:

@@ -9,14 +9,19 @@ from typing import NamedTuple
 from pvtime.abi.layout import Field, Register
 
 __all__ = [
+    "CNTFRQ_EL0",
+    "CNTKCTL_EL1",
     "CNTPCT_EL0",
     "CNTP_CTL_EL0",
     "CNTP_CVAL_EL0",
     "CNTP_TVAL_EL0",
+    "CNTVCT_EL0",
+    "CNTV_TVAL_EL0",
     "IC_IALLU",
     "IC_IALLUIS",
     "IC_IVAU",
     "ID_AA64MMFR0_EL1",
+    "CntkctlEl1",
     "CptrEl3",
     "Esr",
     "ExceptionClass",
@@ -96,6 +101,15 @@ class HcrEl2(Register):
     """WFI traps."""
 
 
+class CntkctlEl1(Register):
+    """CNTKCTL_EL1 (D17.11.7): what EL0 may read."""
+
+    el0vten = Field(8)
+    """The virtual timer's registers."""
+    el0vcten = Field(1)
+    """CNTVCT_EL0 and CNTFRQ_EL0."""
+
+
 class CptrEl3(Register):
     """CPTR_EL3 (D17.2.31)."""
 
@@ -158,10 +172,14 @@ class SysRegAccess(Register):
 
 
 ID_AA64MMFR0_EL1 = SysReg(3, 0, 0, 7, 0)
+CNTKCTL_EL1 = SysReg(3, 0, 14, 1, 0)
+CNTFRQ_EL0 = SysReg(3, 3, 14, 0, 0)
 CNTPCT_EL0 = SysReg(3, 3, 14, 0, 1)
+CNTVCT_EL0 = SysReg(3, 3, 14, 0, 2)
 CNTP_TVAL_EL0 = SysReg(3, 3, 14, 2, 0)
 CNTP_CTL_EL0 = SysReg(3, 3, 14, 2, 1)
 CNTP_CVAL_EL0 = SysReg(3, 3, 14, 2, 2)
+CNTV_TVAL_EL0 = SysReg(3, 3, 14, 3, 0)
 
 IC_IALLUIS = SysReg(1, 0, 7, 1, 0)
 IC_IALLU = SysReg(1, 0, 7, 5, 0)

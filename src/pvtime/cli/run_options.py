@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import click
 
-from pvtime.cli.params import FILE_NAME, key_values, parsed_by, seconds
+from pvtime.cli.params import FILE_NAME, WholeNumber, key_values, parsed_by, seconds
+from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Item, Schedule
+from pvtime.machine.timer import MAX_HZ, MIN_HZ
 from pvtime.run.options import RunOptions, SaveAt
 
 __all__ = ["parse_steal", "run_options"]
@@ -28,6 +30,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         engine_options: dict[str, str],
         steal: Schedule,
         steal_pauses: bool,
+        counter_frequency: int | None,
         duration: float | None,
         save_at: SaveAt | None,
         control: Path | None,
@@ -40,6 +43,8 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             raise UsageError("--quiet and --interactive exclude each other: leave one of them out")
         if save_at is not None and duration is not None and save_at.seconds >= duration:
             raise UsageError("--duration ends the run before --save-at: leave one of them out")
+        if counter_frequency is not None:
+            engine_options = {**engine_options, COUNTER_FREQUENCY: str(counter_frequency)}
         options = RunOptions(
             engine_options=engine_options,
             steal=replace(steal, pauses=steal_pauses),
@@ -149,6 +154,13 @@ OPTIONS: Final = (
         type=FILE_NAME,
         metavar="SOCKET",
         help="Create a socket for pvtime save and pvtime migrate.",
+    ),
+    click.option(
+        "--counter-frequency",
+        type=WholeNumber(MIN_HZ, MAX_HZ),
+        metavar="HZ",
+        help="Have this host's counter count HZ ticks a second; embedded engine only. Default: 62500000. See "
+        "docs/lpt.md.",
     ),
     click.option(
         "--engine-option",

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.inject.schedule import Schedule
@@ -15,7 +15,11 @@ from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
 
-__all__ = ["Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes"]
+__all__ = ["COUNTER_FREQUENCY", "Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes"]
+
+
+COUNTER_FREQUENCY: Final = "counter-frequency"
+"""The engine option for the frequency of the host's counter, in Hz."""
 
 
 class Outcome(Enum):

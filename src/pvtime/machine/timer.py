@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The EL1 physical timer of one vCPU (Arm ARM D11.2.4), over the host's CLOCK_MONOTONIC."""
+"""The counter's frequency, and the EL1 physical timer of one vCPU (Arm ARM D11.2.4), over CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +13,55 @@ from pvtime.abi.layout import U32_MAX, U64_MAX, Field, Register
 from pvtime.machine.device import IrqLine
 from pvtime.schema import bits, within
 
-__all__ = ["NS_PER_TICK", "PHYSICAL_TIMER_PPI", "TimerControl", "TimerState", "VcpuTimer", "counter"]
+__all__ = [
+    "MAX_HZ",
+    "MIN_HZ",
+    "NATIVE",
+    "NS_PER_TICK",
+    "PHYSICAL_TIMER_PPI",
+    "CounterRate",
+    "TimerControl",
+    "TimerState",
+    "VcpuTimer",
+    "counter",
+]
 
 NS_PER_TICK = 16
-"""CNTFRQ_EL0 is 62.5 MHz: the fixed frequency of the emulated CPU's counter."""
+"""The emulated CPU's own counter has 62.5 MHz, which cannot be changed."""
+
+MIN_HZ, MAX_HZ = 1_000_000, 2_000_000_000
+"""Frequencies that a counter can have. 1 to 50 MHz are typical (Arm ARM D11.1.2), from Armv8.6 on 1 GHz."""
+
+_SECOND_NS = 1_000_000_000
 
 PHYSICAL_TIMER_PPI = 14
 """Non-secure EL1 physical timer, as a PPI number; interrupt 30."""
 
 _NEVER_NS = 1 << 62
 """A host is not up for 146 years; and no host's clock takes all the 2^68 ns that a guest can ask for."""
+
+
+class CounterRate:
+    """A counter's frequency, CNTFRQ_EL0: ticks of a host's CLOCK_MONOTONIC, and back.
+
+    :param hz: from :data:`MIN_HZ` to :data:`MAX_HZ`.
+    """
+
+    def __init__(self, hz: int) -> None:
+        self.hz = hz
+        common = math.gcd(hz, _SECOND_NS)
+        self._ticks, self._ns = hz // common, _SECOND_NS // common
+
+    def ticks(self, ns: int) -> int:
+        """Return the counter at ``ns``."""
+        return ns * self._ticks // self._ns
+
+    def ns(self, ticks: int) -> int:
+        """Return the first time, in ns, at which the counter is ``ticks``."""
+        return -(-ticks * self._ns // self._ticks)
+
+
+NATIVE = CounterRate(_SECOND_NS // NS_PER_TICK)
 
 
 class TimerControl(Register):
@@ -43,19 +83,23 @@ class TimerState:
 
 
 def counter() -> int:
-    """CNTPCT_EL0 now, in ticks."""
-    return time.monotonic_ns() // NS_PER_TICK
+    """CNTPCT_EL0 of the native counter, in ticks, now."""
+    return NATIVE.ticks(time.monotonic_ns())
 
 
 class VcpuTimer:
     """CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0 with the interrupt line that they drive.
 
     :param now: CLOCK_MONOTONIC, in ns.
+    :param rate: the counter's.
     """
 
-    def __init__(self, line: IrqLine, now: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self, line: IrqLine, now: Callable[[], int] = time.monotonic_ns, rate: CounterRate = NATIVE
+    ) -> None:
         self._line = line
         self._now = now
+        self._rate = rate
         self._compare = 0
         self._control = TimerControl(0)
         self._asserted = False
@@ -91,7 +135,7 @@ class VcpuTimer:
     def read_control(self) -> int:
         """CNTP_CTL_EL0, with ISTATUS as it is now."""
         enabled = self._control.enable
-        met = enabled and self._now() // NS_PER_TICK >= self._compare
+        met = enabled and self._rate.ticks(self._now()) >= self._compare
         return self._control.with_(istatus=int(bool(met)))
 
     def write_control(self, value: int) -> None:
@@ -111,12 +155,12 @@ class VcpuTimer:
 
     def read_value(self) -> int:
         """CNTP_TVAL_EL0: ticks until the compare value, 32 bits."""
-        return (self._compare - self._now() // NS_PER_TICK) & U32_MAX
+        return (self._compare - self._rate.ticks(self._now())) & U32_MAX
 
     def write_value(self, value: int) -> None:
         """CNTP_TVAL_EL0: a signed 32-bit number of ticks from now."""
         ticks = (value & U32_MAX) - ((value & 1 << 31) << 1)
-        self.write_compare(self._now() // NS_PER_TICK + ticks)
+        self.write_compare(self._rate.ticks(self._now()) + ticks)
 
     def expire(self, now: int) -> None:
         """Raise the line if it is due at ``now`` ns."""
@@ -125,7 +169,7 @@ class VcpuTimer:
             self._assert(True)
 
     def _rearm(self) -> None:
-        due = self._compare * NS_PER_TICK
+        due = self._rate.ns(self._compare)
         armed = self._control.enable and not self._control.imask and due < _NEVER_NS
         self.deadline = due if armed else None
         if armed and self._now() >= due:

@@ -34,7 +34,6 @@ from pvtime.probe.encoding import (
 )
 
 __all__ = [
-    "CNTVCT_EL0",
     "ELR_EL1",
     "ESR_EL1",
     "FAR_EL1",
@@ -59,7 +58,6 @@ ELR_EL1: Final = SysReg(3, 0, 4, 0, 1)
 ESR_EL1: Final = SysReg(3, 0, 5, 2, 0)
 FAR_EL1: Final = SysReg(3, 0, 6, 0, 0)
 VBAR_EL1: Final = SysReg(3, 0, 12, 0, 0)
-CNTVCT_EL0: Final = SysReg(3, 3, 14, 0, 2)
 
 _TLBI_VMALLE1: Final = SysReg(1, 0, 8, 7, 0)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.machine.timer import NS_PER_TICK, TimerControl, VcpuTimer
+from pvtime.machine.timer import MAX_HZ, MIN_HZ, NS_PER_TICK, CounterRate, TimerControl, VcpuTimer
 
 START_NS = 10**15
 ENABLE = TimerControl.of(enable=1)
@@ -153,3 +153,27 @@ def test_masked_it_shows_its_status_without_an_interrupt() -> None:
     bench.timer.write_control(MASKED)
     assert bench.timer.read_control() == MASKED.with_(istatus=1)
     assert bench.changes == 0
+
+
+@given(hz=st.integers(MIN_HZ, MAX_HZ), ns=st.integers(0, 1 << 62), ticks=u64)
+def test_a_counter_of_any_frequency_is_there_first_when_it_says(hz: int, ns: int, ticks: int) -> None:
+    rate = CounterRate(hz)
+    assert rate.ticks(ns) == ns * hz // 10**9
+    first = rate.ns(ticks)
+    assert rate.ticks(first) >= ticks
+    assert rate.ticks(first - 1) < ticks
+
+
+@given(hz=st.integers(MIN_HZ, MAX_HZ), wait=st.integers(1, 10**9))
+def test_a_timer_of_any_frequency_fires_at_its_tick(hz: int, wait: int) -> None:
+    rate = CounterRate(hz)
+    lines: list[bool] = []
+    timer = VcpuTimer(lines.append, lambda: START_NS, rate)
+    timer.write_value(wait)
+    timer.write_control(ENABLE)
+    assert timer.deadline == rate.ns(rate.ticks(START_NS) + wait)
+    assert timer.read_value() == wait
+    timer.expire(timer.deadline - 1)
+    assert not lines
+    timer.expire(rate.ns(rate.ticks(START_NS) + wait))
+    assert lines == [True]

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from enum import Enum, auto
 from typing import Final
 
-from pvtime.engine.base import Engine, Outcome, VcpuSample, VcpuTimes
+from pvtime.engine.base import COUNTER_FREQUENCY, Engine, Outcome, VcpuSample, VcpuTimes
 from pvtime.engine.call_queue import CallQueue
 from pvtime.engine.kvm.dirty import KvmDirtyTracker
 from pvtime.engine.kvm.injector import StealInjector
@@ -117,6 +117,11 @@ class KvmEngine(Engine):
         self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
     ) -> None:
         super().__init__()
+        if options and COUNTER_FREQUENCY in options:
+            raise UsageError(
+                "--counter-frequency: on the kvm engine the guest has this host's counter; leave out the "
+                "option, or give --engine unicorn"
+            )
         if options:
             raise UsageError(f"engine option {min(options)!r}: the kvm engine has no options")
         if machine.config.cpu not in (None, HOST_CPU):

@@ -29,11 +29,13 @@ from pvtime.abi.arm64 import (
 from pvtime.engine.unicorn.address_space import AddressSpace
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache, check_room
 from pvtime.engine.unicorn.context import Contexts
-from pvtime.engine.unicorn.el_setup import CPU_MODELS, set_up_el2_el3
+from pvtime.engine.unicorn.counter_trap import CounterTrap
+from pvtime.engine.unicorn.el_setup import CPU_MODELS, set_up_el2_el3, trap_counter
 from pvtime.engine.unicorn.uclib import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, ExceptionNumber, add_hook
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.memory import GuestMemory
+from pvtime.machine.timer import NATIVE, CounterRate
 
 __all__ = ["INSTRUCTION", "Core", "CoreConfig", "Exit", "TrapHandler"]
 
@@ -71,6 +73,8 @@ class CoreConfig:
     memories: Sequence[GuestMemory]
     devices: Sequence[MmioDevice]
     traps: TrapHandler
+    rate: CounterRate = NATIVE
+    """The frequency of the counter; another than the native one has the counter trap."""
 
 
 class Core(ABC):
@@ -97,6 +101,9 @@ class Core(ABC):
         self._stop = LIBRARY.uc_emu_stop
         self._uc.ctl_exits_enabled(True)
         set_up_el2_el3(self._uc, config.model)
+        if config.rate is not NATIVE:
+            trap_counter(self._uc, config.rate.hz)
+            self._counter_trap = CounterTrap(self._uc, self._level, config.traps.read_register, self._fail)
         self.address_space = AddressSpace(self._uc, config.memories, config.devices, self._fail)
         self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)
@@ -169,6 +176,10 @@ class Core(ABC):
     @abstractmethod
     def _skip_instruction(self, esr: Esr) -> None:
         """Move the program counter past the trapped instruction."""
+
+    @abstractmethod
+    def _level(self) -> int:
+        """The exception level, in AArch64 state."""
 
     @abstractmethod
     def _aarch32_pc(self) -> int | None:

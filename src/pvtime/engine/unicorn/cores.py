@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pvtime.abi.arm64 import SysReg
+from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.el_setup import ABORTING_MODELS
 from pvtime.engine.unicorn.internals_core import InternalsCore
@@ -106,10 +107,14 @@ def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
     :raises UsageError: an unknown option, value or CPU model, or a model that lets a guest end this process.
     :raises EngineError: ``internals=on`` where they cannot be used.
     """
-    if unknown := options.keys() - _VALUES.keys():
-        known = " and ".join(f"{name}={'|'.join(values)}" for name, values in _VALUES.items())
-        raise UsageError(f"engine option {min(unknown)!r}: the unicorn engine has {known}")
+    if unknown := options.keys() - _VALUES.keys() - {COUNTER_FREQUENCY}:
+        known = ", ".join(f"{name}={'|'.join(values)}" for name, values in _VALUES.items())
+        raise UsageError(
+            f"engine option {min(unknown)!r}: the unicorn engine has {known} and {COUNTER_FREQUENCY}=HZ"
+        )
     for name, value in options.items():
+        if name == COUNTER_FREQUENCY:
+            continue
         if value not in _VALUES[name]:
             raise UsageError(f"engine option {name}={value}: give one of {', '.join(_VALUES[name])}")
     chosen = {name: options.get(name, values[0]) for name, values in _VALUES.items()}

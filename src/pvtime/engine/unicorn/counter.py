@@ -2,30 +2,49 @@
 """The guest's counters, CNTPCT_EL0 and CNTVCT_EL0, which stand still while it is paused or saved.
 
 The emulated CPU has CNTVOFF_EL2 for the one. For the other it has nothing: in a guest that was paused or
-restored a read of it traps, and it is behind the host's by as much.
+restored a read of it traps, and it is behind the host's by as much. A counter of another
+frequency than the emulated CPU's own traps from the start (:mod:`pvtime.engine.unicorn.counter_trap`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from pvtime.machine.timer import NS_PER_TICK
+from pvtime.engine.base import COUNTER_FREQUENCY
+from pvtime.errors import UsageError
+from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate
 
-__all__ = ["GuestCounter"]
+__all__ = ["GuestCounter", "counter_rate"]
 
 _NEVER: Final = (1 << 64) - 1
+
+
+def counter_rate(options: Mapping[str, str]) -> CounterRate:
+    """Return the frequency of the host's counter that engine options ask for.
+
+    :raises UsageError: no counter has it.
+    """
+    text = options.get(COUNTER_FREQUENCY)
+    if text is None:
+        return NATIVE
+    hz = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_HZ)) else 0
+    if not MIN_HZ <= hz <= MAX_HZ:
+        raise UsageError(f"engine option {COUNTER_FREQUENCY}={text}: give {MIN_HZ} to {MAX_HZ}, in Hz")
+    return NATIVE if hz == NATIVE.hz else CounterRate(hz)
 
 
 class GuestCounter:
     """The host's counter and the guest's. Both in ticks of the host's.
 
     :param now: CLOCK_MONOTONIC, in ns.
+    :param rate: the host's frequency.
     """
 
-    def __init__(self, now: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, now: Callable[[], int] = time.monotonic_ns, rate: CounterRate = NATIVE) -> None:
         self._now = now
+        self.rate = rate
         self.offset = 0
         """By how much the guest's is behind; below 0: ahead."""
 
@@ -39,7 +58,7 @@ class GuestCounter:
 
     def host(self) -> int:
         """Return the host's, now."""
-        return self._now() // NS_PER_TICK
+        return self.rate.ticks(self._now())
 
     def read(self) -> int:
         """Return the guest's, now."""

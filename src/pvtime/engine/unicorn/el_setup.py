@@ -8,10 +8,10 @@ from typing import Final
 import unicorn
 from unicorn import arm64_const as a64
 
-from pvtime.abi.arm64 import CptrEl3, HcrEl2, ScrEl3, SysReg
+from pvtime.abi.arm64 import CNTFRQ_EL0, CptrEl3, HcrEl2, ScrEl3, SysReg
 from pvtime.abi.layout import U64_MAX
 
-__all__ = ["CPU_MODELS", "move_counter", "set_mpidr", "set_up_el2_el3"]
+__all__ = ["CPU_MODELS", "move_counter", "set_mpidr", "set_up_el2_el3", "trap_counter"]
 
 CPU_MODELS: Final = {
     "cortex-a53": a64.UC_CPU_ARM64_A53,
@@ -57,6 +57,12 @@ def set_up_el2_el3(uc: unicorn.Uc, model: str) -> None:
 def set_mpidr(uc: unicorn.Uc, affinity: int) -> None:
     """Set the value that the guest reads in MPIDR_EL1."""
     uc.cpr_write(*_VMPIDR_EL2, _MPIDR_RES1 | affinity)
+
+
+def trap_counter(uc: unicorn.Uc, hz: int) -> None:
+    """Set CNTFRQ_EL0, and have CNTPCT_EL0 trap."""
+    uc.cpr_write(*CNTFRQ_EL0, hz)
+    uc.cpr_write(*_CNTHCTL_EL2, 0)
 
 
 def move_counter(uc: unicorn.Uc, offset: int) -> None:

@@ -6,7 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from pvtime.abi.arm64 import CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, SysReg
+from pvtime.abi.arm64 import (
+    CNTP_CTL_EL0,
+    CNTP_CVAL_EL0,
+    CNTP_TVAL_EL0,
+    CNTPCT_EL0,
+    CNTV_TVAL_EL0,
+    CNTVCT_EL0,
+    SysReg,
+)
 from pvtime.abi.layout import U32_MAX
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.registration import RegisterCall
@@ -70,7 +78,7 @@ class GuestTraps:
     def read_register(self, register: SysReg) -> int | None:
         """Carry out a trapped MRS; see :meth:`TrapHandler.read_register`."""
         timer, counter = self._context.loaded.timer, self._context.counter
-        if register == CNTPCT_EL0:
+        if register in (CNTPCT_EL0, CNTVCT_EL0):
             return counter.read()
         if register == CNTP_CTL_EL0:
             return timer.read_control()
@@ -78,6 +86,8 @@ class GuestTraps:
             return counter.to_guest(timer.read_compare())
         if register == CNTP_TVAL_EL0:
             return timer.read_value()
+        if register == CNTV_TVAL_EL0:
+            return -counter.read() & U32_MAX  # the library keeps its compare value at 0
         return None
 
     def write_register(self, register: SysReg, value: int) -> bool:

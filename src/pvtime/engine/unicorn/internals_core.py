@@ -76,6 +76,9 @@ class InternalsCore(Core):
         else:
             self._internals.registers_32[_R15] += INSTRUCTION if esr.il else INSTRUCTION // 2  # T32
 
+    def _level(self) -> int:
+        return Pstate(self._internals.execution.pstate).level
+
     def _aarch32_pc(self) -> int | None:
         return None if self._internals.execution.aarch64 else self._internals.registers_32[_R15]
 

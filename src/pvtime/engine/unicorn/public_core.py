@@ -138,6 +138,9 @@ class PublicCore(Core):
     def _interrupted(self) -> bool:
         return self._irq
 
+    def _level(self) -> int:
+        return Pstate(self._uc.reg_read(a64.UC_ARM64_REG_PSTATE)).level
+
     def _refuse_aarch32(self) -> None:
         self._uc.context_update(self._scratch)
         if not self._execution.aarch64:

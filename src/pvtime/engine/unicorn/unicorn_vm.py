@@ -11,14 +11,14 @@ from typing import Final, TypeAlias
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
 from pvtime.engine.unicorn.core import Core, CoreConfig, TrapHandler
 from pvtime.engine.unicorn.cores import make_core
-from pvtime.engine.unicorn.counter import GuestCounter
+from pvtime.engine.unicorn.counter import GuestCounter, counter_rate
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.gicv2 import GicV2
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import check_memory_size
-from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI, VcpuTimer
+from pvtime.machine.timer import PHYSICAL_TIMER_PPI, CounterRate, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
 
@@ -46,7 +46,7 @@ class UnicornVm:
 
         A guest whose clock went on while it was paused found its watchdog expired.
         """
-        ticks = until // NS_PER_TICK - since // NS_PER_TICK
+        ticks = self.counter.rate.ticks(until) - self.counter.rate.ticks(since)
         self.counter.stop(ticks)
         contexts = [vcpu.context for vcpu in self.vcpus if vcpu.context is not None]
         self.core.contexts.move_counter(self.counter.offset, contexts)
@@ -76,21 +76,28 @@ def build_vm(
     """
     check_memory_size(machine.config.memory, CODE_CACHE_SIZE)
     steal.check_vcpus(machine.config.vcpus)
+    rate = counter_rate(options)
     gic = GicV2(machine.config.vcpus, on_change=irq_changed)
     vcpus = [
-        _build_vcpu(gic, index, structure, steal, now) for index, structure in enumerate(machine.structures())
+        _build_vcpu(gic, index, structure, steal, now, rate)
+        for index, structure in enumerate(machine.structures())
     ]
     devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
     model = machine.config.cpu or DEFAULT_CPU
-    core = core_maker(options, CoreConfig(model, machine.map.memories, devices, traps))
+    core = core_maker(options, CoreConfig(model, machine.map.memories, devices, traps, rate))
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
-    return UnicornVm(machine, gic, vcpus, core, GuestCounter(now))
+    return UnicornVm(machine, gic, vcpus, core, GuestCounter(now, rate))
 
 
 def _build_vcpu(
-    gic: GicV2, index: int, structure: Structure | None, steal: Schedule, now: Callable[[], int]
+    gic: GicV2,
+    index: int,
+    structure: Structure | None,
+    steal: Schedule,
+    now: Callable[[], int],
+    rate: CounterRate,
 ) -> UnicornVcpu:
-    timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI), now)
+    timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI), now, rate)
     return UnicornVcpu(
         index,
         Account(structure),
