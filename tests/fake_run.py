@@ -63,5 +63,5 @@ def build(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHIN
 
 
 if __name__ == "__main__":
-    registry.ENGINES[:] = [registry.EngineKind("fake", "a test", lambda: None, build)]
+    registry.ENGINES[:] = [registry.EngineKind("fake", "a test", lambda: None, lambda: "a test", build)]
     sys.exit(main())

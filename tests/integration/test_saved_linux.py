@@ -73,6 +73,7 @@ def test_a_busy_guest_goes_on_wherever_it_is_moved(
             internals = OTHER[internals]
             move(guest, internals)
         guest.ready()
+        guest.tell("seed", 1, 2, 3, (1 << 63) - 1)
         guest.tell("busy", 2)
         for _ in range(4):
             guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))

@@ -77,6 +77,11 @@ __all__ = ["run_command"]
     help="Do not wait longer than this for userland: --duration counts from then; without it the run ends. "
     "Default: 120 with --duration, else no limit.",
 )
+@click.option(
+    "--warm",
+    is_flag=True,
+    help="Boot the stock userland once, keep the guest in the cache, and start from there.",
+)
 @run_options
 def run_command(
     kernel: Path | None,
@@ -90,6 +95,7 @@ def run_command(
     without: tuple[int, ...],
     busy: int | None,
     boot_timeout: float | None,
+    warm: bool,
     options: RunOptions,
 ) -> int:
     """Boot a guest and show its stolen time.
@@ -106,8 +112,9 @@ def run_command(
     """  # noqa: D301 (click wants the character)
     from pvtime.run.run_machine import run_machine
     from pvtime.run.source import FromKernel
+    from pvtime.run.warm import FromWarm
 
-    for name, value in (("--busy", busy), ("--boot-timeout", boot_timeout)):
+    for name, value in (("--busy", busy), ("--boot-timeout", boot_timeout), ("--warm", warm or None)):
         if value is not None and initrd is not None:
             raise UsageError(f"{name} needs the stock userland: leave out {name} or --initrd")
     if busy is not None and busy > vcpus:
@@ -124,4 +131,7 @@ def run_command(
         no_pvtime=frozenset(without),
         busy=busy,
     )
-    return run_machine(FromKernel(guest), replace(options, boot_timeout=boot_timeout))
+    if warm and options.interactive:
+        raise UsageError("--warm starts behind the shell's first lines: leave out --warm or --interactive")
+    source = FromWarm(guest) if warm else FromKernel(guest)
+    return run_machine(source, replace(options, boot_timeout=boot_timeout))

@@ -43,6 +43,8 @@ class EngineKind:
     """Why ``auto`` takes it where it can."""
     obstacle: Callable[[], str | None]
     """Returns why this host cannot use it; None where it can."""
+    identity: Callable[[], str]
+    """Returns name and release of what executes the guest's instructions."""
     build: Build
 
 
@@ -52,6 +54,16 @@ def _kvm_obstacle() -> str | None:
     from pvtime.engine.kvm.engine import obstacle
 
     return obstacle()
+
+
+def _kernel() -> str:
+    return f"{platform.machine()} {platform.release()}"
+
+
+def _library() -> str:
+    import unicorn
+
+    return f"unicorn {unicorn.__version__}"
 
 
 def _kvm(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
@@ -67,8 +79,8 @@ def _unicorn(machine: Machine, options: Mapping[str, str], steal: Schedule = NOT
 
 
 ENGINES: Final = [
-    EngineKind("kvm", "this host's own CPUs, at full speed", _kvm_obstacle, _kvm),
-    EngineKind("unicorn", "an emulated CPU, which runs on every host", lambda: None, _unicorn),
+    EngineKind("kvm", "this host's own CPUs, at full speed", _kvm_obstacle, _kernel, _kvm),
+    EngineKind("unicorn", "an emulated CPU, which runs on every host", lambda: None, _library, _unicorn),
 ]
 """In the order in which ``auto`` tries them."""
 

@@ -88,16 +88,16 @@ class FromKernel:
         :raises UsageError: an image is invalid, or a stock one is not available.
         """
         kind, reason = registry.choose(self.guest.engine)
-        config = self._config(options, screen, lambda config: _check_arguments(config, kind, options, inbox))
+        config = self.config(kind, options, inbox, screen)
         machine, engine = _build(config, kind, options, inbox)
         return BuiltMachine(machine, engine, agent=self.guest.initrd is None, reason=f"{kind.name}: {reason}")
 
-    def _config(
-        self, options: RunOptions, screen: os.terminal_size, check: Callable[[MachineConfig], object]
+    def config(
+        self, kind: registry.EngineKind, options: RunOptions, inbox: Inbox, screen: os.terminal_size
     ) -> MachineConfig:
-        """Return the machine's configuration.
+        """Return the machine's configuration; before a stock image is fetched, check that it can be.
 
-        :param check: checks the configuration before a stock image is fetched.
+        :raises PvtimeError: it cannot be, or an image is invalid or not available.
         """
         guest = self.guest
         # The user's own files come first: nothing is fetched beside one that is refused.
@@ -107,7 +107,8 @@ class FromKernel:
             from pvtime.userland.build import build_initramfs
 
             if _fetch_needed():
-                check(self._machine_config(kernel or _NO_KERNEL, initrd or b"", options, screen))
+                without_images = self._machine_config(kernel or _NO_KERNEL, initrd or b"", options, screen)
+                _check_arguments(without_images, kind, options, inbox)
             stock = _stock_images(options.progress_output)
             kernel = kernel or load_kernel(stock.kernel)
             initrd = initrd or build_initramfs(stock.busybox)

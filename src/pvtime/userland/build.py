@@ -13,9 +13,13 @@ from typing import Final
 from pvtime.errors import GuestImageError
 from pvtime.userland import cpio
 
-__all__ = ["build_initramfs"]
+__all__ = ["SCRIPTS", "build_initramfs"]
 
 HERE: Final = Path(__file__).parent
+INIT: Final = HERE / "init"
+STEAL: Final = HERE / "steal"
+SCRIPTS: Final = (INIT, STEAL)
+"""What the userland has beside busybox."""
 DIRECTORIES: Final = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp")
 
 
@@ -36,9 +40,9 @@ def build_initramfs(busybox: bytes | Path) -> bytes:
             cpio.char_device("dev/console", 5, 1),
             cpio.regular("bin/busybox", program, 0o755),
             cpio.symlink("bin/sh", "busybox"),
-            cpio.regular("bin/steal", HERE.joinpath("steal").read_bytes(), 0o755),
+            cpio.regular("bin/steal", STEAL.read_bytes(), 0o755),
             cpio.fifo("run/requests"),
-            cpio.regular("init", HERE.joinpath("init").read_bytes(), 0o755),
+            cpio.regular("init", INIT.read_bytes(), 0o755),
         ]
     )
 

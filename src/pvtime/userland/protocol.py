@@ -19,6 +19,7 @@ A report comes after ``ready``, then every second, and on request; N is any numb
     size ROWS COLS   the console's size
     stop             stop the busy loops, let what is pending be accounted, send a final report, power off
     poweroff         power off
+    seed A B C D     fresh numbers for the kernel's random pool, of a guest that is resumed again and again
     kexec            as stop, but instead of powering off start the kernel in /kexec, if any
 
 The guest is hostile: :class:`AgentDecoder` accepts any bytes, keeps a bounded number of them, and drops lines
@@ -51,6 +52,7 @@ COMMANDS: Final[Mapping[str, int]] = {
     "offline": 1,
     "online": 1,
     "poweroff": 0,
+    "seed": 4,
     "size": 2,
     "stat": 0,
     "stop": 0,
@@ -61,7 +63,7 @@ _READY: Final = re.compile(r"ready ([!-~]{1,64})")
 _BEGIN: Final = re.compile(r"stat begin (\d{1,20})(?: (final))?")
 _CPU: Final = re.compile(r"stat cpu(\d{1,3})((?: \d{1,20}){11})")
 _END: Final = re.compile(r"stat end (\d{1,20})")
-_REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: \d{1,20}){0,2})")
+_REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: \d{1,20}){0,4})")
 
 
 @dataclass(frozen=True)
