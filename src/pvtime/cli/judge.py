@@ -17,7 +17,7 @@ from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
     from pvtime.engine.base import Engine
-    from pvtime.judge.session import Judgement
+    from pvtime.judge.session import Judgement, LifeEvent
     from pvtime.machine.machine import Machine
 
 __all__ = ["judge_command"]
@@ -27,6 +27,11 @@ PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}
 LAB_MEMORY = 3072
 """MiB: QEMU and its libraries are in the lab's memory too."""
 PVTIME = (sys.executable, "-m", "pvtime")
+LATE_S = 2
+"""Time until pvtime run shows its guest's console, on an emulated host."""
+MEMORY = 256 << 20
+"""Bytes of a machine on the embedded engine."""
+STDOUT = Path("-")
 STOLEN = "30%"
 """Stolen from a machine on the embedded engine."""
 
@@ -61,9 +66,30 @@ STOLEN = "30%"
     metavar="SECONDS",
     help="Give up after SECONDS.",
 )
+@click.option(
+    "--seconds",
+    type=WholeNumber(1, 3600),
+    metavar="N",
+    default=2,
+    show_default=True,
+    help="Time for which the image reads counts while the host steals.",
+)
+@click.option("--pause", is_flag=True, help="Pause the machine meanwhile, for less than a second.")
+@click.option(
+    "--migrate",
+    is_flag=True,
+    help="Save the machine meanwhile, and restore it in a fresh process: QEMU and pvtime.",
+)
+@click.option("--reset", is_flag=True, help="Reset the machine (PSCI SYSTEM_RESET) and check it all again.")
 @click.option("--lab", "in_lab", is_flag=True, help="Judge on an emulated arm64 KVM host, see pvtime lab.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of lines.")
-@click.option("--junit", type=FILE_NAME, metavar="FILE", help="Write the results to FILE, as JUnit's XML.")
+@click.option("--ktap", is_flag=True, help="Print KTAP instead of lines, with the host's checks.")
+@click.option(
+    "--junit",
+    type=FILE_NAME,
+    metavar="FILE",
+    help="Write the results to FILE, as JUnit's XML; - is standard output, instead of lines.",
+)
 @click.option("--console", type=FILE_NAME, metavar="FILE", help="Write the machine's console to FILE.")
 @click.argument("command", nargs=-1)
 def judge_command(
@@ -72,8 +98,13 @@ def judge_command(
     engine: str,
     placement: str,
     timeout: float,
+    seconds: int,
+    pause: bool,
+    migrate: bool,
+    reset: bool,
     in_lab: bool,
     as_json: bool,
+    ktap: bool,
     junit: Path | None,
     console: Path | None,
     command: tuple[str, ...],
@@ -93,32 +124,46 @@ def judge_command(
         pvtime judge --lab -- qemu-system-aarch64 -M virt,gic-version=3 -cpu host -accel kvm -smp 2 -m 256
             -nodefaults -display none -serial stdio -kernel {image}
     """  # noqa: D301 (click wants the character)
-    from pvtime.judge.document import lines, to_json, to_junit
+    from pvtime.judge.document import lines, to_json, to_junit, to_ktap
     from pvtime.judge.image_file import judge_image
+    from pvtime.judge.session import LifeEvent
     from pvtime.report.output_file import refuse_unwritable, write_whole
 
+    wanted = {LifeEvent.PAUSE: pause, LifeEvent.MIGRATE: migrate, LifeEvent.RESET: reset}
+    events = frozenset(event for event in LifeEvent if wanted[event])
+    image_options = f"seconds={seconds}" + (" reset" if reset else "")
     if write_image is not None:
         with oserror_context(str(write_image), UsageError):
-            write_image.write_bytes(judge_image())
+            write_image.write_bytes(judge_image(image_options))
         return 0
+    if as_json + ktap + (junit == STDOUT) > 1:
+        raise UsageError("--json, --ktap and --junit - all print to standard output: choose one of them")
+    if console == STDOUT:
+        raise UsageError("--console needs the name of a file: standard output has the results")
     outputs = {"the results": junit, "the console": console}
     for what, path in outputs.items():
-        if path is not None:
+        if path is not None and path != STDOUT:
             refuse_unwritable(path, what)
     if in_lab:
         options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
-        options += ["--timeout", str(timeout), *(["--json"] if as_json else [])]
+        options += ["--timeout", str(timeout), "--seconds", str(seconds)]
+        options += [f"--{event.value}" for event in LifeEvent if event in events]
+        options += [word for word, given in (("--json", as_json), ("--ktap", ktap)) if given]
         return _judge_in_lab(options, junit, console, command)
     if command:
-        result = _judge_vmm(command, Path(command[0]).name, timeout)
+        result = _judge_vmm(command, Path(command[0]).name, timeout, image_options, events)
     else:
-        result = _judge_own(engine, placement, vcpus, timeout)
-    if junit is not None:
+        result = _judge_own(engine, placement, vcpus, timeout, image_options, events)
+    if junit is not None and junit != STDOUT:
         write_whole(junit, to_junit(result), "the results")
     if console is not None:
         write_whole(console, result.console.decode(errors="replace"), "the console")
     if as_json:
         sys.stdout.write(to_json(result))
+    elif ktap:
+        sys.stdout.write(to_ktap(result))
+    elif junit == STDOUT:
+        sys.stdout.write(to_junit(result))
     else:
         for line in lines(result):
             print(line)
@@ -139,8 +184,10 @@ def _judge_in_lab(
     with image_progress(sys.stderr) as progress:
         fetch(progress, extras)
     files = {"junit": junit, "console": console}
-    out = {name: path for name, path in files.items() if path is not None}
+    out = {name: path for name, path in files.items() if path is not None and path != STDOUT}
     written = [word for name in out for word in (f"--{name}", name)]
+    if junit == STDOUT:
+        written += ["--junit", str(STDOUT)]
     return run_in_lab(
         ["pvtime", "judge", *options, *written, "--", *command],
         options=LabOptions(memory=LAB_MEMORY),
@@ -149,42 +196,48 @@ def _judge_in_lab(
     )
 
 
-def _judge_vmm(command: Sequence[str], name: str, timeout: float) -> Judgement:
+def _judge_vmm(
+    command: Sequence[str], name: str, timeout: float, image_options: str, events: frozenset[LifeEvent]
+) -> Judgement:
     import tempfile
 
     from pvtime.judge.image_file import judge_image
-    from pvtime.judge.session import judge
-    from pvtime.judge.subject import Vmm
+    from pvtime.judge.session import LifeEvent, judge
+    from pvtime.judge.vmm import Vmm
 
-    with tempfile.NamedTemporaryFile(prefix="pvtime-judge-", suffix=".img") as image:
-        image.write(judge_image())
-        image.flush()
-        with Vmm(command, image.name) as vmm:
-            return judge(vmm, name, timeout)
+    with tempfile.TemporaryDirectory(prefix="pvtime-judge-") as folder:
+        image = Path(folder) / "judge.img"
+        image.write_bytes(judge_image(image_options))
+        control = Path(folder) if events - {LifeEvent.RESET} else None
+        with Vmm(command, str(image), control) as vmm:
+            return judge(vmm, name, timeout, events)
 
 
-def _judge_own(engine: str, placement: str, vcpus: int, timeout: float) -> Judgement:
-    import queue
-
+def _judge_own(
+    engine: str,
+    placement: str,
+    vcpus: int,
+    timeout: float,
+    image_options: str,
+    events: frozenset[LifeEvent],
+) -> Judgement:
     from pvtime.engine.registry import choose
     from pvtime.inject.schedule import Schedule
     from pvtime.judge.image_file import judge_kernel
+    from pvtime.judge.own_machine import OwnMachine
     from pvtime.judge.session import judge
-    from pvtime.judge.subject import OwnMachine
     from pvtime.machine.machine import MachineConfig
-    from pvtime.probe.guest import machine_with_engine
 
     kind, _ = choose(engine)
     name = f"pvtime ({kind.name}, {placement})"
     if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
         options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
-        return _judge_vmm([*PVTIME, "run", "--kernel", "{image}", *options], name, timeout)
-    config = MachineConfig(vcpus, 256 << 20, judge_kernel(), placement=PlacementName(placement))
-    console: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        command = [*PVTIME, "run", "--kernel", "{image}", *options]
+        return _judge_vmm(command, name, timeout, f"{image_options} wait={LATE_S}", events)
+    config = MachineConfig(vcpus, MEMORY, judge_kernel(image_options), placement=PlacementName(placement))
 
     def build(machine: Machine) -> Engine:
         return kind.build(machine, {}, Schedule.parse([STOLEN]))
 
-    with machine_with_engine(build, config, console.put) as (_, started):
-        started.start()
-        return judge(OwnMachine(started, console), name, timeout)
+    with OwnMachine(build, config) as subject:
+        return judge(subject, name, timeout, events)

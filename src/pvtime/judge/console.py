@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "CountMoment", "TheftPhase", "Verdict"]
+__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "CountMoment", "ImagePhase", "Verdict"]
 
 MAX_CONSOLE: Final = 1 << 20
 """Bytes of a console that are kept; the image writes some 4 KiB."""
@@ -38,11 +38,13 @@ class CountMoment(Enum):
     END = "end"
 
 
-class TheftPhase(Enum):
-    """The host steals between these two lines of the image."""
+class ImagePhase(Enum):
+    """The image's lines on what comes next. The host steals between the first two."""
 
     LOAD = "load"
     CALM = "calm"
+    RESET = "reset"
+    """It resets the machine now."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,21 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Count:
-    """A CPU's stolen time in its structure, in ns, and the counter's value."""
+    """A CPU's stolen time in its structure, and the guest's clock when it was read, in ns."""
 
     moment: CountMoment
     cpu: int
     stolen_ns: int
-    counter: int
+    clock_ns: int
 
 
+_PLAN: Final = re.compile(r"1\.\.[0-9]{1,3}")
 _RESULT: Final = re.compile(r"pvtime-result: ([a-z0-9_]{1,60}) (pass|fail|skip)")
 _COUNT: Final = re.compile(
-    r"pvtime-data: (begin|end) cpu=([0-9]{1,3}) stolen_ns=([0-9]{1,20}) counter=([0-9]{1,20})"
+    r"pvtime-data: (begin|end) cpu=([0-9]{1,3}) stolen_ns=([0-9]{1,20}) clock_ns=([0-9]{1,20})"
 )
-_PHASE: Final = re.compile(r"pvtime-phase: (load|calm)")
+_IDLE: Final = re.compile(r"pvtime-data: idle cpu=([0-9]{1,3}) ns=([0-9]{1,20})")
+_PHASE: Final = re.compile(r"pvtime-phase: (load|calm|reset)")
 _SKIPPED: Final = re.compile(r"ok \d+ [a-z0-9_]+ # SKIP (.*)")
 END: Final = "end"
 """The name in the image's last result."""
@@ -81,19 +85,22 @@ class Console:
 
     results: list[CheckResult] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
+    idle_ns: dict[int, int] = field(default_factory=dict)
+    """How long a CPU was idle while the host stole."""
     ended: bool = False
     """Whether the image came to its end."""
     raw: bytearray = field(default_factory=bytearray)
     _line: bytearray = field(default_factory=bytearray)
     _details: list[str] = field(default_factory=list)
     _reason: str = ""
+    _is_planned: bool = False
 
     @property
     def is_in_line(self) -> bool:
         """Whether the last output ended within a line."""
         return bool(self._line)
 
-    def feed(self, data: bytes) -> Count | TheftPhase | None:
+    def feed(self, data: bytes) -> Count | ImagePhase | None:
         """Take output that has no more than one line's end; return what that line has for the host."""
         self.raw += data[: max(0, MAX_CONSOLE - len(self.raw))]
         self._line += data[: max(0, MAX_LINE - len(self._line))]
@@ -105,17 +112,23 @@ class Console:
 
     @property
     def started(self) -> bool:
-        """Whether anything of the image was seen."""
-        return bool(self.results)
+        """Whether the image has begun: it prints a plan first, which the image's own bytes do not have."""
+        return self._is_planned
 
-    def _take(self, line: str) -> Count | TheftPhase | None:
+    def _take(self, line: str) -> Count | ImagePhase | None:
+        self._is_planned |= _PLAN.fullmatch(line) is not None
+        if not self._is_planned:
+            return None
         if match := _COUNT.fullmatch(line):
             count = Count(CountMoment(match[1]), int(match[2]), int(match[3]), int(match[4]))
             if count.cpu < MAX_CPUS and len(self.counts) < 2 * MAX_CPUS:
                 self.counts.append(count)
                 return count
+        elif match := _IDLE.fullmatch(line):
+            if (cpu := int(match[1])) < MAX_CPUS:
+                self.idle_ns[cpu] = int(match[2])
         elif match := _PHASE.fullmatch(line):
-            return TheftPhase(match[1])
+            return ImagePhase(match[1])
         elif match := _RESULT.fullmatch(line):
             self._conclude(match[1], Verdict(match[2]))
         elif match := _SKIPPED.fullmatch(line):

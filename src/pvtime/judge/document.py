@@ -9,9 +9,10 @@ from typing import Final
 from xml.etree import ElementTree
 
 from pvtime.judge.console import CheckResult, Verdict
+from pvtime.judge.growth import NAME as GROWTH
 from pvtime.judge.session import ExitCode, Judgement
 
-__all__ = ["SCHEMA", "lines", "to_json", "to_junit"]
+__all__ = ["SCHEMA", "lines", "to_json", "to_junit", "to_ktap"]
 
 SCHEMA: Final = 1
 
@@ -28,6 +29,7 @@ def to_json(judgement: Judgement) -> str:
     document = {
         "schema": SCHEMA,
         "subject": judgement.subject,
+        "version": judgement.version,
         "verdict": judgement.exit_code.name.lower().replace("_", "-"),
         "host": judgement.host,
         "checks": [
@@ -62,12 +64,30 @@ def to_junit(judgement: Judgement) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
+def to_ktap(judgement: Judgement) -> str:
+    """Return KTAP (the kernel's Documentation/dev-tools/ktap.rst), and a line for LAVA with each result.
+
+    The image prints both itself, without what only the host knows.
+    """
+    text = ["KTAP version 1", f"1..{len(judgement.results)}"]
+    for number, result in enumerate(judgement.results, 1):
+        text += (f"# {_one_line(detail)}" for detail in result.details)
+        if result.verdict is Verdict.FAIL:
+            text += [f"not ok {number} {result.name}", f"# {_one_line(result.reason)}"]
+        elif result.verdict is Verdict.SKIP:
+            text.append(f"ok {number} {result.name} # SKIP {_one_line(result.reason)}")
+        else:
+            text.append(f"ok {number} {result.name}")
+        text.append(f"pvtime-result: {result.name} {result.verdict.value}")
+    return "\n".join([*text, f"# {_one_line(judgement.subject)}: {_CONCLUSION[judgement.exit_code]}", ""])
+
+
 def lines(judgement: Judgement) -> Iterator[str]:
     """Yield a line for each check, and the verdict."""
     width = max(len(result.name) for result in judgement.results)
     for result in judgement.results:
         yield _line(result, width)
-        if result.verdict is not Verdict.PASS or result.name == "grows_by_run_delay":
+        if result.verdict is not Verdict.PASS or result.name.endswith(GROWTH):
             yield from (f"{'':6}{'':{width}}  {detail}" for detail in map(_printable, result.details))
     yield ""
     yield f"{judgement.subject}: {_CONCLUSION[judgement.exit_code]}"
@@ -75,6 +95,10 @@ def lines(judgement: Judgement) -> Iterator[str]:
 
 def _line(result: CheckResult, width: int) -> str:
     return f"{_WORDS[result.verdict]:4}  {result.name:{width}}  {_printable(result.reason)}".rstrip()
+
+
+def _one_line(text: str) -> str:
+    return _printable(text).replace("\n", " ")
 
 
 def _printable(text: str) -> str:

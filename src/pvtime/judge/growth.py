@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
 
-__all__ = ["Growth", "Growths"]
+__all__ = ["NAME", "Growth", "Growths", "HostReading", "Restored"]
 
 NAME: Final = "grows_by_run_delay"
 ENOUGH_NS: Final = 20_000_000
@@ -17,6 +18,10 @@ ENOUGH_NS: Final = 20_000_000
 THOUSAND: Final = 1000
 PREEMPTION_NS: Final = 50_000_000
 """An error that a preemption in the moment of a reading can make, on a busy host."""
+LATE_NS: Final = 20_000_000
+"""A difference between the guest's clock and the host's that is not the console's."""
+MS: Final = 1_000_000
+NS: Final = 1_000_000_000
 NOT_FOUND: Final = (
     "not every vCPU's thread was found: be root with debugfs mounted, or have the VMM name its threads "
     "(QEMU: -name guest,debug-threads=on)"
@@ -24,13 +29,42 @@ NOT_FOUND: Final = (
 
 
 @dataclass(frozen=True)
+class HostReading:
+    """The host's figures, by vCPU, in ns, and the time at which they were read, in s of time.monotonic()."""
+
+    stolen: Mapping[int, int]
+    at_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The host's figures of a machine that was saved and restored, by vCPU, in ns."""
+
+    stolen: Mapping[int, int]
+    """What was stolen when it was at rest, as :meth:`~pvtime.judge.subject.Subject.run_delays` counts."""
+    uncertain: Mapping[int, int] = field(default_factory=dict)
+    """The part of it that the count need not have: waits after the last entry are never written."""
+    used: Mapping[int, int] = field(default_factory=dict)
+    """What the threads on which it was restored had waited for a CPU before."""
+
+
+@dataclass(frozen=True)
 class Growth:
-    """One vCPU's growth between two moments, in ns: the guest's, and the host's at least and most."""
+    """One vCPU's growth between two moments, in ns: the guest's, and the host's at least and most.
+
+    What else happened between these moments explains an error.
+    """
 
     cpu: int
     guest_ns: int
     least_ns: int
     most_ns: int
+    idle_ns: int = 0
+    paused_ns: int = 0
+    saved_ns: int | None = None
+    """The host's growth until the machine was saved; None: it was not."""
+    used_ns: int = 0
+    """See :attr:`Restored.used`."""
 
     @property
     def holds(self) -> bool:
@@ -45,6 +79,15 @@ class Growth:
     def _is_about(self, ns: int) -> bool:
         return self.least_ns // 2 <= ns <= self.most_ns * 2
 
+    def _explains(self, ns: int) -> bool:
+        """Whether this, counted in addition, explains the error."""
+        return ns > 0 and ns // 2 <= self.error_ns <= ns + ns // 2 + PREEMPTION_NS
+
+    @property
+    def idle_is_in_it(self) -> bool:
+        """Whether the time for which the CPU was idle was counted."""
+        return self._explains(self.idle_ns)
+
     def mistake(self) -> str:
         """Return the likely mistake, in words."""
         if self.holds:
@@ -53,6 +96,16 @@ class Growth:
             return "it does not grow: nobody updates the structure"
         if self._is_about(self.guest_ns * THOUSAND):
             return "it is a thousandth of what was stolen: it counts us, not ns"
+        if self.saved_ns is not None:
+            if self.error_ns > 0:
+                waited = f", {self.used_ns // MS} ms" if self.used_ns else ""
+                return f"what its new thread had waited before the restore{waited}, is in it"
+            if self.saved_ns and self.guest_ns <= self.most_ns - self.saved_ns + PREEMPTION_NS:
+                return "what was counted before the restore is lost"
+        if self._explains(self.paused_ns):
+            return "the time for which the machine was paused is in it"
+        if self.idle_is_in_it:
+            return "the time for which the CPU was idle (WFI) is in it"
         if self.error_ns < 0:
             return "it lost time: an update is not made at every load, or forgets what came before"
         return "it has more than the thread waited: another thread's time, or the time of exits, is in it"
@@ -62,28 +115,64 @@ class Growth:
 class Growths:
     """Pairs the image's counts with the host's run_delays."""
 
-    _guest: dict[tuple[CountMoment, int], int] = field(default_factory=dict)
+    restored: Restored | None = None
+    paused_ns: int = 0
+    idle_ns: dict[int, int] = field(default_factory=dict)
+    """How long a CPU was idle, as it says itself."""
+    _guest: dict[tuple[CountMoment, int], Count] = field(default_factory=dict)
+    _read: dict[tuple[CountMoment, int], tuple[float, float]] = field(default_factory=dict)
     _host: dict[tuple[CountMoment, int], tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, count: Count, before: Mapping[int, int], after: Mapping[int, int]) -> None:
+    def add(self, count: Count, before: HostReading, after: HostReading) -> None:
         """Take a count of the image that was read between two readings of the host's figures."""
         key = (count.moment, count.cpu)
-        self._guest[key] = count.stolen_ns
-        if count.cpu in before and count.cpu in after:
-            self._host[key] = before[count.cpu], after[count.cpu]
+        self._guest[key] = count
+        self._read[key] = before.at_s, after.at_s
+        if count.cpu in before.stolen and count.cpu in after.stolen:
+            self._host[key] = before.stolen[count.cpu], after.stolen[count.cpu]
 
     def pairs(self) -> list[Growth]:
         """Return the growth of each vCPU of which guest and host are known at both moments."""
-        found = []
-        for moment, cpu in sorted(self._host, key=lambda key: key[1]):
-            end = (CountMoment.END, cpu)
-            if moment is not CountMoment.BEGIN or end not in self._host:
-                continue
-            least_begin, most_begin = self._host[moment, cpu]
-            least_end, most_end = self._host[end]
-            guest = self._guest[end] - self._guest[moment, cpu]
-            found.append(Growth(cpu, guest, max(0, least_end - most_begin), most_end - least_begin))
-        return found
+        return [
+            self._pair(cpu)
+            for moment, cpu in sorted(self._host, key=lambda key: key[1])
+            if moment is CountMoment.BEGIN and (CountMoment.END, cpu) in self._host
+        ]
+
+    def _pair(self, cpu: int) -> Growth:
+        least_begin, most_begin = self._host[CountMoment.BEGIN, cpu]
+        least_end, most_end = self._host[CountMoment.END, cpu]
+        guest = self._guest[CountMoment.END, cpu].stolen_ns - self._guest[CountMoment.BEGIN, cpu].stolen_ns
+        least, most = least_end - most_begin, most_end - least_begin
+        saved, used = None, 0
+        if self.restored is not None:
+            least -= self.restored.uncertain.get(cpu, 0)
+            saved = max(0, self.restored.stolen.get(cpu, 0) - least_begin)
+            used = self.restored.used.get(cpu, 0)
+        return Growth(
+            cpu,
+            guest,
+            max(0, least),
+            most,
+            idle_ns=self.idle_ns.get(cpu, 0),
+            paused_ns=self.paused_ns,
+            saved_ns=saved,
+            used_ns=used,
+        )
+
+    def late_ns(self) -> int:
+        """Return by how much less time passed between the console's lines than between the guest's counts.
+
+        More than 0: the VMM held the first lines back, and the host's figures are of a later moment.
+        """
+        late = 0
+        for moment, cpu in self._guest:
+            end = CountMoment.END, cpu
+            if moment is CountMoment.BEGIN and end in self._guest:
+                guest_ns = self._guest[end].clock_ns - self._guest[moment, cpu].clock_ns
+                host_ns = int((self._read[end][1] - self._read[moment, cpu][0]) * NS)
+                late = max(late, guest_ns - host_ns)
+        return late
 
     def check(self) -> CheckResult | None:
         """Return the verdict; None: the image printed no counts."""
@@ -96,6 +185,11 @@ class Growths:
             for each in pairs
         )
         worst = max(pairs, key=lambda each: abs(each.error_ns), default=None)
+        if (late := self.late_ns()) > LATE_NS:
+            reason = (
+                f"the VMM held what the image printed back for {late // MS} ms: no moment to compare is known"
+            )
+            return CheckResult(NAME, Verdict.SKIP, reason, details)
         if worst is not None and not worst.holds:
             if abs(worst.error_ns) <= PREEMPTION_NS:
                 reason = (
@@ -109,3 +203,13 @@ class Growths:
         if not any(each.least_ns >= ENOUGH_NS for each in pairs):
             return CheckResult(NAME, Verdict.SKIP, "too little was stolen to compare", details)
         return CheckResult(NAME, Verdict.PASS, "", details)
+
+    def idle_was_stolen(self) -> str:
+        """Return the reason if a CPU's idle time was counted as stolen, else nothing."""
+        for each in self.pairs() if self.late_ns() <= LATE_NS else ():
+            if each.error_ns > PREEMPTION_NS and each.idle_is_in_it:
+                return (
+                    f"cpu {each.cpu} was idle for {each.idle_ns} ns, and its count has {each.error_ns} ns "
+                    "too much"
+                )
+        return ""

@@ -3,25 +3,34 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
+from enum import Enum, IntEnum
 from typing import Final
 
-from pvtime.judge.console import CheckResult, Console, Count, TheftPhase, Verdict
-from pvtime.judge.growth import Growths
+from pvtime.judge.console import CheckResult, Console, Count, ImagePhase, Verdict
+from pvtime.judge.growth import NAME as GROWTH
+from pvtime.judge.growth import Growths, HostReading
+from pvtime.judge.host_facts import HostFacts, host_facts, stat_times
+from pvtime.judge.monitor import ControlError
 from pvtime.judge.subject import Subject
 
-__all__ = ["ExitCode", "Judgement", "judge"]
+__all__ = ["ExitCode", "Judgement", "LifeEvent", "judge"]
 
 POLL_S: Final = 0.002
 """Between two readings of the host's figures, which bracket a count of the guest's."""
+LOOK_AGAIN_S: Final = 0.05
+"""Between two looks for vCPUs' threads, as long as there are none."""
+UNDER_LOAD_S: Final = 0.3
+"""From the begin of the theft until the machine is paused or migrated."""
+PAUSE_S: Final = 0.7
 
 BOOTED: Final = "image_starts"
 ENDED: Final = "image_ends"
+IDLE: Final = "idle_is_not_stolen"
+AFTER_RESET: Final = "after_reset_"
 
 
 class ExitCode(IntEnum):
@@ -32,6 +41,14 @@ class ExitCode(IntEnum):
     CANNOT_TELL = 4
 
 
+class LifeEvent(Enum):
+    """An event in a machine's life, across which its stolen time is judged; the value is the check's name."""
+
+    PAUSE = "pause"
+    MIGRATE = "migrate"
+    RESET = "reset"
+
+
 @dataclass(frozen=True)
 class Judgement:
     """The results of all checks, and where they were made."""
@@ -40,70 +57,164 @@ class Judgement:
     results: tuple[CheckResult, ...]
     console: bytes
     complaint: str
-    host: dict[str, str | int]
+    host: HostFacts
+    version: str = ""
+    """Of the VMM."""
 
     @property
     def exit_code(self) -> ExitCode:
         """WRONG if a check of stolen time failed; RIGHT if it was compared with the host's and agreed.
 
-        An image that did not start, or was not given the time to end, has said nothing against stolen time.
+        An image that did not start, or was not given the time to end, has said nothing against stolen time;
+        and a VMM that could not be migrated was not judged across a migration.
         """
         verdicts = {result.name: result.verdict for result in self.results}
         if any(verdict is Verdict.FAIL for name, verdict in verdicts.items() if name not in (BOOTED, ENDED)):
             return ExitCode.WRONG
-        agreed = verdicts.get("grows_by_run_delay") is Verdict.PASS and not verdicts.keys() & {BOOTED, ENDED}
+        agreed = verdicts.get(GROWTH) is Verdict.PASS and not verdicts.keys() & {BOOTED, ENDED}
+        agreed &= all(verdicts.get(event.value, Verdict.PASS) is Verdict.PASS for event in LifeEvent)
         return ExitCode.RIGHT if agreed else ExitCode.CANNOT_TELL
 
 
-def judge(subject: Subject, name: str, limit_s: float) -> Judgement:
-    """Read the image's console to its end, or for ``limit_s``; ``name`` is the subject's."""
-    console, growths = Console(), Growths()
-    end = time.monotonic() + limit_s
-    looked = 0
-    with ExitStack() as theft:
-        # What is read now was written after the last read: the host's figures from before that one are older
-        # than all of it, also than a count in it. A line may have begun earlier.
-        before_last = before = before_line = subject.run_delays()
-        while time.monotonic() < end and (data := subject.read(POLL_S)) is not None:
-            after = subject.run_delays()
-            for line in data.splitlines(keepends=True):
-                if not console.is_in_line:
-                    before_line = before_last
-                match console.feed(line):
-                    case Count() as count:
-                        growths.add(count, before_line, after)
-                    case TheftPhase.LOAD:
-                        theft.enter_context(subject.stealing())
-                    case TheftPhase.CALM:
-                        theft.close()
-            if console.ended:
-                break
-            if len(console.results) > looked and not console.counts:
-                looked, after = len(console.results), subject.look_for_vcpus()
-            before_last, before = before, after
-    return Judgement(
-        name, tuple(_all_results(console, growths, subject)), bytes(console.raw), subject.complaint(), _host()
-    )
+@dataclass
+class _Session:
+    """The reading of a machine's console, beside the host's figures."""
+
+    subject: Subject
+    events: list[LifeEvent]
+    end: float
+    """When it is given up, by time.monotonic()."""
+    console: Console = field(default_factory=Console)
+    growths: Growths = field(default_factory=Growths)
+    lives: int = 1
+    is_over: bool = False
+    results: list[CheckResult] = field(default_factory=list)
+    raw: bytearray = field(default_factory=bytearray)
+
+    def run(self) -> None:
+        """Read to the end."""
+        subject, looked, look_again, due, theft = self.subject, 0, 0.0, 0.0, ExitStack()
+        with theft:
+            # What is read now was written after the last read: the host's figures from before that one are
+            # older than all of it, also than a count in it. A line may have begun earlier.
+            before_last = before = before_line = HostReading(subject.run_delays())
+            while not self.is_over and time.monotonic() < self.end:
+                if due and time.monotonic() > due:
+                    due = 0.0
+                    self._live()
+                if (data := subject.read(POLL_S)) is None:
+                    break
+                after = HostReading(subject.run_delays())
+                for line in data.splitlines(keepends=True):
+                    if not self.console.is_in_line:
+                        before_line = before_last
+                    match self.console.feed(line):
+                        case Count() as count:
+                            self.growths.add(count, before_line, after)
+                        case ImagePhase.LOAD:
+                            theft.enter_context(subject.stealing())
+                            due = time.monotonic() + UNDER_LOAD_S
+                        case ImagePhase.CALM:
+                            due = 0.0
+                            theft.close()
+                        case ImagePhase.RESET:
+                            looked = 0
+                            self._begin_again()
+                    if self.console.ended or self.is_over:
+                        self.is_over = True
+                        break
+                results = self.console.results
+                # A VMM may start its threads late, or hold back what the image prints.
+                overdue = not after.stolen and time.monotonic() > look_again
+                if overdue or (len(results) > looked and not self.console.counts):
+                    looked, after = len(results), HostReading(subject.look_for_vcpus())
+                    look_again = time.monotonic() + LOOK_AGAIN_S
+                before_last, before = before, after
+        self.results += self._results()
+        self.raw += self.console.raw
+
+    def _live(self) -> None:
+        """Pause and migrate the machine, as far as that is wanted, while it is stolen from."""
+        while self.events:
+            event = self.events.pop(0)
+            begin = time.monotonic()
+            try:
+                if event is LifeEvent.PAUSE:
+                    self.subject.pause(PAUSE_S)
+                    self.growths.paused_ns = int((time.monotonic() - begin) * 1e9)
+                else:
+                    self.growths.restored = self.subject.migrate()
+            except ControlError as error:
+                self.results.append(CheckResult(event.value, Verdict.SKIP, str(error)))
+            else:
+                details = [f"it took {time.monotonic() - begin:.2f} s, while the host was stealing"]
+                if event is LifeEvent.MIGRATE and (restored := self.growths.restored) is not None:
+                    details += [
+                        f"cpu {cpu}: its new thread had waited {ns} ns for a CPU before the guest ran on it"
+                        for cpu, ns in restored.used.items()
+                    ]
+                self.results.append(CheckResult(event.value, Verdict.PASS, "", tuple(details)))
+
+    def _begin_again(self) -> None:
+        """The machine is reset: what follows is another life. The second one's reset is its end."""
+        if self.lives == 2:
+            self.results.append(CheckResult(LifeEvent.RESET.value, Verdict.PASS))
+            self.is_over = self.console.ended = True
+            return
+        self.results += self._results(ended=True)
+        self.raw += self.console.raw
+        self.console, self.growths, self.lives = Console(), Growths(), 2
+
+    def _results(self, ended: bool = False) -> Iterator[CheckResult]:
+        prefix = AFTER_RESET if self.lives == 2 else ""
+        if self.lives == 2 and not self.console.started:
+            reason = "the machine did not start again after PSCI SYSTEM_RESET"
+            yield CheckResult(LifeEvent.RESET.value, Verdict.SKIP, reason)
+            return
+        for result in _all_results(self.console, self.growths, self.subject, ended):
+            yield replace(result, name=prefix + result.name)
 
 
-def _all_results(console: Console, growths: Growths, subject: Subject) -> list[CheckResult]:
+def judge(
+    subject: Subject, name: str, limit_s: float, events: frozenset[LifeEvent] = frozenset()
+) -> Judgement:
+    """Read the image's console to its end, or for ``limit_s``.
+
+    :param name: the subject's.
+    :param events: what is to happen to it meanwhile; a reset is the image's own doing.
+    """
+    since = stat_times()
+    outside = [event for event in LifeEvent if event in events and event is not LifeEvent.RESET]
+    session = _Session(subject, list(outside), time.monotonic() + limit_s)
+    session.run()
+    results = session.results
+    for event in events - {LifeEvent(result.name) for result in results if _is_event(result.name)}:
+        reason = f"the machine was not there for the {event.value}: its load had ended, or never began"
+        results.append(CheckResult(event.value, Verdict.SKIP, reason))
+    host = host_facts(since)
+    return Judgement(name, tuple(results), bytes(session.raw), subject.complaint(), host, subject.version())
+
+
+def _is_event(name: str) -> bool:
+    return name in {event.value for event in LifeEvent}
+
+
+def _all_results(console: Console, growths: Growths, subject: Subject, ended: bool) -> Iterator[CheckResult]:
     if not console.started:
         reason = "the image printed nothing on the console"
         if complaint := subject.complaint():
             reason += f"; the VMM said: {complaint.splitlines()[-1][:300]}"
-        return [CheckResult(BOOTED, Verdict.FAIL, reason)]
-    results = list(console.results)
+        yield CheckResult(BOOTED, Verdict.FAIL, reason)
+        return
+    growths.idle_ns = console.idle_ns
+    stolen_idle = growths.idle_was_stolen()
+    for result in console.results:
+        if result.name == IDLE and stolen_idle:
+            yield CheckResult(IDLE, Verdict.FAIL, stolen_idle, result.details)
+        else:
+            yield result
     if (growth := growths.check()) is not None:
-        results.append(growth)
-    if not console.ended:
+        yield growth
+    if not console.ended and not ended:
         reason = "the machine ended, or fell silent, before the image's end"
-        results.append(CheckResult(ENDED, Verdict.FAIL, reason))
-    return results
-
-
-def _host() -> dict[str, str | int]:
-    return {
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-    }
+        yield CheckResult(ENDED, Verdict.FAIL, reason)

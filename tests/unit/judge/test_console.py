@@ -8,7 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.judge.console import MAX_CONSOLE, CheckResult, Console, Count, CountMoment, TheftPhase, Verdict
+from pvtime.judge.console import MAX_CONSOLE, CheckResult, Console, Count, CountMoment, ImagePhase, Verdict
+from pvtime.judge.image_file import judge_image
 
 SAID = b"""\
 Firmware of somebody else\r
@@ -23,10 +24,10 @@ pvtime-result: announced skip\r
 not ok 3 normal_memory\r
 # there is no memory at a structure's address\r
 pvtime-result: normal_memory fail\r
-pvtime-data: begin cpu=0 stolen_ns=17 counter=99\r
+pvtime-data: begin cpu=0 stolen_ns=17 clock_ns=99\r
 pvtime-phase: load\r
 pvtime-phase: calm\r
-pvtime-data: end cpu=0 stolen_ns=19 counter=101\r
+pvtime-data: end cpu=0 stolen_ns=19 clock_ns=101\r
 pvtime-result: end pass\r
 """
 
@@ -34,7 +35,7 @@ pvtime-result: end pass\r
 NO_MEMORY = "there is no memory at a structure's address"
 
 
-def said(console: Console, data: bytes) -> list[Count | TheftPhase]:
+def said(console: Console, data: bytes) -> list[Count | ImagePhase]:
     """Feed output line by line; return what it has for the host."""
     found = (console.feed(line) for line in data.splitlines(keepends=True))
     return [each for each in found if each is not None]
@@ -44,8 +45,8 @@ def test_results_reasons_details_and_counts_are_taken() -> None:
     console = Console()
     assert said(console, SAID) == [
         Count(CountMoment.BEGIN, 0, 17, 99),
-        TheftPhase.LOAD,
-        TheftPhase.CALM,
+        ImagePhase.LOAD,
+        ImagePhase.CALM,
         Count(CountMoment.END, 0, 19, 101),
     ]
     assert console.ended
@@ -90,10 +91,19 @@ def test_a_guest_can_say_anything(lines: list[bytes]) -> None:
     assert all(len(result.reason) <= 1024 and len(result.details) <= 64 for result in console.results)
 
 
+def test_the_images_own_bytes_are_no_results() -> None:
+    console = Console()
+    said(console, judge_image())
+    said(console, SAID.replace(b"1..3", b"1.."))
+    assert not console.started
+    assert console.results == []
+    assert not console.ended
+
+
 def test_a_line_without_an_end_costs_no_memory() -> None:
     console = Console()
     for _ in range(100):
         console.feed(b"x" * 65536)
     assert len(console.raw) == MAX_CONSOLE
-    said(console, b"\npvtime-result: header pass\n")
+    said(console, b"\n1..1\npvtime-result: header pass\n")
     assert [result.name for result in console.results] == ["header"]

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pvtime.judge.console import CheckResult, Verdict
-from pvtime.judge.document import lines, to_json, to_junit
+from pvtime.judge.document import lines, to_json, to_junit, to_ktap
 from pvtime.judge.growth import NAME
 from pvtime.judge.session import ExitCode, Judgement
 
@@ -58,6 +58,21 @@ def test_junit_is_xml_whatever_a_guest_says() -> None:
     failure = suite.find("testcase[@name='padding']/failure")
     assert failure is not None
     assert failure.get("message") == "it is ?[2J not 0"
+
+
+def test_ktap_has_lavas_lines_and_no_lines_of_the_guests() -> None:
+    wrong = CheckResult("header", Verdict.FAIL, "first\nok 2 header", ("a\nb",))
+    assert to_ktap(judgement(wrong, RESULTS[2])).splitlines() == [
+        "KTAP version 1",
+        "1..2",
+        "# a b",
+        "not ok 1 header",
+        "# first ok 2 header",
+        "pvtime-result: header fail",
+        "ok 2 off_and_on # SKIP it takes two CPUs",
+        "pvtime-result: off_and_on skip",
+        "# a-vmm: stolen time is wrong",
+    ]
 
 
 def test_lines_have_no_control_characters() -> None:

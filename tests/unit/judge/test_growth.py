@@ -8,16 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
-from pvtime.judge.growth import ENOUGH_NS, PREEMPTION_NS, Growth, Growths
+from pvtime.judge.growth import ENOUGH_NS, PREEMPTION_NS, Growth, Growths, HostReading, Restored
 
 S = 10**9
 
 
-def growths(guest: tuple[int, int], begin: tuple[int, int], end: tuple[int, int]) -> Growths:
-    """Return the growth of one vCPU: the guest's counts, and the host's bounds at both moments."""
+def growths(
+    guest: tuple[int, int], begin: tuple[int, int], end: tuple[int, int], host_passed: int = 2 * S
+) -> Growths:
+    """Return the growth of one vCPU: the guest's counts, and the host's bounds at both moments.
+
+    :param host_passed: ns by the host's clock, while 2 s pass in the guest.
+    """
     both = Growths()
-    both.add(Count(CountMoment.BEGIN, 0, guest[0], 0), {0: begin[0]}, {0: begin[1]})
-    both.add(Count(CountMoment.END, 0, guest[1], 0), {0: end[0]}, {0: end[1]})
+    for number, (moment, bounds) in enumerate(zip(CountMoment, (begin, end), strict=True)):
+        before, after = (HostReading({0: bound}, number * host_passed / S) for bound in bounds)
+        both.add(Count(moment, 0, guest[number], number * 2 * S), before, after)
     return both
 
 
@@ -68,11 +74,46 @@ def test_the_likely_mistake_is_named(guest_ns: int, words: str) -> None:
     assert words in found.reason
 
 
+@pytest.mark.parametrize(
+    ("events", "guest_ns", "words"),
+    [
+        ({"idle_ns": 3 * S // 10}, 23 * S // 10, "idle (WFI) is in it"),
+        ({"paused_ns": 7 * S // 10}, 27 * S // 10, "was paused is in it"),
+        ({"saved_ns": S, "used_ns": 150 * 10**6}, 215 * S // 100, "before the restore, 150 ms, is in it"),
+        ({"saved_ns": S}, 7 * S, "before the restore, is in it"),
+        ({"saved_ns": S}, 98 * S // 100, "before the restore is lost"),
+        ({"saved_ns": S}, -S // 10, "before the restore is lost"),
+        ({"saved_ns": S}, 18 * S // 10, "it lost time"),
+        ({"idle_ns": 3 * S // 10}, 4 * S, "another thread's time"),
+    ],
+)
+def test_an_event_explains_an_error_of_its_size(events: dict[str, int], guest_ns: int, words: str) -> None:
+    assert words in Growth(0, guest_ns, 2 * S, 2 * S, **events).mistake()
+
+
+def test_waits_that_a_save_need_not_count_widen_the_bounds() -> None:
+    both = growths((0, 2 * S - 7), (0, 0), (2 * S, 2 * S))
+    assert "off by -7 ns" in check(both).reason
+    both.restored = Restored({0: S}, {0: 7})
+    assert check(both).verdict is Verdict.PASS
+
+
+def test_a_console_that_came_late_convicts_nobody() -> None:
+    # What the host had at the first count's line had been stolen after that count.
+    late = growths((0, 2 * S), (2 * S, 2 * S), (2 * S, 2 * S), host_passed=S)
+    late.idle_ns = {0: 2 * S}
+    assert check(late).verdict is Verdict.SKIP
+    assert "back for 1000 ms" in check(late).reason
+    assert late.idle_was_stolen() == ""
+    stopped = growths((0, 2 * S), (0, 0), (2 * S, 2 * S), host_passed=9 * S)
+    assert check(stopped).verdict is Verdict.PASS
+
+
 def test_what_cannot_be_compared_is_no_verdict() -> None:
     assert Growths().check() is None
     unknown = Growths()
     for moment in CountMoment:
-        unknown.add(Count(moment, 0, 0, 0), {}, {})
+        unknown.add(Count(moment, 0, 0, 0), HostReading({}), HostReading({}))
     assert check(unknown).verdict is Verdict.SKIP
     assert "debug-threads=on" in check(unknown).reason
     assert "too little" in check(growths((0, 10), (0, 0), (10, 10))).reason

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pvtime.judge.console import MAX_CPUS
-from pvtime.judge.image_file import judge_image, judge_kernel
+from pvtime.judge.image_file import OPTIONS_SIZE, judge_image, judge_kernel
 
 TOOL = Path(__file__).parents[3] / "tools" / "build-judge"
 COMPILER = "aarch64-linux-gnu-gcc"
@@ -39,8 +39,18 @@ def test_it_is_small_and_goes_anywhere_in_memory() -> None:
     assert flags == 0b1010, "little-endian, 4 KiB pages, anywhere"
 
 
-def test_both_sides_have_the_same_limit() -> None:
+@pytest.mark.parametrize(("name", "limit"), [("MAX_CPUS", MAX_CPUS), ("OPTIONS_SIZE", OPTIONS_SIZE)])
+def test_both_sides_have_the_same_limit(name: str, limit: int) -> None:
     layout = (SOURCES / "layout.h").read_text()
-    match = re.search(r"MAX_CPUS (\d+)", layout)
+    match = re.search(rf"{name} (\d+)", layout)
     assert match is not None
-    assert int(match[1]) == MAX_CPUS
+    assert int(match[1]) == limit
+
+
+def test_options_are_written_behind_the_header_and_nothing_else_is() -> None:
+    plain, image = judge_image(), judge_image("seconds=1 reset")
+    assert plain[64 : 64 + OPTIONS_SIZE] == bytes(OPTIONS_SIZE)
+    assert image[64:80] == b"seconds=1 reset\0"
+    assert image[:64] + plain[64:80] + image[80:] == plain
+    with pytest.raises(ValueError, match="64 bytes"):
+        judge_image("x" * OPTIONS_SIZE)

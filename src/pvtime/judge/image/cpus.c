@@ -4,7 +4,6 @@
 
 #define AFFINITY_OFF	1
 #define START_NS	5000000000ul
-#define NS		1000000000ul
 
 char stacks[MAX_CPUS][STACK_SIZE] __attribute__((aligned(16)));
 volatile u32 probe_failed;

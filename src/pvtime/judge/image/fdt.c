@@ -23,8 +23,8 @@ struct node {
 	const char *name;
 	u32 path_length;
 	u32 address_cells, size_cells;	/* for its children */
-	bool is_memory, is_cpu, is_off, is_pl011, is_8250, is_psci, by_smc;
-	struct property reg;
+	bool is_memory, is_cpu, is_off, is_pl011, is_8250, is_psci, by_smc, is_gic_v2, is_gic_v3, is_timer;
+	struct property reg, interrupts;
 	u32 reg_shift, io_width;
 };
 
@@ -81,17 +81,29 @@ static bool has(const struct property *list, const char *wanted)
 	return false;
 }
 
-static void read_bootargs(const struct property *args)
+static u32 number(const char *text)
 {
-	for (u32 at = 0; at + 9 < args->length; at++) {
-		const char *text = (const char *)args->value + at;
+	u32 value = 0;
 
-		if (starts(text, "seconds=") && (at == 0 || text[-1] == ' ')) {
-			u32 seconds = 0;
+	for (; *text >= '0' && *text <= '9' && value < 10000; text++)
+		value = value * 10 + (u32)(*text - '0');
+	return value;
+}
 
-			for (text += 8; *text >= '0' && *text <= '9' && seconds < 10000; text++)
-				seconds = seconds * 10 + (*text - '0');
-			machine.seconds = seconds;
+/* Options on the command line, or in the image: words, up to a 0 that must be in the last byte. */
+void read_options(const char *text, u32 size)
+{
+	for (u32 at = 0; at + 1 < size && text[at]; at++) {
+		const char *word = text + at;
+
+		if (at && text[at - 1] != ' ')
+			continue;
+		if (starts(word, "seconds=")) {
+			machine.seconds = number(word + 8);
+		} else if (starts(word, "wait=")) {
+			machine.wait = number(word + 5);
+		} else if (starts(word, "reset")) {
+			machine.reset = true;
 		}
 	}
 }
@@ -114,16 +126,21 @@ static void read_property(struct node *node, const struct property *property)
 		node->is_8250 = has(property, "ns16550a") || has(property, "ns16550") || has(property, "ns8250")
 			|| has(property, "snps,dw-apb-uart");
 		node->is_psci = has(property, "arm,psci-1.0") || has(property, "arm,psci-0.2");
+		node->is_gic_v2 = has(property, "arm,cortex-a15-gic") || has(property, "arm,gic-400");
+		node->is_gic_v3 = has(property, "arm,gic-v3");
+		node->is_timer = has(property, "arm,armv8-timer");
 	} else if (equal(name, "method"))
 		node->by_smc = has(property, "smc");
 	else if (equal(name, "reg"))
 		node->reg = *property;
+	else if (equal(name, "interrupts"))
+		node->interrupts = *property;
 	else if (equal(name, "reg-shift"))
 		node->reg_shift = word(property->value);
 	else if (equal(name, "reg-io-width"))
 		node->io_width = word(property->value);
 	else if (equal(name, "bootargs") && equal(node->name, "chosen"))
-		read_bootargs(property);
+		read_options((const char *)property->value, property->length);
 	else if (equal(name, "stdout-path") && equal(node->name, "chosen"))
 		for (u32 i = 0; i + 1 < MAX_PATH && i < property->length; i++) {
 			char one = (char)property->value[i];
@@ -150,6 +167,31 @@ static void take_uart(const struct node *node, const struct node *parent)
 	machine.io_width = node->io_width ? node->io_width : 1;
 }
 
+static struct range nth_range(const struct node *node, const struct node *parent, u32 number)
+{
+	u32 step = 4 * (parent->address_cells + parent->size_cells);
+	const u8 *at = node->reg.value + number * step;
+	struct range range = { 0, 0 };
+
+	if (step && (number + 1) * step <= node->reg.length) {
+		range.base = cells(at, parent->address_cells);
+		range.size = cells(at + 4 * parent->address_cells, parent->size_cells);
+	}
+	return range;
+}
+
+/* Secure physical, physical, virtual (timer/arm,arch_timer.yaml), each three cells: a PPI, its number, flags. */
+static void take_timer(const struct node *node)
+{
+	u32 number = node->interrupts.length / 12;
+
+	if (number < 2)
+		return;
+	machine.has_timer = true;
+	machine.timer_is_virtual = number > 2;
+	machine.timer_ppi = word(node->interrupts.value + 12 * (number > 2 ? 2 : 1) + 4);
+}
+
 static void end_node(const struct node *node, const struct node *parent)
 {
 	u32 step = 4 * (parent->address_cells + parent->size_cells);
@@ -167,6 +209,13 @@ static void end_node(const struct node *node, const struct node *parent)
 		}
 	if (node->is_cpu && node->reg.length >= 4 * parent->address_cells && machine.cpus < MAX_CPUS)
 		machine.mpidr[machine.cpus++] = cells(node->reg.value, parent->address_cells);
+	if ((node->is_gic_v2 || node->is_gic_v3) && !machine.gic.base) {
+		machine.gic = nth_range(node, parent, 0);
+		machine.gic_cpu = nth_range(node, parent, 1);
+		machine.gic_v3 = node->is_gic_v3;
+	}
+	if (node->is_timer)
+		take_timer(node);
 	if (node->is_pl011 || node->is_8250)
 		take_uart(node, parent);
 }

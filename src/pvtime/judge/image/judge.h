@@ -10,6 +10,7 @@
 #include "layout.h"
 
 #define MAX_RANGES 16
+#define NS 1000000000ul
 #define NONE (~0ul)
 
 typedef uint64_t u64;
@@ -31,13 +32,20 @@ struct machine {
 	struct range uart;
 	bool pl011;
 	u32 reg_shift, io_width;
+	struct range gic, gic_cpu;	/* the distributor; GICv2's CPU interface or GICv3's redistributors */
+	bool gic_v3;
+	bool has_timer, timer_is_virtual;	/* else it is the physical one */
+	u32 timer_ppi;
 	u32 seconds;			/* for each phase that takes time */
+	u32 wait;			/* seconds until the first check, for a VMM whose console comes late */
+	bool reset;			/* reset the machine at the end, by PSCI SYSTEM_RESET */
 };
 
 extern struct machine machine;
 
 /* fdt.c */
 bool read_device_tree(const void *tree);
+void read_options(const char *text, u32 size);
 
 /* console.c */
 void put(const char *text);
@@ -45,6 +53,7 @@ void put_hex(u64 value);
 void put_dec(u64 value);
 
 /* memory.c */
+void *memset(void *to, int value, size_t size);
 void build_page_tables(const void *tree);
 void map_normal(u64 base, u64 size);
 void enable_mmu(void);
@@ -60,6 +69,7 @@ void enable_mmu(void);
 #define PSCI_CPU_ON		0xc4000003
 #define PSCI_AFFINITY_INFO	0xc4000004
 #define PSCI_SYSTEM_OFF		0x84000008
+#define PSCI_SYSTEM_RESET	0x84000009
 #define PSCI_FEATURES		0x8400000a
 #define NOT_SUPPORTED		(-1)
 
@@ -90,8 +100,13 @@ u64 watch(u64 structure, u64 until, u64 *reads);
 u64 counter(void);
 u64 ticks_to_ns(u64 ticks);
 
+/* idle.c */
+bool prepare_sleep(void);
+bool sleep_until(u64 until);
+
 /* start.S */
 extern char _head[], _end[];
+extern const char image_options[OPTIONS_SIZE];
 extern volatile u32 probe_failed;
 void secondary_cpu(void);
 u64 load_exclusive(u64 address);

@@ -16,11 +16,19 @@ void report_exception(u64 esr, u64 elr, u64 far)
 
 void main(const void *tree)
 {
+	read_options(image_options, OPTIONS_SIZE);
 	if (!read_device_tree(tree))
 		power_off();		/* there is no console to complain on */
 	build_page_tables(tree);
 	enable_mmu();
+	for (u64 since = counter(); ticks_to_ns(counter() - since) < machine.wait * NS;)
+		;
 	run_checks();
+	if (machine.reset) {
+		put("pvtime-phase: reset\n");
+		call(PSCI_SYSTEM_RESET, 0, 0, 0);
+		put("pvtime-result: system_reset fail\n");
+	}
 	put("pvtime-result: end pass\n");
 	power_off();
 }

@@ -34,6 +34,16 @@ static u64 tables[TABLES][ENTRIES] __attribute__((aligned(4096)));
 static u32 used;
 static bool is_on;
 
+/* The compiler calls it. */
+void *memset(void *to, int value, size_t size)
+{
+	volatile u8 *at = to;
+
+	while (size--)
+		*at++ = (u8)value;
+	return to;
+}
+
 static u64 *next_level(u64 *entry, u32 shift)
 {
 	u64 *table;

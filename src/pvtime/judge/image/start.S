@@ -18,6 +18,9 @@ _head:
 	.quad	0, 0, 0
 	.ascii	"ARM\x64"
 	.long	0
+	.globl	image_options
+image_options:				// pvtime judge writes them here, as it can give every VMM a file
+	.space	OPTIONS_SIZE
 
 	.text
 first_cpu:

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Control of a VMM that runs: pause it, and move its guest to a fresh process, by the VMM's own means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from pvtime.judge.qmp import Qmp, QmpError
+from pvtime.judge.vcpu_threads import processes_below
+from pvtime.run.control import SaveRequest, ask
+from pvtime.run.exporter import SaveResult
+
+__all__ = ["ControlError", "Monitor", "monitor_of", "program_of"]
+
+TIMEOUT_S: Final = 30.0
+POLL_S: Final = 0.005
+_QEMU: Final = re.compile("qemu-(system-|kvm)")
+_NAMED_THREADS: Final = ("-name", "pvtime-judge,debug-threads=on")
+"""Options with which QEMU names the threads of its vCPUs."""
+PVTIME: Final = (sys.executable, "-m", "pvtime")
+
+
+class ControlError(Exception):
+    """The VMM has no way that is known here, or refused; the message says which."""
+
+
+class Monitor(ABC):
+    """Control of the VMM that a command starts.
+
+    :param command: its words.
+    :param folder: for sockets and saved guests; None: nothing but its signals is wanted.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path | None) -> None:
+        self._command = list(command)
+        self._folder = folder
+
+    def command(self) -> list[str]:
+        """Return the words that start it."""
+        return self._command
+
+    @abstractmethod
+    def stop(self, process: int) -> None:
+        """Bring the guest to rest.
+
+        :raises ControlError: the VMM refuses.
+        """
+
+    @abstractmethod
+    def resume(self, process: int) -> None:
+        """Let the guest go on.
+
+        :raises ControlError: the VMM refuses.
+        """
+
+    def save(self, watch: Callable[[], object]) -> list[str]:
+        """Bring the guest to rest, save it, end the process, and return the words that restore it in another.
+
+        :param watch: called just before the guest is brought to rest, and while it is and the process exists.
+        :raises ControlError: the VMM refuses.
+        """
+        raise ControlError(
+            f"it is not known here how {Path(self._command[0]).name} saves and restores a guest"
+        )
+
+    def await_restored(self) -> bool:
+        """Wait until the restored guest is complete; whether it is at rest, and waits for :meth:`resume`.
+
+        :raises ControlError: the VMM refuses.
+        """
+        return False
+
+
+class SignalMonitor(Monitor):
+    """Any VMM: its processes are stopped and continued by signals."""
+
+    def stop(self, process: int) -> None:
+        """See :meth:`Monitor.stop`."""
+        _signal(process, signal.SIGSTOP)
+
+    def resume(self, process: int) -> None:
+        """See :meth:`Monitor.resume`."""
+        _signal(process, signal.SIGCONT)
+
+
+class QemuMonitor(Monitor):
+    """QEMU, by QMP. Its guest is migrated to a file, at rest, and restored from there."""
+
+    def __init__(self, command: Sequence[str], folder: Path | None) -> None:
+        super().__init__(command, folder)
+        if not any("debug-threads" in word for word in command):
+            self._command += _NAMED_THREADS
+        self._number = 0
+
+    def command(self) -> list[str]:
+        """See :meth:`Monitor.command`."""
+        if self._folder is None:
+            return self._command
+        return [*self._command, "-qmp", f"unix:{self._socket},server=on,wait=off"]
+
+    def stop(self, process: int) -> None:
+        """See :meth:`Monitor.stop`."""
+        self._execute("stop")
+
+    def resume(self, process: int) -> None:
+        """See :meth:`Monitor.resume`."""
+        self._execute("cont")
+
+    def save(self, watch: Callable[[], object]) -> list[str]:
+        """See :meth:`Monitor.save`."""
+        assert self._folder is not None
+        file = self._folder / "guest"
+        with _told(), Qmp(self._socket, TIMEOUT_S) as qmp:
+            watch()
+            qmp.execute("stop")
+            watch()
+            qmp.execute("migrate", uri=f"exec:cat > {shlex.quote(str(file))}")
+            _await(lambda: _has_migrated(qmp), "QEMU does not end its migration to a file")
+            watch()
+            with contextlib.suppress(QmpError):
+                qmp.execute("quit")
+        self._number += 1
+        return [*self.command(), "-S", "-incoming", f"exec:cat {shlex.quote(str(file))}"]
+
+    def await_restored(self) -> bool:
+        """See :meth:`Monitor.await_restored`."""
+        with _told(), Qmp(self._socket, TIMEOUT_S) as qmp:
+            _await(
+                lambda: qmp.execute("query-status")["status"] in ("paused", "prelaunch"),
+                "QEMU does not restore the guest from its file",
+            )
+        return True
+
+    @property
+    def _socket(self) -> Path:
+        assert self._folder is not None
+        return self._folder / f"qmp-{self._number}"
+
+    def _execute(self, command: str) -> None:
+        with _told(), Qmp(self._socket, TIMEOUT_S) as qmp:
+            qmp.execute(command)
+
+
+class PvtimeMonitor(SignalMonitor):
+    """A machine of pvtime's, by its control socket."""
+
+    def command(self) -> list[str]:
+        """See :meth:`Monitor.command`."""
+        return self._command if self._folder is None else [*self._command, "--control", str(self._socket)]
+
+    def save(self, watch: Callable[[], object]) -> list[str]:
+        """See :meth:`Monitor.save`."""
+        assert self._folder is not None
+        directory = self._folder / "guest"
+        _await(self._socket.exists, "pvtime does not listen at its control socket")
+        watch()
+        request = SaveRequest(str(directory), keep_running=False)
+        with ThreadPoolExecutor(1) as pool:
+            saving = pool.submit(ask, self._socket, request, SaveResult)
+            while not saving.done():
+                watch()
+                time.sleep(POLL_S)
+        if (error := saving.exception()) is not None:
+            raise ControlError(str(error)) from error
+        return [*PVTIME, "restore", str(directory)]
+
+    @property
+    def _socket(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "control"
+
+
+def monitor_of(command: Sequence[str], folder: Path | None) -> Monitor:
+    """Return the control of what a command starts."""
+    name = Path(command[0]).name
+    if _QEMU.match(name):
+        return QemuMonitor(command, folder)
+    if name == "pvtime" or tuple(command[:3]) == PVTIME:
+        return PvtimeMonitor(command, folder)
+    return SignalMonitor(command, folder)
+
+
+def program_of(command: Sequence[str]) -> list[str]:
+    """Return the words of a command that name the program."""
+    return list(command[:3] if tuple(command[:3]) == PVTIME else command[:1])
+
+
+def _signal(process: int, number: signal.Signals) -> None:
+    for each in processes_below(process):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(each, number)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except QmpError as error:
+        raise ControlError(str(error)) from error
+
+
+def _has_migrated(qmp: Qmp) -> bool:
+    answer = qmp.execute("query-migrate")
+    if answer.get("status") == "failed":
+        raise ControlError(
+            f"QEMU's migration to a file failed: {answer.get('error-desc', 'it gives no reason')}"
+        )
+    return bool(answer.get("status") == "completed")
+
+
+def _await(ready: Callable[[], bool], otherwise: str) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not ready():
+        if time.monotonic() > end:
+            raise ControlError(otherwise)
+        time.sleep(POLL_S)
