@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(plugin)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # The machines of the tests are not among the user's.
+    runtime = tempfile.mkdtemp(prefix="pvtime-test-")
+    config.add_cleanup(lambda: shutil.rmtree(runtime, ignore_errors=True))
+    os.environ["XDG_RUNTIME_DIR"] = runtime
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ __all__ = [
     "MORE_MEMORY",
     "REINSTALL",
     "EngineError",
+    "GuestCommandError",
     "GuestImageError",
     "GuestMemoryError",
     "ImagesError",
@@ -72,6 +73,10 @@ class MigrationError(PvtimeError):
 
 class EngineError(PvtimeError):
     """The engine cannot run the guest, or failed while running it."""
+
+
+class GuestCommandError(PvtimeError):
+    """A command in the guest failed, or the guest did not do in time what was waited for."""
 
 
 class PvTimeDeviceError(EngineError):

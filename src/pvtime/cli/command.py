@@ -28,6 +28,7 @@ EXIT_OUTPUT_LOST: Final = 1
 """An output takes nothing, or its reader has gone; click uses the same code."""
 
 COMMANDS: Final = (
+    "console",
     "cost",
     "doctor",
     "help",
@@ -35,11 +36,18 @@ COMMANDS: Final = (
     "judge",
     "lab",
     "migrate",
+    "pause",
+    "ps",
     "receive",
+    "reset",
     "restore",
+    "resume",
     "run",
     "save",
     "scenario",
+    "stat",
+    "steal",
+    "stop",
     "top",
 )
 """Names of the commands: the module ``pvtime.cli.NAME`` has the click command ``NAME_command``."""

@@ -16,7 +16,7 @@ from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Item, Schedule
 from pvtime.machine.timer import MAX_HZ, MIN_HZ
-from pvtime.run.options import RunOptions, SaveAt
+from pvtime.run.options import STDOUT, RunOptions, SaveAt
 
 __all__ = ["parse_steal", "run_options"]
 
@@ -33,7 +33,10 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         counter_frequency: int | None,
         duration: float | None,
         save_at: SaveAt | None,
+        name: str | None,
         control: Path | None,
+        no_control: bool,
+        detach: bool,
         report: Path | None,
         quiet: bool,
         interactive: bool,
@@ -45,7 +48,14 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             raise UsageError("--duration ends the run before --save-at: leave one of them out")
         if counter_frequency is not None:
             engine_options = {**engine_options, COUNTER_FREQUENCY: str(counter_frequency)}
+        if no_control and (name is not None or control is not None or detach):
+            raise UsageError("--no-control excludes --name, --control and --detach: leave one of them out")
+        if detach and (quiet or report == STDOUT):
+            raise UsageError("--detach prints nothing: leave out --quiet, and give --report a file")
         options = RunOptions(
+            name=name,
+            no_control=no_control,
+            detach=detach,
             engine_options=engine_options,
             steal=replace(steal, pauses=steal_pauses),
             duration=duration,
@@ -99,6 +109,12 @@ def _items_of_file(path: Path) -> Iterator[Item]:
                 raise UsageError(f"{path}:{number}: {error}") from error
 
 
+def _name(text: str) -> str:
+    from pvtime.run.runtime_dir import check_name
+
+    return check_name(text)
+
+
 def _save_at(value: tuple[str, Path]) -> SaveAt:
     return SaveAt(seconds(value[0]), value[1])
 
@@ -150,10 +166,23 @@ OPTIONS: Final = (
         help="Save the machine to a new directory this long after userland came up, and end the run.",
     ),
     click.option(
+        "--name",
+        callback=parsed_by(_name),
+        metavar="NAME",
+        help="Name of the machine, for pvtime ps, steal, stat and others. Default: guest-PID.",
+    ),
+    click.option(
         "--control",
         type=FILE_NAME,
         metavar="SOCKET",
-        help="Create a socket for pvtime save and pvtime migrate.",
+        help="Path of the control socket. Default: in the user's runtime directory, for pvtime ps.",
+    ),
+    click.option("--no-control", is_flag=True, help="Create no control socket."),
+    click.option(
+        "--detach",
+        is_flag=True,
+        help="Return when the machine runs, and let it run in the background; with --interactive the guest "
+        "has a shell, for pvtime console.",
     ),
     click.option(
         "--counter-frequency",

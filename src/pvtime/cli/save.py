@@ -15,26 +15,28 @@ __all__ = ["save_command"]
 
 
 @click.command("save", short_help="Save a running machine to a directory")
-@click.argument("socket", type=FILE_NAME)
+@click.argument("machine")
 @click.argument("directory", type=FILE_NAME)
 @click.option("--keep-running", is_flag=True, help="Let the machine run on after it was saved.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the figures.")
-def save_command(socket: Path, directory: Path, keep_running: bool, as_json: bool) -> None:
+def save_command(machine: str, directory: Path, keep_running: bool, as_json: bool) -> None:
     """Save a running machine to a new DIRECTORY, and end it.
 
-    The machine must have been started with --control SOCKET. The directory is complete or absent, whatever
-    happens meanwhile. pvtime restore resumes the machine.
+    MACHINE is a name that pvtime ps lists, or the path of a --control socket. The directory is complete or
+    absent, whatever happens meanwhile. pvtime restore resumes the machine.
 
     \b
     Example:
-        pvtime run --control socket &
-        pvtime save socket machine
+        pvtime run --name web &
+        pvtime save web machine
     """  # noqa: D301 (click wants the character)
     from pvtime.report import units
-    from pvtime.run.control import SaveRequest, ask
+    from pvtime.run.control_client import ask
+    from pvtime.run.control_protocol import SaveRequest
     from pvtime.run.exporter import SaveResult
+    from pvtime.run.runtime_dir import socket_of
 
-    saved = ask(socket, SaveRequest(str(directory.absolute()), keep_running), SaveResult)
+    saved = ask(socket_of(machine), SaveRequest(str(directory.absolute()), keep_running), SaveResult)
     if as_json:
         click.echo(json.dumps({"schema": 1} | asdict(saved)))
     else:

@@ -95,6 +95,17 @@ class Item:
             _vcpus(match["vcpus"]) if match["vcpus"] else None,
         )
 
+    def __str__(self) -> str:
+        """Return the text that :meth:`parse` takes for this item."""
+        vcpus = "" if self.vcpus is None else ",".join(map(str, sorted(self.vcpus))) + ":"
+        period = "" if self.period_ns is None else "/" + _text(self.period_ns)
+        window = ""
+        if self.end_ns is not None:
+            window = f"@{_text(self.start_ns)}-{_text(self.end_ns)}"
+        elif self.start_ns:
+            window = f"@{_text(self.start_ns)}"
+        return f"{vcpus}{_text(self.amount_ns)}{period}{window}"
+
     @property
     def periods(self) -> int | None:
         """How many periods there are; None: no end. One that does not fit whole into the window is none."""
@@ -128,6 +139,14 @@ def _time(text: str) -> int:
     if (match := _TIME.fullmatch(text)) is None:
         raise UsageError(f"{text} is not a time: give a number with s, ms or us")
     return int(Decimal(match[1]) * UNITS[match[2]])
+
+
+def _text(ns: int) -> str:
+    """Return a time as :func:`_time` takes it."""
+    for unit in ("s", "ms"):
+        if ns % UNITS[unit] == 0:
+            return f"{ns // UNITS[unit]}{unit}"
+    return f"{Decimal(ns) / UNITS['s']:f}s"
 
 
 def _vcpus(text: str) -> frozenset[int]:

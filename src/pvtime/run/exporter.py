@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Save and migration of a machine that runs."""
+"""Save, migration, pause and reset of a machine that runs."""
 
 from __future__ import annotations
 
@@ -72,6 +72,41 @@ class Exporter:
         self._left = False
         """The machine is no longer this process's."""
         self._closed = False
+        self._held = False
+        """The machine was paused by :meth:`pause`."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the machine is paused by :meth:`pause`."""
+        return self._held
+
+    def pause(self) -> None:
+        """Pause the machine until :meth:`resume`; harmless when it is paused.
+
+        :raises EngineError: the machine has ended.
+        """
+        with self._exclusive():
+            self._engine.pause()
+            self._held = True
+
+    def resume(self) -> None:
+        """Resume the machine after :meth:`pause`; harmless when it is not paused.
+
+        :raises EngineError: the machine has ended.
+        """
+        with self._exclusive():
+            self._held = False
+            self._engine.resume()
+
+    def reset(self) -> None:
+        """Boot the machine again.
+
+        :raises EngineError: it is paused, or has ended.
+        """
+        with self._exclusive():
+            if self._held:
+                raise EngineError("the machine is paused: resume it to reset it")
+            self._engine.reset()
 
     def save(self, path: Path, *, keep_running: bool = False) -> SaveResult:
         """Save the machine to a new directory, and end it here unless ``keep_running``.
@@ -94,9 +129,11 @@ class Exporter:
 
         :param progress: called with number and bytes of each round; may raise to cancel the migration.
         :raises MigrationError: the migration failed; the machine runs on, unless the message says otherwise.
-        :raises EngineError: the machine has ended.
+        :raises EngineError: the machine is paused, or has ended.
         """
         with self._exclusive(), self._connected(peer) as stream:
+            if self._held:
+                raise EngineError("the machine is paused: resume it to migrate it")
             return send(
                 stream,
                 self._machine,
@@ -150,5 +187,5 @@ class Exporter:
         try:
             yield
         finally:
-            if not self._left:
+            if not (self._left or self._held):
                 self._engine.resume()

@@ -7,6 +7,8 @@ missed (a CPU without a tick accounts no steal). So the worst difference of all 
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +38,7 @@ class GuestHistory:
 
 
 class Figures:
-    """Makes the rows of a run, one moment after the other.
+    """Makes the rows of a run, one moment after the other. Any thread may join samples without a report.
 
     :param stealing: there is a schedule of time to steal on purpose.
     :param tell: takes a line for the user, to be shown at once.
@@ -47,6 +49,8 @@ class Figures:
         self._tell = tell
         self._begin: Reading | None = None
         self._histories: dict[int, GuestHistory] = {}
+        self._lock = threading.Lock()
+        self._untold: deque[str] = deque()
 
     def resume(self, samples: Sequence[VcpuSample]) -> None:
         """Take the figures that a saved or migrated machine starts with."""
@@ -55,24 +59,34 @@ class Figures:
             self._history(sample.index).starts = min(sample.starts, 1)
         self._begin = Reading(0.0, tuple(self._row(sample, None) for sample in samples))
 
+    def inject(self) -> None:
+        """Note that there is a schedule of time to steal from now on."""
+        self._stealing = True
+
     def start_kernel(self) -> None:
         """Forget the last reports: they were another kernel's, and the columns of this one began at 0."""
-        self._begin = None
-        for history in self._histories.values():
-            history.times = None
-            history.offset_ns = 0
-            history.starts = None
+        with self._lock:
+            self._begin = None
+            for history in self._histories.values():
+                history.times = None
+                history.offset_ns = 0
+                history.starts = None
 
     def join(
         self, elapsed_seconds: float, samples: Sequence[VcpuSample], report: StatReport | None
     ) -> Moment:
         """Join samples and the report that has arrived when they were taken; None: there was none."""
-        rows = tuple(
-            self._row(sample, report.cpus.get(sample.index) if report else None) for sample in samples
-        )
-        if report is not None and not (self._begin and self._begin.from_guest):
-            self._begin = Reading(elapsed_seconds, rows)
-        return Moment(elapsed_seconds, rows, self._stealing, self._begin)
+        with self._lock:
+            rows = tuple(
+                self._row(sample, report.cpus.get(sample.index) if report else None) for sample in samples
+            )
+            if report is not None and not (self._begin and self._begin.from_guest):
+                self._begin = Reading(elapsed_seconds, rows)
+            moment = Moment(elapsed_seconds, rows, self._stealing, self._begin)
+        # Without the lock: a terminal that is blocked must not keep others from the figures.
+        while report is not None and self._untold:
+            self._tell(self._untold.popleft())
+        return moment
 
     def _history(self, index: int) -> GuestHistory:
         return self._histories.setdefault(index, GuestHistory())
@@ -109,7 +123,7 @@ class Figures:
         history.falls += 1
         history.fell_ns += before - after
         if history.falls == 1:
-            self._tell(
+            self._untold.append(
                 f"vCPU {index}: the steal in the guest's /proc/stat ran backwards, from {units.time(before)} "
                 f"to {units.time(after)}: a program that subtracts two readings shows nonsense or fails"
             )

@@ -20,6 +20,7 @@ __all__ = [
     "QuitRequested",
     "SaveFailed",
     "SignalReceived",
+    "StopNow",
     "TerminalResized",
 ]
 
@@ -55,6 +56,11 @@ class QuitRequested:
 
 
 @dataclass(frozen=True)
+class StopNow:
+    """Event: the machine is to be stopped where it is."""
+
+
+@dataclass(frozen=True)
 class EngineEnded:
     """Event: the machine no longer runs here."""
 
@@ -81,7 +87,7 @@ class Inbox:
     """
 
     def __init__(self, eager: bool = False, *, console_limit: int = CONSOLE_LIMIT) -> None:
-        self._eager = eager
+        self._always_eager = self._eager = eager
         self._console_limit = console_limit
         self._console: deque[bytes] = deque()
         self._agent: deque[bytes] = deque()
@@ -92,6 +98,10 @@ class Inbox:
         self._woken = False
         self.dropped = 0
         """Transmissions of the console that came above the limit."""
+
+    def set_eager(self, eager: bool) -> None:
+        """Wake for every byte of the console, or no longer; an inbox that was made eager stays so."""
+        self._eager = eager or self._always_eager
 
     def console(self, data: bytes) -> None:
         """Queue console output."""

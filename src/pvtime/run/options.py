@@ -40,8 +40,14 @@ class RunOptions:
     """Seconds from the start for userland to come up: if it has not, the duration counts from then, and a run
     without one ends. None: the session's default with a duration, no limit without."""
     save_at: SaveAt | None = None
+    name: str | None = None
+    """Name of the machine in the user's directory of control sockets; None: one with the process's number."""
     control: Path | None = None
-    """Path of the control socket, for ``pvtime save`` and ``pvtime migrate``."""
+    """Path of the control socket; None: one in that directory."""
+    no_control: bool = False
+    """Make no control socket."""
+    detach: bool = False
+    """Run in the background once the machine runs."""
     report: Path | None = None
     quiet: bool = False
     interactive: bool = False

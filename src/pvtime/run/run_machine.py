@@ -4,27 +4,33 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pvtime.engine.base import Outcome
+from pvtime.errors import UsageError
 from pvtime.report import document, output_file
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
-from pvtime.run.export_control import ExportControl, listen
 from pvtime.run.inbox import Inbox
+from pvtime.run.live_machine import LiveMachine
 from pvtime.run.options import STDOUT, RunOptions
+from pvtime.run.run_control import RunControl, listen
 from pvtime.run.save_at import refuse_unwritable
 from pvtime.run.session import RunResult, Session
 from pvtime.run.signals import droppable_output, ending_signals, window_changes
-from pvtime.run.source import NO_SCREEN, BuiltMachine, MachineSource
+from pvtime.run.source import NO_SCREEN, MachineSource
 from pvtime.run.terminal import ESCAPE_HELP, FIGURES, HELP, KEYS_HELP, Keyboard, Terminal
 
 if TYPE_CHECKING:
+    from pvtime.run.detach import Background
     from pvtime.snapshot.address import OwnSocket
 
 __all__ = ["EXIT_GUEST_FAILED", "run_machine"]
 
+DEFAULT_NAME: Final = "guest"
+"""Beginning of the name of a machine that was given none."""
 EXIT_GUEST_FAILED: Final = 3
 """Exit code of a run whose guest panicked or never reached userland (docs/report.md lists all codes)."""
 GUEST_FAILED: Final = (Outcome.PANICKED, Outcome.NO_USERLAND)
@@ -40,27 +46,74 @@ def run_machine(source: MachineSource, options: RunOptions) -> int:
         output_file.refuse_unwritable(options.report, "the report")
     if options.save_at is not None:
         refuse_unwritable(options.save_at.directory)
+    background = None
+    if options.detach:
+        from pvtime.run.detach import Background
+
+        background = Background.fork()
+        if background.pid:
+            return _wait(background, options)
     with contextlib.ExitStack() as stack:
         # The terminal forks, which is cheap before there are threads and guest memory.
-        terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if options.interactive else None
+        on_terminal = options.interactive and not options.detach
+        terminal = stack.enter_context(Terminal(sys.stdin.fileno())) if on_terminal else None
         inbox = Inbox(eager=terminal is not None)
         stack.callback(inbox.close)
         # Before the machine: a migration must not fail for want of a control socket.
-        listener = stack.enter_context(listen(options.control)) if options.control is not None else None
+        name = _name(options, os.getpid())
+        listener = _listen(options, name)
+        if listener is not None:
+            stack.enter_context(listener)
         built = source.build(options, inbox, terminal.size() if terminal else NO_SCREEN)
         stack.callback(built.machine.close)
         if not options.quiet:
             print(f"pvtime: engine {built.reason}", file=options.output, flush=True)
-        result = _run_session(options, built, inbox, terminal, listener)
+        live = LiveMachine(name, built, inbox, options.steal)
+        control = RunControl(live, inbox, listener, background.start if background else lambda: None)
+        result = _run_session(options, live, inbox, terminal, control)
     return _finish(options, result)
+
+
+def _name(options: RunOptions, pid: int) -> str:
+    return options.name or f"{DEFAULT_NAME}-{pid}"
+
+
+def _wait(background: Background, options: RunOptions) -> int:
+    """Wait until the machine runs in the background; return the exit code."""
+    code = background.wait()
+    if code == 0:
+        where = options.control or _name(options, background.pid)
+        print(f"{where} runs in the background; pvtime stop {where} ends it")
+    return code
+
+
+def _listen(options: RunOptions, name: str) -> OwnSocket | None:
+    """Return the control socket; None: the options want none, or there is no place for one that nobody named.
+
+    :raises UsageError: the host refuses the one that the options name.
+    """
+    if options.no_control:
+        return None
+    if options.control is not None:
+        return listen(options.control)
+    from pvtime.run.runtime_dir import listen_as
+
+    try:
+        return listen_as(name)
+    except UsageError as error:
+        if options.name is not None or options.detach:
+            raise
+        if not options.quiet:
+            print(f"pvtime: no control socket: {error}", file=sys.stderr)
+        return None
 
 
 def _run_session(
     options: RunOptions,
-    built: BuiltMachine,
+    live: LiveMachine,
     inbox: Inbox,
     terminal: Terminal | None,
-    listener: OwnSocket | None,
+    control: RunControl,
 ) -> RunResult:
     """Run the session with the view that fits the output."""
     with contextlib.ExitStack() as stack:
@@ -69,24 +122,23 @@ def _run_session(
         if terminal is not None:
             print(f"pvtime: {ESCAPE_HELP}", file=options.output, flush=True)
             # A guest that boots has the first size in its command line.
-            stack.enter_context(window_changes(inbox, terminal.size, at_once=built.resumed))
+            stack.enter_context(window_changes(inbox, terminal.size, at_once=live.built.resumed))
             stack.enter_context(terminal.raw())
             view = RawView(options.output)
-        elif options.quiet:
+        elif options.quiet or options.detach:
             view = QuietView()
         elif is_terminal(options.output):
             view = stack.enter_context(LiveView(options.output))
         else:
             view = stack.enter_context(LinesView(options.output))
-        export = ExportControl(built, inbox, listener)
-        session = Session(built, inbox, view, options, on_start=export.begin, save=export.save)
-        export.session = session
+        session = Session(live.built, inbox, view, options, on_start=control.begin, save=control.save)
+        live.session = session
         if terminal is not None and isinstance(view, RawView):
-            keyboard = Keyboard(terminal.fd, built.machine.console.receive, inbox)
+            keyboard = Keyboard(terminal.fd, live.built.machine.console.receive, inbox)
             keyboard.commands[HELP] = partial(view.lines, KEYS_HELP)
             keyboard.commands[FIGURES] = partial(_show_figures, view, session)
             inbox.watch(terminal.fd, keyboard.readable)
-        with contextlib.closing(export):
+        with contextlib.closing(control):
             return session.run()
 
 

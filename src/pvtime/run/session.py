@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.engine.base import Outcome
-from pvtime.errors import EngineError, PvtimeError
+from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.report import units
-from pvtime.report.console import Banner
+from pvtime.report.console import Banner, LineBuffer
 from pvtime.report.model import Moment, RunReport
 from pvtime.report.views import View
+from pvtime.run.console_log import ConsoleLog
+from pvtime.run.events import EventKind, EventLog, RunEvent, console_events, start_events
 from pvtime.run.figures import Figures
-from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, SaveFailed, SignalReceived, TerminalResized
+from pvtime.run.inbox import (
+    EngineEnded,
+    Inbox,
+    QuitRequested,
+    SaveFailed,
+    SignalReceived,
+    StopNow,
+    TerminalResized,
+)
 from pvtime.run.options import RunOptions
+from pvtime.run.shell_jobs import ShellJobs, ShellResult
 from pvtime.run.source import BuiltMachine
 from pvtime.run.timetable import SessionTimeouts, Timetable
 from pvtime.userland import protocol
@@ -53,6 +64,9 @@ class RunResult:
 
 class Session:
     """Runs a machine to its end and shows it on ``view``. Used once, from the main thread.
+
+    Any thread may use :attr:`console`, :attr:`events`, :meth:`figures`, :meth:`guest_figures` and
+    :meth:`shell`.
 
     :param on_start: called when the engine has started.
     :param save: called when a save to a directory is due; returns at once, and
@@ -87,6 +101,17 @@ class Session:
         )
         self._decoder = protocol.AgentDecoder()
         self._banner = Banner(built.release)
+        self.console = ConsoleLog(inbox.set_eager)
+        """The end of the guest's console output."""
+        self.events = EventLog()
+        self._event_lines = LineBuffer()
+        self._starts: dict[int, int] = {}
+        self._starts_lock = threading.Lock()
+        self._shell_jobs = ShellJobs(built.machine.agent.receive)
+        self._reported = threading.Condition()
+        self._reports = 0
+        """Number of the guest's reports so far."""
+        self._last_report: Moment | None = None
         self._asked_at: float | None = None
         """Time of the unanswered request for /proc/stat; None if there is none."""
         self._shown_at = self._times.start
@@ -108,16 +133,40 @@ class Session:
         """The kernel's release, as far as it is known."""
         return self._banner.release
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the stock userland has reported."""
+        return self._times.ready_at is not None
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the start."""
+        return self._times.elapsed()
+
+    def add_event(self, kind: EventKind, text: str, vcpu: int | None = None) -> None:
+        """Log an event that happens now."""
+        self.events.add(RunEvent(self._times.elapsed(), kind, text, vcpu))
+
     def run(self) -> RunResult:
         """Start the engine and return when nothing executes any more.
 
         :raises EngineError: this host cannot run the machine. A later failure is in the result.
         """
+        try:
+            return self._run()
+        finally:
+            self._shell_jobs.close()
+            self.console.close()
+            self.events.close()
+
+    def _run(self) -> RunResult:
         watcher = threading.Thread(target=self._watch_engine, name="pvtime-wait", daemon=True)
         try:
             self._engine.start()
             if self._resumed:
-                self._figures.resume(self._engine.sample())
+                samples = self._engine.sample()
+                self._figures.resume(samples)
+                self._starts = {sample.index: sample.starts for sample in samples}
             self._on_start()
             watcher.start()
             while self._ended is None:
@@ -129,7 +178,9 @@ class Session:
         elapsed = self._times.elapsed()
         watcher.join(self._timeouts.power_off)
         self._take()  # the guest's last output may come after the engine's end was noticed
-        return self._result(elapsed)
+        result = self._result(elapsed)
+        self.add_event(EventKind.ENDED, result.report.outcome.value)
+        return result
 
     def _watch_engine(self) -> None:
         """Wait for the engine's end, on a thread of its own, and tell the main thread."""
@@ -160,12 +211,17 @@ class Session:
             elif isinstance(message, protocol.Ready):
                 report = None
                 self._handle_ready(message)
+            elif isinstance(message, protocol.ShellOutput | protocol.ShellExit):
+                self._shell_jobs.handle(message)
         for event in self._inbox.take_events():
             self._handle_event(event)
         if console := self._inbox.take_console():
             self._times.silence_at = None
             self._silence = None
             self._banner.feed(console)
+            self.console.feed(console)
+            for kind, text, vcpu in console_events(self._event_lines, console):
+                self.add_event(kind, text, vcpu)
             self._view.console(console)
         if console or messages:
             self._times.halt_ends_at = (
@@ -181,6 +237,7 @@ class Session:
         self._final = None
         self._figures.start_kernel()
         self._banner.release = self._banner.release or ready.release
+        self.add_event(EventKind.USERLAND, f"userland of kernel {ready.release} is up")
         if self._size:
             self._tell_agent("size", self._size.rows, self._size.columns)
 
@@ -189,6 +246,10 @@ class Session:
         moment = self._sample(report)
         if report.final:
             self._final = moment
+        with self._reported:
+            self._reports += 1
+            self._last_report = moment
+            self._reported.notify_all()
         self._view.moment(moment)
 
     def _handle_event(self, event: object) -> None:
@@ -207,6 +268,10 @@ class Session:
             case QuitRequested():
                 self._quit = True
                 self._request_power_off(self._timeouts.power_off)
+            case StopNow() if self._ended is None:
+                self._quit = True
+                self._times.limit_power_off(0.0)
+                self._ended = EngineEnded(Outcome.STOPPED)
             case TerminalResized():
                 self._size = event
                 self._tell_agent("size", event.rows, event.columns)
@@ -289,9 +354,48 @@ class Session:
         """Return the host's figures of now."""
         return self._sample(None)
 
+    def guest_figures(self, timeout: float) -> Moment:
+        """Return the figures at the guest's next report of /proc/stat, for which it is asked.
+
+        :param timeout: seconds to wait for that; then the host's figures are returned alone.
+        """
+        with self._reported:
+            before = self._reports
+        if self.is_up and self._ended is None:
+            self._tell_agent("stat")
+            with self._reported:
+                self._reported.wait_for(lambda: self._reports > before or self._ended is not None, timeout)
+                if self._reports > before and self._last_report is not None:
+                    return self._last_report
+        return self.figures()
+
+    def shell(self, command: str, timeout: float) -> ShellResult:
+        """Run a command in a shell of the guest, and return its end; see :meth:`ShellJobs.run`.
+
+        :raises UsageError: the guest has no stock userland, or it is not up.
+        """
+        if self._agent is None:
+            raise UsageError("a command in the guest needs the stock userland: leave out the initrd")
+        if not self.is_up:
+            raise UsageError("the guest's userland is not up: wait for it first")
+        return self._shell_jobs.run(command, timeout)
+
+    def note_steal(self, text: str) -> None:
+        """Note that the schedule of injected steal has changed."""
+        self._figures.inject()
+        self.add_event(EventKind.STEAL, text)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the guest the size of its console's terminal."""
+        self._inbox.put(TerminalResized(rows, columns))
+
     def _sample(self, stat: protocol.StatReport | None) -> Moment:
         """Sample the engine now, and join a report of /proc/stat that has just arrived."""
         samples = self._engine.sample()
+        with self._starts_lock:
+            started = list(start_events(self._starts, samples))
+        for kind, text, vcpu in started:
+            self.add_event(kind, text, vcpu)
         return self._figures.join(self._times.elapsed(), samples, stat)
 
     def _outcome(self) -> Outcome:

@@ -20,7 +20,17 @@ from typing import Final, NoReturn, Self
 from pvtime.errors import UsageError
 from pvtime.run.inbox import Inbox, QuitRequested
 
-__all__ = ["ESCAPE", "ESCAPE_HELP", "FIGURES", "HELP", "KEYS_HELP", "Keyboard", "Terminal"]
+__all__ = [
+    "DETACH_HELP",
+    "DETACH_KEYS_HELP",
+    "ESCAPE",
+    "ESCAPE_HELP",
+    "FIGURES",
+    "HELP",
+    "KEYS_HELP",
+    "Keyboard",
+    "Terminal",
+]
 
 ESCAPE: Final = 0x1D
 """Ctrl-], as in telnet: the key that shells and editors use least."""
@@ -37,6 +47,14 @@ KEYS_HELP: Final = (
     "Ctrl-] Ctrl-]  sends Ctrl-] to the guest",
 )
 """Lines for the user."""
+
+DETACH_HELP: Final = "Ctrl-] q detaches, and the machine runs on; Ctrl-] ? lists all keys"
+DETACH_KEYS_HELP: Final = (
+    "Ctrl-] q       detaches; the machine runs on",
+    "Ctrl-] ?       lists these keys",
+    "Ctrl-] Ctrl-]  sends Ctrl-] to the guest",
+)
+"""The same for the console of a machine in another process."""
 
 OUTLIVED: Final = (
     signal.SIGINT,

@@ -9,13 +9,14 @@ import os
 import re
 import socket
 import stat
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from pvtime.errors import UsageError
 
-__all__ = ["MAX_PATH", "PEER_TIMEOUT_S", "Address", "OwnSocket"]
+__all__ = ["MAX_PATH", "PEER_TIMEOUT_S", "Address", "OwnSocket", "remove_stale"]
 
 PEER_TIMEOUT_S: Final = 30.0
 """Seconds in which a peer must accept a connection."""
@@ -25,6 +26,9 @@ MAX_PATH: Final = 107
 """Bytes of a Unix socket's path (unix(7): sun_path, with its NUL)."""
 
 _PORT: Final = re.compile("[0-9]{1,5}")
+
+_TIMEVAL: Final = struct.Struct("@ll")
+"""struct timeval: seconds and microseconds."""
 
 _CONNECT_REASONS: Final = {
     errno.ECONNREFUSED: "nothing listens there: start the other side first",
@@ -80,10 +84,7 @@ class Address:
             if self.path:
                 if os.path.exists(self.path) and not stat.S_ISSOCK(os.stat(self.path).st_mode):
                     raise OSError(errno.ENOTSOCK, "")
-                connection = socket.socket(socket.AF_UNIX)
-                connection.settimeout(timeout_s)
-                connection.connect(self.path)
-                return connection
+                return _connect_unix(self.path, timeout_s)
             return socket.create_connection((self.host, self.port), timeout_s)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self}: cannot connect: {_reason(error, _CONNECT_REASONS)}") from error
@@ -100,6 +101,27 @@ class Address:
             return socket.create_server((self.host, self.port), family=family)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self}: cannot listen: {_reason(error, _LISTEN_REASONS)}") from error
+
+
+def _connect_unix(path: str, timeout_s: float) -> socket.socket:
+    """Return a connection; wait for a listener with many clients, which a socket with a timeout would not.
+
+    :raises OSError: nothing listens there, or nobody has answered in time.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        limit = _TIMEVAL.pack(int(timeout_s), int(timeout_s % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            raise TimeoutError from None
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
+        connection.settimeout(timeout_s)
+        return connection
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _is_host(host: str) -> bool:
@@ -136,7 +158,7 @@ class OwnSocket(socket.socket):
         super().__init__(socket.AF_UNIX)
         self._path = path
         try:
-            _remove_stale(path)
+            remove_stale(path)
             mask = os.umask(0o177)
             try:
                 self.bind(path)
@@ -157,7 +179,7 @@ class OwnSocket(socket.socket):
         super().close()
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a socket on which nothing listens: its process was killed.
 
     :raises OSError: EEXIST: something else than a socket is there.

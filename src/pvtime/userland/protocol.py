@@ -8,6 +8,8 @@ Both sides write lines of ASCII that end with a newline. Guest to host::
     stat cpuC F1 .. F10 SUM       the cpuC line of /proc/stat, in USER_HZ, and the sum of its ten numbers
     stat end N
     ok COMMAND | failed COMMAND   the answer to a command, which it repeats
+    out N TEXT                    a piece of the output of command N of a shell, in base64
+    exit N CODE                   its exit code, after its output
 
 A report comes after ``ready``, then every second, and on request; N is any number. Host to guest::
 
@@ -21,6 +23,7 @@ A report comes after ``ready``, then every second, and on request; N is any numb
     poweroff         power off
     seed A B C D     fresh numbers for the kernel's random pool, of a guest that is resumed again and again
     kexec            as stop, but instead of powering off start the kernel in /kexec, if any
+    exec N TEXT      run a command of a shell, in base64, in the background; answered by its output alone
 
 The guest is hostile: :class:`AgentDecoder` accepts any bytes, keeps a bounded number of them, and drops lines
 that are not in the table above. A report counts only as a whole; without one of its lines or digits it is
@@ -29,18 +32,35 @@ dropped.
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Final
 
-__all__ = ["COMMANDS", "AgentDecoder", "CpuTimes", "Message", "Ready", "Reply", "StatReport", "encode"]
+__all__ = [
+    "COMMANDS",
+    "MAX_SHELL_COMMAND",
+    "AgentDecoder",
+    "CpuTimes",
+    "Message",
+    "Ready",
+    "Reply",
+    "ShellExit",
+    "ShellOutput",
+    "StatReport",
+    "encode",
+    "encode_shell",
+]
 
 NS_PER_TICK: Final = 10_000_000
 """USER_HZ is 100 on arm64, whatever the kernel's own HZ is."""
 
 MAX_LINE: Final = 300
 """Bytes: 'stat cpuC' and eleven 64-bit numbers fit."""
+
+MAX_SHELL_COMMAND: Final = 4096
+"""Bytes of a command for a shell."""
 
 MAX_CPUS: Final = 64
 MAX_NUMBER: Final = 2**64 - 1
@@ -64,6 +84,8 @@ _BEGIN: Final = re.compile(r"stat begin (\d{1,20})(?: (final))?")
 _CPU: Final = re.compile(r"stat cpu(\d{1,3})((?: \d{1,20}){11})")
 _END: Final = re.compile(r"stat end (\d{1,20})")
 _REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: \d{1,20}){0,4})")
+_OUTPUT: Final = re.compile(r"out (\d{1,9}) ([A-Za-z0-9+/]{1,256}={0,2})")
+_EXIT: Final = re.compile(r"exit (\d{1,9}) (\d{1,3})")
 
 
 @dataclass(frozen=True)
@@ -132,7 +154,23 @@ class Reply:
     ok: bool
 
 
-Message = Ready | StatReport | Reply
+@dataclass(frozen=True)
+class ShellOutput:
+    """A piece of the output of a shell's command, by the command's number."""
+
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ShellExit:
+    """The end of a shell's command, by its number."""
+
+    number: int
+    code: int
+
+
+Message = Ready | StatReport | Reply | ShellOutput | ShellExit
 
 
 def encode(verb: str, *numbers: int) -> bytes:
@@ -143,6 +181,18 @@ def encode(verb: str, *numbers: int) -> bytes:
     if COMMANDS.get(verb) != len(numbers) or any(number < 0 for number in numbers):
         raise ValueError(f"not a command of the agent: {verb} {numbers}")
     return " ".join([verb, *map(str, numbers)]).encode() + b"\n"
+
+
+def encode_shell(number: int, command: str) -> bytes:
+    """Return the line that has a shell in the guest run a command.
+
+    :param number: below 10^9; the answers have it.
+    :raises ValueError: the command is longer than :data:`MAX_SHELL_COMMAND`.
+    """
+    data = command.encode()
+    if len(data) > MAX_SHELL_COMMAND:
+        raise ValueError(f"a command of {len(data)} bytes: at most {MAX_SHELL_COMMAND} are possible")
+    return b"exec %d %s" % (number, binascii.b2a_base64(data or b":"))
 
 
 @dataclass
@@ -180,6 +230,11 @@ class AgentDecoder:
             return None
         if match := _END.fullmatch(text):
             return self._end(int(match[1]))
+        # From another process than the reports: between their lines.
+        if match := _OUTPUT.fullmatch(text):
+            return self._output(int(match[1]), match[2])
+        if match := _EXIT.fullmatch(text):
+            return ShellExit(int(match[1]), int(match[2]))
         self._abandon()
         if match := _BEGIN.fullmatch(text):
             self._report = StatReport(int(match[1]), {}, final=match[2] is not None)
@@ -190,6 +245,13 @@ class AgentDecoder:
         else:
             self.dropped += 1
         return None
+
+    def _output(self, number: int, text: str) -> ShellOutput | None:
+        try:
+            return ShellOutput(number, binascii.a2b_base64(text, strict_mode=True))
+        except binascii.Error:
+            self.dropped += 1
+            return None
 
     def _cpu(self, cpu: int, numbers: list[int]) -> None:
         *times, total = numbers

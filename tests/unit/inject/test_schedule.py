@@ -31,6 +31,23 @@ def test_an_item_says_who_how_much_and_when(text: str, item: Item) -> None:
     assert Item.parse(text) == item
 
 
+@given(
+    amount=st.integers(1, 10**17),
+    room=st.integers(0, 10**17),
+    once=st.booleans(),
+    start=st.integers(0, 10**17),
+    periods=st.none() | st.integers(1, 3),
+    vcpus=st.none() | st.frozensets(st.integers(0, 7), min_size=1),
+)
+def test_the_text_of_an_item_is_parsed_to_the_same_item(
+    amount: int, room: int, once: bool, start: int, periods: int | None, vcpus: frozenset[int] | None
+) -> None:
+    period = max(MIN_PERIOD_NS, amount + room)
+    end = None if periods is None else start + periods * period
+    item = Item(amount, None if once else period, start, end, vcpus)
+    assert Item.parse(str(item)) == item
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

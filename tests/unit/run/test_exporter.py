@@ -392,3 +392,25 @@ def test_what_was_saved_goes_on(exported: Exported, tmp_path: Path) -> None:
             engine.stop()
             machine.close()
     exported.runs_on()
+
+
+def test_a_machine_that_was_paused_stays_so_over_a_save_and_is_not_moved_or_reset(
+    exported: Exported, peer: Address, tmp_path: Path
+) -> None:
+    exporter, engine = exported.exporter, exported.guest.engine
+    exporter.pause()
+    exporter.pause()
+    assert exporter.paused
+    exporter.save(tmp_path / "saved", keep_running=True)
+    engine.state()  # which a machine that runs has not
+    with pytest.raises(EngineError, match="resume it to reset it"):
+        exporter.reset()
+    with peer.listen(), pytest.raises(EngineError, match="resume it to migrate it"):
+        exporter.migrate(Endpoint(peer), lambda *_: None)
+    engine.state()
+    exporter.resume()
+    assert not exporter.paused
+    exported.runs_on()
+    for ask in (exporter.pause, exporter.resume, exporter.reset):
+        with pytest.raises(EngineError, match="the machine has ended"):
+            ask()

@@ -16,8 +16,11 @@ from pvtime.userland.protocol import (
     CpuTimes,
     Ready,
     Reply,
+    ShellExit,
+    ShellOutput,
     StatReport,
     encode,
+    encode_shell,
 )
 
 TICKS = st.lists(st.integers(0, 2**40), min_size=10, max_size=10)
@@ -95,7 +98,7 @@ WORDS = st.sampled_from(
 @given(st.lists(WORDS, max_size=200))
 def test_near_misses_never_raise(words: list[bytes]) -> None:
     for message in AgentDecoder().feed(b"".join(words)):
-        assert isinstance(message, Ready | Reply)
+        assert isinstance(message, Ready | Reply | ShellExit | ShellOutput)
 
 
 def test_a_guest_that_never_ends_a_report_fills_no_memory() -> None:
@@ -174,3 +177,21 @@ def test_no_other_command_is_sent() -> None:
     for verb, numbers in (("rm", ()), ("busy", (-1,))):
         with pytest.raises(ValueError, match="not a command"):
             encode(verb, *numbers)
+
+
+def test_a_shells_command_goes_there_and_its_output_comes_back() -> None:
+    assert encode_shell(7, "echo 'ä' &&\nfalse") == b"exec 7 ZWNobyAnw6QnICYmCmZhbHNl\n"
+    assert encode_shell(8, "") == b"exec 8 Og==\n", "an empty word would get lost"
+    with pytest.raises(ValueError, match="4097 bytes"):
+        encode_shell(9, "x" * 4097)
+    messages = AgentDecoder().feed(b"out 7 w6QK\nexit 7 1\nout 8 w\nexit 7\nexit 7 1000\n")
+    assert messages == [ShellOutput(7, "ä\n".encode()), ShellExit(7, 1)]
+
+
+def test_a_shells_output_comes_between_two_lines_of_a_report_and_spoils_neither() -> None:
+    sent = frame({0: list(range(10))})
+    head, end = sent[: sent.index(b"stat end")], sent[sent.index(b"stat end") :]
+    assert AgentDecoder().feed(head + b"out 1 eA==\n" + end) == [
+        ShellOutput(1, b"x"),
+        report({0: list(range(10))}),
+    ]

@@ -19,8 +19,8 @@ from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.cli.command import main
 from pvtime.errors import MigrationError, UsageError
 from pvtime.images import store
-from pvtime.run import control
-from pvtime.run.control import MigrateRequest, SaveRequest
+from pvtime.run import control_client
+from pvtime.run.control_protocol import MigrateRequest, SaveRequest
 from pvtime.run.exporter import SaveResult
 from pvtime.snapshot.send import MigrationResult
 
@@ -134,17 +134,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SaveRequest | MigrateRequest]
         _path: Path,
         request: SaveRequest | MigrateRequest,
         _kind: object,
-        progress: Callable[[int, int], object] = lambda *_: None,
+        progress: Callable[[dict[str, int]], object] = lambda _: None,
     ) -> SaveResult | MigrationResult:
         requests.append(request)
         if isinstance(request, SaveRequest):
             return SaveResult(bytes=3 << 20, pause_ns=120_000_000)
-        progress(1, 2 << 20)
+        progress({"round": 1, "bytes": 2 << 20})
         return MigrationResult(
             1, sent_bytes=3 << 20, paused_bytes=1 << 20, pause_ns=31_000_000, total_ns=2 * 10**9
         )
 
-    monkeypatch.setattr(control, "ask", ask)
+    monkeypatch.setattr(control_client, "ask", ask)
     return requests
 
 
@@ -155,8 +155,8 @@ def test_save_prints_what_it_was(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["save", "control", "there"]) == 0
-    assert main(["save", "control", "there", "--keep-running", "--json"]) == 0
+    assert main(["save", "./control", "there"]) == 0
+    assert main(["save", "./control", "there", "--keep-running", "--json"]) == 0
     text, document = capsys.readouterr().out.splitlines()
     assert text == "saved 3.0 MiB in 0.120 s: there"
     assert json.loads(document) == {"schema": 1, "bytes": 3 << 20, "pause_ns": 120_000_000}
@@ -171,9 +171,9 @@ def test_migrate_prints_what_it_was_and_means_a_path_from_here(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["migrate", "control", "unix:peer"]) == 0
-    assert main(["migrate", "control", "tcp:peer:7", "--insecure", "--json"]) == 0
-    assert main(["migrate", "control", "tcp:peer:7", "--key", "key", "--json"]) == 0
+    assert main(["migrate", "./control", "unix:peer"]) == 0
+    assert main(["migrate", "./control", "tcp:peer:7", "--insecure", "--json"]) == 0
+    assert main(["migrate", "./control", "tcp:peer:7", "--key", "key", "--json"]) == 0
     round_line, text, document, _ = capsys.readouterr().out.splitlines()
     assert round_line == "round 1: 2.0 MiB of memory sent"
     assert text == "moved in 2.000 s: 3.0 MiB sent, paused for 0.031 s while the last 1.0 MiB were sent"
@@ -192,8 +192,8 @@ def test_a_refusal_is_a_line_and_its_exit_code(
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(control, "ask", refuse)
-    for arguments in (["save", "control", "there"], ["migrate", "control", "unix:peer"]):
+    monkeypatch.setattr(control_client, "ask", refuse)
+    for arguments in (["save", "./control", "there"], ["migrate", "./control", "unix:peer"]):
         assert main(arguments) == code
         assert capsys.readouterr() == ("", f"pvtime: {error}\n")
 

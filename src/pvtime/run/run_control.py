@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Export of a run's machine: at a time (``--save-at``), and on request over the control socket.
-
-The modules that save and migrate are imported at the first use: most runs need neither.
-"""
+"""Control of a run's machine: its socket, and its save at a time (``--save-at``)."""
 
 from __future__ import annotations
 
 import errno
+import select
 import threading
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvtime.errors import PvtimeError, UsageError, host_reason
-from pvtime.run.inbox import EngineEnded, Inbox, SaveFailed
-from pvtime.run.session import Session
-from pvtime.run.source import BuiltMachine
+from pvtime.run.inbox import Inbox, SaveFailed
+from pvtime.run.live_machine import LiveMachine
 
 if TYPE_CHECKING:
-    from pvtime.run.control import ControlServer
-    from pvtime.run.exporter import Exporter
+    from pvtime.run.control_server import ControlServer
     from pvtime.snapshot.address import OwnSocket
 
-__all__ = ["ExportControl", "listen"]
+__all__ = ["RunControl", "listen"]
 
 
 def listen(path: Path) -> OwnSocket:
@@ -43,41 +39,46 @@ def listen(path: Path) -> OwnSocket:
         raise UsageError(f"control socket {path}: {reason}") from error
 
 
-class ExportControl:
-    """Export of one run's machine.
+class RunControl:
+    """Control of one run's machine.
 
     :param listener: the control socket; None: the run has none.
+    :param on_start: called when the machine runs.
     """
 
-    def __init__(self, built: BuiltMachine, inbox: Inbox, listener: OwnSocket | None) -> None:
-        self._built = built
+    def __init__(
+        self,
+        live: LiveMachine,
+        inbox: Inbox,
+        listener: OwnSocket | None,
+        on_start: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._live = live
         self._inbox = inbox
         self._listener = listener
+        self._on_start = on_start
         self._server: ControlServer | None = None
+        self._starter: threading.Thread | None = None
+        self._closing = False
         self._saver: threading.Thread | None = None
-        self.session: Session | None = None
-        """Knows the kernel's release; set before the machine runs."""
-
-    @cached_property
-    def _exporter(self) -> Exporter:
-        from pvtime.run.exporter import Exporter
-
-        return Exporter(
-            self._built.engine,
-            self._built.machine,
-            agent=self._built.agent,
-            release=lambda: self.session.release if self.session is not None else None,
-            ended=lambda outcome: self._inbox.put(EngineEnded(outcome)),
-        )
 
     def begin(self) -> None:
         """The machine runs: report that to the process that sent it, and serve the control socket."""
-        if self._built.on_start is not None:
-            self._built.on_start()
+        if self._live.built.on_start is not None:
+            self._live.built.on_start()
         if self._listener is not None:
-            from pvtime.run.control import ControlServer
+            self._starter = threading.Thread(target=self._serve, name="pvtime-control", daemon=True)
+            self._starter.start()
+        self._on_start()
 
-            self._server = ControlServer(self._listener, self._exporter)
+    def _serve(self) -> None:
+        """Import and start the server for the first client: most runs have none."""
+        assert self._listener is not None
+        select.select([self._listener], [], [])
+        if not self._closing:
+            from pvtime.run.control_server import ControlServer
+
+            self._server = ControlServer(self._listener, self._live)
 
     def save(self, directory: Path) -> None:
         """Start to save the machine to ``directory``; the run ends when that has succeeded.
@@ -92,14 +93,21 @@ class ExportControl:
                 error.exit_code = PvtimeError.exit_code  # the run has begun
                 self._inbox.put(SaveFailed(error))
 
-        exporter = self._exporter
+        exporter = self._live.exporter
         self._saver = threading.Thread(target=save, name="pvtime-save", daemon=True)
         self._saver.start()
 
     def close(self) -> None:
         """Serve no more requests; finish a save, cancel a migration."""
-        if self._saver is not None or self._server is not None:
-            self._exporter.close()
+        self._closing = True
+        if self._starter is not None and self._listener is not None:
+            if self._server is None:
+                import socket
+
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+            self._starter.join()
+        if (exporter := self._live.used_exporter) is not None:
+            exporter.close()
         if self._saver is not None:
             self._saver.join()
         if self._server is not None:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Client of the control socket of a machine that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+from pvtime.errors import PvtimeError, SavedStateError, UsageError
+from pvtime.run.control_protocol import MAX_LINE, ConsoleRequest, Request, request_document, send_line
+from pvtime.snapshot.address import Address
+from pvtime.snapshot.codec import JsonObject, decode, from_json
+
+__all__ = ["ask", "open_console"]
+
+T = TypeVar("T")
+
+
+def ask(
+    path: Path,
+    request: Request,
+    kind: type[T] | None,
+    progress: Callable[[JsonObject], object] = lambda _document: None,
+    timeout_s: float | None = None,
+) -> T:
+    """Send a request to the machine whose control socket is ``path``, and return the result.
+
+    :param kind: type of the result: the one that belongs to the request; None: return its JSON object.
+    :param progress: called with each answer before the result.
+    :param timeout_s: time to wait for an answer; None: without limit.
+    :raises PvtimeError: the machine refuses, or nothing listens there, or something other than pvtime.
+    """
+    with _asked(path, request, timeout_s) as (_, lines):
+        for answer in _answers(lines):
+            if "result" in answer:
+                result: Any = answer["result"]
+                if kind is not None:
+                    return decode(kind, result, "the answer")
+                if not isinstance(result, dict):
+                    raise SavedStateError("the answer is not an object")
+                return result  # type: ignore[return-value]
+            if not isinstance(answer.get("progress"), dict):
+                raise SavedStateError("the answer has no result")
+            progress(answer["progress"])
+    raise UsageError(f"{path}: the machine ended before it answered")
+
+
+@contextlib.contextmanager
+def open_console(path: Path, request: ConsoleRequest) -> Iterator[socket.socket]:
+    """Attach to a machine's console for the time of a ``with`` block; return the connection for its bytes.
+
+    :raises PvtimeError: see :func:`ask`.
+    """
+    # Without a buffer: what follows the result is not read by lines.
+    with _asked(path, request, None, buffering=0) as (connection, lines):
+        if next(_answers(lines), None) is None:
+            raise UsageError(f"{path}: the machine ended before it answered")
+        yield connection
+
+
+@contextlib.contextmanager
+def _asked(
+    path: Path, request: Request, timeout_s: float | None, *, buffering: int = -1
+) -> Iterator[tuple[socket.socket, IO[bytes]]]:
+    try:
+        connection = Address(path=str(path)).connect()
+    except UsageError as error:
+        raise UsageError(f"no machine answers at the control socket {error}") from error
+    with connection:
+        connection.settimeout(timeout_s)
+        try:
+            send_line(connection, request_document(request))
+            with connection.makefile("rb", buffering=buffering) as lines:
+                yield connection, cast("IO[bytes]", lines)
+        except SavedStateError as error:
+            raise UsageError(f"{path}: what answers there is not a machine of pvtime's: {error}") from error
+        except TimeoutError as error:
+            raise UsageError(f"{path}: the machine has not answered within {timeout_s:g} s") from error
+        except OSError as error:
+            raise UsageError(f"{path}: the machine closed the connection: look whether it runs") from error
+
+
+def _answers(lines: IO[bytes]) -> Iterator[JsonObject]:
+    """Yield the answers.
+
+    :raises PvtimeError: one is a refusal.
+    """
+    while line := lines.readline(MAX_LINE):
+        answer = from_json(line, "the answer")
+        if "error" in answer:
+            raise _refusal(answer)
+        yield answer
+
+
+def _refusal(answer: JsonObject) -> PvtimeError:
+    error = UsageError(str(answer["error"]))
+    if answer.get("exit_code") == PvtimeError.exit_code:
+        error.exit_code = PvtimeError.exit_code
+    return error

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Descriptions of all machines of a user that run."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pvtime.errors import PvtimeError
+from pvtime.run.control_client import ask
+from pvtime.run.control_protocol import InfoRequest, MachineInfo
+from pvtime.run.runtime_dir import named_sockets, sweep
+
+__all__ = ["Answer", "call_the_roll"]
+
+TIMEOUT_S: Final = 2.0
+"""Seconds in which a machine must answer: its process may be stopped."""
+
+THREADS: Final = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer of a machine."""
+
+    name: str
+    info: MachineInfo | None
+    error: str | None = None
+    """Reason for which there is no answer."""
+
+
+def call_the_roll() -> list[Answer]:
+    """Ask every machine of the user's for its description; sweep the sockets of those that were killed.
+
+    :raises UsageError: the directory of the sockets is not this user's alone.
+    """
+    sockets = named_sockets()
+    if not sockets:
+        return []
+    with ThreadPoolExecutor(min(THREADS, len(sockets))) as pool:
+        answers = pool.map(_ask, *zip(*sockets, strict=True))
+        return [answer for answer in answers if answer is not None]
+
+
+def _ask(name: str, path: Path) -> Answer | None:
+    """Return a machine's answer; None: it was killed, or has just ended."""
+    try:
+        info = ask(path, InfoRequest(), MachineInfo, timeout_s=TIMEOUT_S)
+    except PvtimeError as error:
+        sweep(path)
+        return Answer(name, None, str(error)) if path.is_socket() else None
+    return Answer(name, replace(info, name=name))

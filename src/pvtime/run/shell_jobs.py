@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands that the stock userland's agent runs in a shell of the guest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pvtime.errors import EngineError, GuestCommandError, UsageError
+from pvtime.userland.protocol import MAX_SHELL_COMMAND, ShellExit, ShellOutput, encode_shell
+
+__all__ = ["ShellJobs", "ShellResult"]
+
+OUTPUT_LIMIT: Final = 4 << 20
+"""Bytes of one command's output that are kept. The agent sends 1 MiB at most; the guest may send anything."""
+
+RETRY_INTERVAL_S: Final = 0.02
+
+
+@dataclass(frozen=True)
+class ShellResult:
+    """The end of a command."""
+
+    code: int
+    output: bytes
+
+
+class _Job:
+    """A command that has not ended."""
+
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.code: int | None = None
+
+
+class ShellJobs:
+    """The commands of one machine. For any thread.
+
+    :param send: passes bytes to the agent and returns how many it took.
+    """
+
+    def __init__(self, send: Callable[[bytes], int]) -> None:
+        self._send = send
+        self._sending = threading.Lock()
+        self._changed = threading.Condition()
+        self._jobs: dict[int, _Job] = {}
+        self._number = 0
+        self._over = False
+
+    def run(self, command: str, timeout: float) -> ShellResult:
+        """Run a command and return its end.
+
+        :param timeout: seconds until it must have ended.
+        :raises UsageError: the command is too long.
+        :raises GuestCommandError: it has not ended in time. It may run on.
+        :raises EngineError: the machine has ended.
+        """
+        give_up_at = time.monotonic() + timeout
+        with self._changed:
+            self._number += 1
+            number, job = self._number, _Job()
+            self._jobs[number] = job
+        try:
+            self._send_whole(number, command, give_up_at)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: job.code is not None or self._over, give_up_at - time.monotonic()
+                )
+                if job.code is not None:
+                    return ShellResult(job.code, bytes(job.output))
+                if self._over:
+                    raise EngineError("the machine has ended before the command in it had")
+            raise GuestCommandError(f"the command has not ended within {timeout:g} s: {command}")
+        finally:
+            with self._changed:
+                del self._jobs[number]
+
+    def _send_whole(self, number: int, command: str, give_up_at: float) -> None:
+        try:
+            data = encode_shell(number, command)
+        except ValueError:
+            raise UsageError(
+                f"the command is too long: give one of at most {MAX_SHELL_COMMAND} bytes"
+            ) from None
+        with self._sending:
+            while data := data[self._send(data) :]:
+                if self._over or time.monotonic() > give_up_at:
+                    raise GuestCommandError("the guest takes no command: it may have stopped")
+                time.sleep(RETRY_INTERVAL_S)
+
+    def handle(self, message: ShellOutput | ShellExit) -> None:
+        """Take what the agent has sent."""
+        with self._changed:
+            job = self._jobs.get(message.number)
+            if job is None or job.code is not None:
+                return
+            if isinstance(message, ShellOutput):
+                job.output += message.data[: OUTPUT_LIMIT - len(job.output)]
+            else:
+                job.code = message.code
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Note that the machine has ended."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
