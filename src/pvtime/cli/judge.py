@@ -27,6 +27,8 @@ PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}
 LAB_MEMORY = 3072
 """MiB: QEMU and its libraries are in the lab's memory too."""
 PVTIME = (sys.executable, "-m", "pvtime")
+SECONDS = 2
+"""The image's own choice."""
 LATE_S = 2
 """Time until pvtime run shows its guest's console, on an emulated host."""
 MEMORY = 256 << 20
@@ -70,7 +72,7 @@ STOLEN = "30%"
     "--seconds",
     type=WholeNumber(1, 3600),
     metavar="N",
-    default=2,
+    default=SECONDS,
     show_default=True,
     help="Time for which the image reads counts while the host steals.",
 )
@@ -131,7 +133,8 @@ def judge_command(
 
     wanted = {LifeEvent.PAUSE: pause, LifeEvent.MIGRATE: migrate, LifeEvent.RESET: reset}
     events = frozenset(event for event in LifeEvent if wanted[event])
-    image_options = f"seconds={seconds}" + (" reset" if reset else "")
+    words = [f"seconds={seconds}"] * (seconds != SECONDS) + ["reset"] * reset
+    image_options = " ".join(words)
     if write_image is not None:
         with oserror_context(str(write_image), UsageError):
             write_image.write_bytes(judge_image(image_options))
