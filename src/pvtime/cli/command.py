@@ -49,6 +49,7 @@ COMMANDS: Final = (
     "steal",
     "stop",
     "top",
+    "who",
 )
 """Names of the commands: the module ``pvtime.cli.NAME`` has the click command ``NAME_command``."""
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pvtime.host.mounts import debugfs
 from pvtime.host.process import PROC, command_line, process_ids, read_bytes, thread_ids, thread_state
 from pvtime.host.text import printable
 
 __all__ = ["HostVcpu", "HostVm", "VmFinder", "examine_process", "vcpu_of_thread"]
 
-DEBUGFS: Final = Path("/sys/kernel/debug")
 KVM_RUN: Final = 0xAE80
 MAX_FILES: Final = 20_000
 """Open files of a process that are looked through for a vCPU's."""
@@ -102,7 +102,7 @@ def vcpu_of_thread(name: str) -> int | None:
     return int(match[match.lastindex or 0]) if match else None
 
 
-def examine_process(pid: int, proc: Path = PROC, debugfs: Path = DEBUGFS) -> HostVm | None:
+def examine_process(pid: int, proc: Path = PROC, debug: Path | None = None) -> HostVm | None:
     """Return the VM that a process runs; None if it runs none, as far as this user can see."""
     state = thread_state(f"{proc}/{pid}")
     if state is None or state.ended:
@@ -116,7 +116,7 @@ def examine_process(pid: int, proc: Path = PROC, debugfs: Path = DEBUGFS) -> Hos
     if not files and not threads:
         return None
     if set(files.values()) - set(threads):
-        threads |= _debugfs_threads(pid, debugfs)
+        threads |= _debugfs_threads(pid, debug or debugfs())
     if missing := set(files.values()) - set(threads):
         running = {fd: index for fd, index in files.items() if index in missing}
         threads |= _threads_in_kvm_run(pid, running, proc)
@@ -196,10 +196,10 @@ def _named_threads(pid: int, proc: Path) -> tuple[dict[int, int], bool]:
     return found, False
 
 
-def _debugfs_threads(pid: int, debugfs: Path) -> dict[int, int]:
+def _debugfs_threads(pid: int, debug: Path) -> dict[int, int]:
     """Return the vCPUs' threads as KVM's debugfs has them, for root."""
     found = {}
-    for path in debugfs.glob(f"kvm/{pid}-*/vcpu[0-9]*/pid"):
+    for path in debug.glob(f"kvm/{pid}-*/vcpu[0-9]*/pid"):
         thread = (read_bytes(path) or b"").strip()
         index = path.parent.name.removeprefix("vcpu")
         if thread.isdigit() and index.isdecimal() and int(thread):
@@ -217,9 +217,14 @@ def _threads_in_kvm_run(pid: int, files: dict[int, int], proc: Path) -> dict[int
             fd, request = int(fields[1], 16), int(fields[2], 16)
         except (IndexError, ValueError):
             continue
-        if request == KVM_RUN and fd in files:
+        if request == KVM_RUN and fd in files and not _is_worker(f"{proc}/{pid}/task/{tid}"):
             found[files[fd]] = tid
     return found
+
+
+def _is_worker(directory: str) -> bool:
+    """Whether a thread is KVM's own, which has its maker's registers: kvm-nx-lpage-recovery, vhost."""
+    return (read_bytes(f"{directory}/comm", 64) or b"").startswith((b"kvm-nx", b"vhost"))
 
 
 class VmFinder:
@@ -230,9 +235,9 @@ class VmFinder:
     every 16th refresh: vCPUs are added while it runs.
     """
 
-    def __init__(self, proc: Path = PROC, debugfs: Path = DEBUGFS) -> None:
+    def __init__(self, proc: Path = PROC, debug: Path | None = None) -> None:
         self._proc = proc
-        self._debugfs = debugfs
+        self._debug = debug
         self._round = 0
         self._vms: dict[int, HostVm] = {}
         self._due: dict[int, tuple[int, int]] = {}
@@ -257,7 +262,7 @@ class VmFinder:
         self._due.pop(pid, None)
 
     def _look(self, pid: int, distance: int) -> None:
-        vm = examine_process(pid, self._proc, self._debugfs)
+        vm = examine_process(pid, self._proc, self._debug)
         if vm is None:
             self._vms.pop(pid, None)
             distance = min(64, max(1, 2 * distance))

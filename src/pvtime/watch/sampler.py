@@ -249,7 +249,7 @@ def _allowed(proc: Path, pid: int, tid: int) -> set[int]:
 def parse_cpus(text: str) -> set[int]:
     """Return the CPUs of a list such as ``0-3,8``."""
     found: set[int] = set()
-    for part in text.split(","):
+    for part in text.strip().split(","):
         low, _, high = part.partition("-")
         if low.isdecimal():
             found |= set(range(int(low), int(high if high.isdecimal() else low) + 1))

@@ -99,7 +99,7 @@ def test_vcpus_that_use_up_the_one_cpu_they_may_have_compete_with_each_other(hos
         host.proc.times(50, tid, ran=500_000_000, delay=500_000_000, slices=9, state="R", cpu=1)
         host.proc.root.joinpath(f"50/task/{tid}/status").write_text("Cpus_allowed_list:\t1\n")
     assert [vcpu.cause for vcpu in host.later()] == [Cause.OWN, Cause.OWN]
-    assert parse_cpus("0-2,8") == {0, 1, 2, 8}
+    assert parse_cpus("0-2,8\n") == {0, 1, 2, 8}
 
 
 def test_a_new_process_with_an_old_number_starts_from_nothing(host: Host) -> None:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pvtime who``."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pvtime.cli.params import FILE_NAME, parsed_by, seconds
+from pvtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from pvtime.host.vms import HostVm
+
+__all__ = ["who_command"]
+
+PIECES = 500_000
+"""Most that --trace keeps, for about 100 MB."""
+
+
+@click.command("who", short_help="Name who stole from a VM's vCPUs")
+@click.option(
+    "--duration",
+    callback=parsed_by(seconds),
+    default="10",
+    show_default=True,
+    metavar="SECONDS",
+    help="Trace for SECONDS; Ctrl-C ends it earlier.",
+)
+@click.option(
+    "--trace", type=FILE_NAME, metavar="FILE", help="Write every run and wait to FILE, for Perfetto."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of tables.")
+@click.argument("vm", required=False)
+def who_command(duration: float, trace: Path | None, as_json: bool, vm: str | None) -> int:
+    """Attribute every nanosecond that was stolen from the vCPUs of VM, or of all VMs on this host.
+
+    Which thread of which process or VM ran on the CPU that a vCPU waited for? Or was it the VM's own quota,
+    one of its other vCPUs, its VMM? VM is a name or a process's number, as pvtime top shows it. It traces the
+    scheduler and needs root, or CAP_PERFMON.
+
+    \b
+    Examples:
+        pvtime who
+        pvtime who qemu:web1 --duration 30
+        pvtime who 4711 --trace web1.json
+    """  # noqa: D301 (click wants the character)
+    from pvtime.host.schedstat import allow_many_files, require_schedstat
+    from pvtime.host.vms import VmFinder
+    from pvtime.report.output_file import refuse_unwritable, write_whole
+    from pvtime.report.waiting import waiting
+    from pvtime.watch.perfetto import to_perfetto
+    from pvtime.watch.who import WhoSession
+    from pvtime.watch.who_view import print_who, who_to_json
+
+    if trace is not None:
+        refuse_unwritable(trace, "the trace")
+    require_schedstat()
+    allow_many_files()
+    every = VmFinder().find()
+    chosen = _chosen(every, vm)
+    with (
+        _interruptible() as stopped,
+        WhoSession(chosen, every, PIECES if trace is not None else 0) as session,
+        waiting(sys.stderr, f"tracing for {duration:g} s"),
+    ):
+        result = session.run(duration, stopped)
+    if trace is not None:
+        write_whole(trace, to_perfetto(result), "the trace")
+    if as_json:
+        sys.stdout.write(who_to_json(result))
+    else:
+        print_who(result, sys.stdout)
+    return 0
+
+
+def _chosen(every: Sequence[HostVm], name: str | None) -> list[HostVm]:
+    """Return the VMs of a name, or all.
+
+    :raises UsageError: there is none, or more than one of that name.
+    """
+    found = [vm for vm in every if name is None or name in (vm.name, vm.label, str(vm.pid))]
+    if not found:
+        of_name = "" if name is None else f" of the name {name!r}"
+        raise UsageError(f"no VM{of_name} is seen on this host: pvtime top --once lists them")
+    if name is not None and len(found) > 1:
+        pids = ", ".join(str(vm.pid) for vm in found)
+        raise UsageError(f"{len(found)} VMs have the name {name!r}: give a process's number, of {pids}")
+    return found
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Have SIGINT and SIGTERM end the tracing early during a ``with`` block; yield whether one came."""
+    came: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _frame: came.append(number)) for number in signals]
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attribution of vCPUs' waits, from the scheduler's events: who had the CPU meanwhile.
+
+A vCPU's thread waits from the moment it is preempted, or woken, until it is put on a CPU: that is what the
+kernel adds to run_delay (kernel/sched/stats.h, sched_info_arrive). Each wait is cut into pieces by what ran
+on the CPU whose queue the thread was in. Afterwards the time for which a quota throttled the thread is taken
+out of them (:meth:`WaitTracker.throttle`): nobody took that from it.
+
+Events come in the order of their times; those of vCPUs that are not followed only cut the pieces.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+__all__ = [
+    "IDLE",
+    "OTHERS",
+    "QUOTA",
+    "UNKNOWN",
+    "Activity",
+    "Migrate",
+    "Runner",
+    "Switch",
+    "VcpuActivity",
+    "Wait",
+    "WaitTracker",
+    "Wakeup",
+]
+
+Runner: TypeAlias = tuple[int, bytes]
+"""A thread by its identifier and its name, as the scheduler has it."""
+Switch: TypeAlias = tuple[int, bytes, int, int, bytes, int]
+"""sched_switch: time in ns, name, thread and state of the one before, name and thread of the next."""
+Wakeup: TypeAlias = tuple[int, int, int]
+"""sched_wakeup: time, thread, CPU."""
+Migrate: TypeAlias = tuple[int, int, int]
+"""sched_migrate_task: time, thread, CPU."""
+
+IDLE: Final[Runner] = (0, b"")
+"""The CPU was idle: the thread was on its way there."""
+UNKNOWN: Final[Runner] = (-1, b"")
+"""Records were lost, or the tracing had not begun."""
+QUOTA: Final[Runner] = (-2, b"")
+"""The thread's cgroup had used up its quota."""
+OTHERS: Final[Runner] = (-3, b"")
+"""Threads beyond :data:`MAX_RUNNERS`."""
+
+MAX_RUNNERS: Final = 20_000
+"""Threads that are told apart: a host may start any number meanwhile."""
+
+_STATES: Final = 0xFF
+"""States of a thread in sched_switch; 0: it is runnable, and was preempted."""
+_STOPPED: Final = 0x04 | 0x08
+"""TASK_STOPPED and TASK_TRACED (include/linux/sched.h)."""
+
+
+class Activity(StrEnum):
+    """What a vCPU's thread does."""
+
+    UNKNOWN = "unknown"
+    RUNS = "ran"
+    WAITS = "stolen"
+    SLEEPS = "blocked"
+    STOPPED = "stopped"
+
+
+@dataclass
+class Wait:
+    """A wait and its pieces."""
+
+    tid: int
+    begin: int
+    seen: bool
+    """Its beginning was traced."""
+    before_ns: int = 0
+    """The part of it before the window."""
+    end: int | None = None
+    pieces: list[tuple[int, int, Runner]] = field(default_factory=list)
+    """Begin, end and who ran, where they are needed later."""
+    causes: defaultdict[Runner, int] = field(default_factory=lambda: defaultdict(int))
+    """Time by who ran, where the pieces are not needed."""
+    throttled: list[tuple[int, int]] = field(default_factory=list)
+
+    def clip(self, end: int) -> None:
+        """Forget what was after a time."""
+        self.pieces = [(low, min(high, end), runner) for low, high, runner in self.pieces if low < end]
+        self.throttled = [(low, min(high, end)) for low, high in self.throttled if low < end]
+        self.end = max(self.begin, end if self.end is None else min(self.end, end))
+
+    def totals(self) -> dict[Runner, int]:
+        """Return the time by cause, with what was throttled under :data:`QUOTA`."""
+        found = self.causes.copy()
+        throttled = _merged(self.throttled)
+        for begin, end, runner in self.pieces:
+            quota = sum(max(0, min(end, high) - max(begin, low)) for low, high in throttled)
+            found[QUOTA] += quota
+            found[runner] += end - begin - quota
+        return {runner: ns for runner, ns in found.items() if ns}
+
+
+@dataclass
+class VcpuActivity:
+    """A vCPU's time since the window began, in ns."""
+
+    tid: int
+    activity: Activity = Activity.UNKNOWN
+    since: int = 0
+    times: defaultdict[Activity, int] = field(default_factory=lambda: defaultdict(int))
+    causes: defaultdict[Runner, int] = field(default_factory=lambda: defaultdict(int))
+    """Stolen time by cause, of waits that are settled."""
+    arrivals: int = 0
+    """The number of times that it was put on a CPU."""
+    longest_ns: int = 0
+    """The longest wait."""
+    waited_ns: int = 0
+    """All waits that ended since their beginnings are known: what run_delay grew by."""
+    checked: tuple[int, int] | None = None
+    """:attr:`waited_ns` and the kernel's run_delay at the first comparison."""
+    counted_ns: int = 0
+    """The kernel's run_delay between the first and the last comparison."""
+    missing_ns: int = 0
+    """What of it was not traced."""
+
+
+class WaitTracker:
+    """Follows vCPUs' threads.
+
+    :param begin: where the window begins, in the events' time.
+    :param cpus: the CPU that each thread ran on last, by thread.
+    :param limited: threads that a quota limits: their waits are settled by :meth:`settle` alone.
+    :param record: keep every piece and activity, for a picture, up to so many.
+    """
+
+    def __init__(
+        self, begin: int, cpus: dict[int, int], limited: Iterable[int] = (), record: int = 0
+    ) -> None:
+        self.vcpus = {tid: VcpuActivity(tid, since=begin) for tid in cpus}
+        self.spans: list[tuple[int, str, int, int, Runner | None]] = []
+        """For a picture: thread, activity, begin, end, and who ran in a wait."""
+        self.dropped_spans = 0
+        self.lost_switches = 0
+        """Switches of which the records before and after tell, and no record."""
+        self.new_runners: list[Runner] = []
+        """Those that had the CPU of a waiting vCPU since the caller emptied the list."""
+        self._runners: set[Runner] = {IDLE, UNKNOWN}
+        self._limit = record
+        self._begin = begin
+        self._limited = set(limited)
+        self._waits: dict[int, Wait] = {}
+        self._queues: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        """By CPU: the threads in its queue, and the time up to which their waits are cut."""
+        self._queue_of: dict[int, int] = {}
+        self._running: dict[int, Runner] = {}
+        self._ended: list[Wait] = []
+        self._end: int | None = None
+        for tid, cpu in cpus.items():  # it may be waiting already: the first event tells
+            self._enqueue(begin, tid, cpu)
+
+    def switch(self, cpu: int, event: Switch) -> None:
+        """Take a switch from one thread to another on a CPU."""
+        now, name, before, state, next_name, after = event
+        running = self._running.get(cpu, UNKNOWN)
+        broken = running[0] != before and running is not UNKNOWN
+        if broken:
+            self._lose(now, running[0])
+        queue = self._queues.get(cpu)
+        if queue:
+            runner = UNKNOWN if broken else (before, name) if before else IDLE
+            for tid, cut in queue.items():
+                if tid != before:
+                    self._cut(tid, cut, now, runner)
+                    queue[tid] = now
+        self._running[cpu] = (after, next_name) if after else IDLE
+        if before in self.vcpus:
+            self._depart(now, cpu, before, state)
+        if after in self.vcpus:
+            self._arrive(now, after)
+
+    def wakeup(self, event: Wakeup) -> None:
+        """Take a wake-up: the thread waits from now on, unless it runs or waits already."""
+        now, tid, cpu = event
+        vcpu = self.vcpus.get(tid)
+        if vcpu is None or vcpu.activity in (Activity.RUNS, Activity.WAITS):
+            return
+        if vcpu.activity is Activity.UNKNOWN:
+            self._dequeue(tid)
+            self._waits.pop(tid, None)
+            vcpu.activity = Activity.SLEEPS
+        self._become(vcpu, Activity.WAITS, now)
+        self._enqueue(now, tid, cpu)
+
+    def migrate(self, event: Migrate) -> None:
+        """Take a move to another CPU's queue."""
+        now, tid, cpu = event
+        if tid in self._queue_of:
+            old = self._queue_of[tid]
+            self._cut(tid, self._queues[old][tid], now, self._running.get(old, UNKNOWN))
+            self._dequeue(tid)
+            self._queue_of[tid] = cpu
+            self._queues[cpu][tid] = now
+
+    def throttle(self, tids: Iterable[int], begin: int, end: int, throttled_ns: int) -> None:
+        """Take the time for which a quota kept threads from running: an increment of throttled_time.
+
+        The kernel adds it when the throttling ends, which was between ``begin`` and ``end``. It is divided
+        among the waits of then: none gets more than it lasted until that moment, and all get the same below
+        that.
+        """
+        if throttled_ns <= 0:
+            return
+        waits = [wait for wait in self._limited_waits(set(tids)) if wait.begin < end]
+        waits = [wait for wait in waits if wait.end is None or wait.end > begin]
+        ends = [wait.end for wait in waits if wait.end is not None and wait.end <= end]
+        last = max(ends, default=end)
+        spans = [(wait, min(last, wait.end or last)) for wait in waits]
+        spans.sort(key=lambda span: span[0].begin - span[1])  # the longest first
+        while throttled_ns > 0 and spans:
+            # Where periods are short, several waits of one thread end between two readings.
+            longest = {wait.tid: (wait, until) for wait, until in reversed(spans)}
+            shares = _divide(throttled_ns, [until - wait.begin for wait, until in longest.values()])
+            for (wait, until), share in zip(longest.values(), shares, strict=True):
+                if share:
+                    wait.throttled.append((until - share, until))
+            throttled_ns -= sum(shares)
+            spans = [span for span in spans if span not in longest.values()]
+
+    def settle(self, until: int) -> None:
+        """Settle the waits that ended before ``until``: what throttled them is known by now."""
+        kept = []
+        for wait in self._ended:
+            assert wait.end is not None
+            if wait.end < until:
+                self._settle(wait)
+            else:
+                kept.append(wait)
+        self._ended = kept
+
+    def end_window(self, end: int) -> None:
+        """End the window here. What follows only tells whether a quota throttled those who wait now."""
+        self._cut_all(end)
+        for vcpu in self.vcpus.values():
+            self._become(vcpu, vcpu.activity, end)
+        self._end = end
+
+    def finish(self, end: int) -> None:
+        """Settle all waits, those that last too; without :meth:`end_window`, end the window."""
+        self._cut_all(end)
+        for vcpu in self.vcpus.values():
+            if vcpu.activity is Activity.WAITS:
+                wait = self._waits.pop(vcpu.tid)
+                wait.end = end
+                self._ended.append(wait)
+            self._become(vcpu, vcpu.activity, end)
+        self.settle(end + 1)
+
+    def _cut_all(self, end: int) -> None:
+        for cpu, queue in self._queues.items():
+            for tid, cut in queue.items():
+                self._cut(tid, cut, end, self._running.get(cpu, UNKNOWN))
+                queue[tid] = end
+
+    def restart(self, begin: int) -> None:
+        """Begin the window here: forget what was until now, but not who waits, runs or sleeps."""
+        for cpu, queue in self._queues.items():
+            for tid in queue:
+                queue[tid] = begin
+                wait = self._waits[tid]
+                wait.before_ns += begin - wait.begin
+                wait.begin = begin
+                wait.pieces, wait.throttled = [], []
+                wait.causes.clear()
+            self._running.setdefault(cpu, UNKNOWN)
+        self._ended.clear()
+        self.spans.clear()
+        for vcpu in self.vcpus.values():
+            vcpu.since = begin
+            vcpu.times.clear()
+            vcpu.causes.clear()
+            vcpu.arrivals = vcpu.longest_ns = 0
+
+    def compare(self, tid: int, run_delay_ns: int) -> None:
+        """Compare with a thread's run_delay, read now: no event of the thread is left out."""
+        vcpu = self.vcpus[tid]
+        wait = self._waits.get(tid)
+        if vcpu.activity is Activity.UNKNOWN or (wait is not None and not wait.seen):
+            return
+        if vcpu.checked is None:
+            vcpu.checked = vcpu.waited_ns, run_delay_ns
+            return
+        waited, before = vcpu.checked
+        vcpu.counted_ns = run_delay_ns - before
+        vcpu.missing_ns = vcpu.counted_ns - (vcpu.waited_ns - waited)
+
+    def pending_ns(self, tid: int, now: int) -> int:
+        """Return how long a thread has been waiting in a wait that has not ended; 0: it does not wait."""
+        vcpu = self.vcpus[tid]
+        return now - self._waits[tid].begin if vcpu.activity is Activity.WAITS else 0
+
+    def resolve(self, tid: int, activity: Activity) -> None:
+        """Say what a thread of which no event came has done all the time."""
+        vcpu = self.vcpus[tid]
+        if vcpu.activity is Activity.UNKNOWN:
+            vcpu.activity = activity
+            if activity is not Activity.WAITS:
+                self._dequeue(tid)
+                self._waits.pop(tid, None)
+
+    def _limited_waits(self, tids: set[int]) -> list[Wait]:
+        """Return the waits of threads that may still be throttled time; of those that last, not UNKNOWN."""
+        current = [
+            wait
+            for tid, wait in self._waits.items()
+            if tid in tids and self.vcpus[tid].activity is not Activity.UNKNOWN
+        ]
+        return [wait for wait in self._ended if wait.tid in tids] + current
+
+    def _depart(self, now: int, cpu: int, tid: int, state: int) -> None:
+        vcpu = self.vcpus[tid]
+        if vcpu.activity is Activity.WAITS:  # its arrival was lost, and came after the last cut
+            self._arrive(self._queues[self._queue_of[tid]][tid], tid)
+        elif vcpu.activity is not Activity.RUNS:  # it ran before the tracing began
+            self._dequeue(tid)
+            self._waits.pop(tid, None)
+            vcpu.activity = Activity.RUNS
+        if state & _STATES == 0:
+            self._become(vcpu, Activity.WAITS, now)
+            self._enqueue(now, tid, cpu)
+        else:
+            self._become(vcpu, Activity.STOPPED if state & _STOPPED else Activity.SLEEPS, now)
+
+    def _lose(self, now: int, running: int) -> None:
+        """Note that a thread left its CPU without a record. perf drops those of some threads."""
+        self.lost_switches += 1
+        vcpu = self.vcpus.get(running)
+        if vcpu is not None and vcpu.activity is Activity.RUNS:
+            self._become(vcpu, Activity.UNKNOWN, now)
+            self._enqueue(now, running, -1)
+
+    def _arrive(self, now: int, tid: int) -> None:
+        vcpu = self.vcpus[tid]
+        vcpu.arrivals += 1
+        if vcpu.activity is Activity.UNKNOWN:
+            vcpu.activity = Activity.WAITS
+        wait = self._waits.pop(tid, None)
+        self._dequeue(tid)
+        self._become(vcpu, Activity.RUNS, now)
+        if wait is not None:
+            wait.end = now
+            vcpu.waited_ns += wait.before_ns + now - wait.begin
+            vcpu.longest_ns = max(vcpu.longest_ns, now - wait.begin)
+            if tid in self._limited:
+                self._ended.append(wait)
+            else:
+                self._settle(wait)
+
+    def _become(self, vcpu: VcpuActivity, activity: Activity, now: int) -> None:
+        now = now if self._end is None else min(now, self._end)
+        vcpu.times[vcpu.activity] += max(0, now - vcpu.since)
+        if self._limit and vcpu.activity is not Activity.WAITS and now > vcpu.since:
+            self._span(vcpu.tid, vcpu.activity.value, vcpu.since, now, None)
+        vcpu.activity, vcpu.since = activity, now
+
+    def _enqueue(self, now: int, tid: int, cpu: int) -> None:
+        self._waits[tid] = Wait(tid, now, self.vcpus[tid].activity is not Activity.UNKNOWN)
+        self._queue_of[tid] = cpu
+        self._queues[cpu][tid] = now
+
+    def _dequeue(self, tid: int) -> None:
+        cpu = self._queue_of.pop(tid, None)
+        if cpu is not None:
+            self._queues[cpu].pop(tid, None)
+
+    def _cut(self, tid: int, begin: int, end: int, runner: Runner) -> None:
+        if end <= begin or (self._end is not None and tid not in self._limited):
+            return
+        if runner not in self._runners:
+            if len(self._runners) < MAX_RUNNERS:
+                self._runners.add(runner)
+                self.new_runners.append(runner)
+            else:
+                runner = OTHERS
+        wait = self._waits[tid]
+        if not self._limit and tid not in self._limited:
+            wait.causes[runner] += end - begin
+        elif wait.pieces and wait.pieces[-1][1:] == (begin, runner):
+            wait.pieces[-1] = (wait.pieces[-1][0], end, runner)
+        else:
+            wait.pieces.append((begin, end, runner))
+
+    def _settle(self, wait: Wait) -> None:
+        if self._end is not None:
+            wait.clip(self._end)
+        causes = self.vcpus[wait.tid].causes
+        totals = wait.totals()
+        for runner, ns in totals.items():
+            causes[runner] += ns
+        end = wait.begin if wait.end is None else wait.end
+        causes[UNKNOWN] += end - wait.begin - sum(totals.values())  # a switch was lost
+        if self._limit:
+            throttled = _merged(wait.throttled)
+            for begin, until, runner in wait.pieces:
+                for low, high in _without(begin, until, throttled):
+                    self._span(wait.tid, Activity.WAITS.value, low, high, runner)
+            for begin, until in throttled:
+                self._span(wait.tid, Activity.WAITS.value, begin, until, QUOTA)
+
+    def _span(self, tid: int, activity: str, begin: int, end: int, runner: Runner | None) -> None:
+        if len(self.spans) < self._limit:
+            self.spans.append((tid, activity, begin, end, runner))
+        else:
+            self.dropped_spans += 1
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans that do not overlap, of the same times."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def _without(begin: int, end: int, holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return what is left of a span without the holes, which are in order.
+
+    >>> _without(0, 10, [(2, 3), (8, 12)])
+    [(0, 2), (3, 8)]
+    """
+    left = []
+    for low, high in holes:
+        if low > begin:
+            left.append((begin, min(low, end)))
+        begin = max(begin, high)
+        if begin >= end:
+            return left
+    return [*left, (begin, end)]
+
+
+def _divide(total: int, lengths: list[int]) -> list[int]:
+    """Divide a time among waits: the same for all, but none more than its length.
+
+    >>> _divide(10, [2, 9, 9])
+    [2, 4, 4]
+    """
+    shares = [0] * len(lengths)
+    left = total
+    order = sorted(range(len(lengths)), key=lambda at: lengths[at])
+    for done, at in enumerate(order):
+        shares[at] = min(lengths[at], left // (len(order) - done))
+        left -= shares[at]
+    return shares

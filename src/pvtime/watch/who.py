@@ -1,0 +1,494 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who had the CPU while vCPUs waited for it: the course of ``pvtime who``.
+
+The scheduler's events are traced for all CPUs, by perf in rings of bounded size, and taken apart here. After
+a while in which it learns what every vCPU does, the window begins. run_delay is read again and again beside
+that, and compared with the waits that were traced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import StrEnum
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final
+
+from pvtime.errors import UsageError
+from pvtime.host.cgroups import CgroupMounts, CpuQuota
+from pvtime.host.perf import PerfRing, perf_ring
+from pvtime.host.process import PROC, read_bytes, thread_state
+from pvtime.host.schedstat import ThreadReader
+from pvtime.host.text import printable
+from pvtime.host.tracefs import tracefs
+from pvtime.host.vms import HostVcpu, HostVm
+from pvtime.watch.sampler import parse_cpus
+from pvtime.watch.waits import IDLE, OTHERS, QUOTA, UNKNOWN, Activity, Runner, WaitTracker
+
+__all__ = ["CauseKind", "CauseRow", "VcpuCauses", "VmCauses", "WhoResult", "WhoSession", "clock"]
+
+WARM_UP_S: Final = 0.25
+"""Seconds of tracing before the window: two and a half periods of the usual quota."""
+POLL_S: Final = 0.02
+"""Between two readings of the quotas' counts."""
+DRAIN_EVERY: Final = 5
+"""Polls between two drains of the rings."""
+SLACK_NS: Final = 5_000_000
+"""A record may come this much later into its ring than its time."""
+RING_BYTES: Final = 64 << 20
+"""For all CPUs together."""
+MOST_PERIOD_NS: Final = 500_000_000
+"""A quota's period is 100 ms unless somebody changed it; a longer one is not waited for."""
+MOST_PAGES: Final = 2048
+"""Of a CPU's ring: records of 4 s at 20,000 switches a second, should this process have to wait for a CPU."""
+MAX_FILTERED: Final = 100
+"""Threads in a filter of the kernel's: its text must fit a page."""
+INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
+"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
+CLOCK_MONOTONIC_RAW: Final = time.CLOCK_MONOTONIC_RAW
+
+_SWITCH: Final = ("prev_comm", "prev_pid", "prev_state", "next_comm", "next_pid")
+
+
+def clock() -> int:
+    """Return the time in which the events are dated, in ns."""
+    return time.clock_gettime_ns(CLOCK_MONOTONIC_RAW)
+
+
+class CauseKind(StrEnum):
+    """Why a vCPU waited."""
+
+    VM = "another VM"
+    PROCESS = "a process"
+    KERNEL = "the kernel"
+    SIBLING = "its own vCPUs"
+    VMM = "its own VMM"
+    QUOTA = "its own quota"
+    LATENCY = "wake-up latency"
+    """The CPU was idle: it was on its way to the thread."""
+    UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class CauseRow:
+    """A cause and its time."""
+
+    kind: CauseKind
+    name: str
+    """``qemu:web1``, or a process's name; empty where the kind says all. Printable."""
+    pid: int | None
+    ns: int
+
+
+@dataclass(frozen=True)
+class VcpuCauses:
+    """A vCPU's time in the window, in ns."""
+
+    vcpu: HostVcpu
+    elapsed_ns: int
+    ran_ns: int
+    stolen_ns: int
+    blocked_ns: int
+    """It slept: the guest was idle, or the VMM handled an exit."""
+    stopped_ns: int
+    """By a signal, a debugger or the freezer."""
+    longest_ns: int
+    """The longest wait."""
+    rows: tuple[CauseRow, ...]
+    """They sum to :attr:`stolen_ns`."""
+    run_delay_ns: int
+    """What the kernel counted while both counted."""
+    missing_ns: int
+    """What of it the trace does not have."""
+
+
+@dataclass(frozen=True)
+class VmCauses:
+    """A VM's vCPUs."""
+
+    vm: HostVm
+    ended: bool
+    frozen_ns: int
+    vcpus: tuple[VcpuCauses, ...]
+
+    def rows(self) -> list[CauseRow]:
+        """Return the causes of all its vCPUs' waits, the greatest first."""
+        return sum_rows(row for vcpu in self.vcpus for row in vcpu.rows)
+
+    @property
+    def stolen_ns(self) -> int:
+        """Return the stolen time of all its vCPUs."""
+        return sum(vcpu.stolen_ns for vcpu in self.vcpus)
+
+
+@dataclass(frozen=True)
+class WhoResult:
+    """The window's figures."""
+
+    elapsed_ns: int
+    vms: tuple[VmCauses, ...]
+    notes: tuple[str, ...]
+    """What was not possible, in sentences."""
+    begin_ns: int = 0
+    """Beginning of the window, in the time of :attr:`spans`."""
+    spans: tuple[tuple[int, str, int, int, CauseRow | None], ...] = ()
+    """For a picture: thread, activity, begin, end and cause."""
+
+
+def sum_rows(rows: Any) -> list[CauseRow]:
+    """Return one row for each cause, the greatest first."""
+    sums: defaultdict[tuple[CauseKind, str, int | None], int] = defaultdict(int)
+    for row in rows:
+        sums[row.kind, row.name, row.pid] += row.ns
+    found = [CauseRow(*key, ns) for key, ns in sums.items() if ns]
+    return sorted(found, key=lambda row: (-row.ns, row.kind, row.name, row.pid or 0))
+
+
+@dataclass
+class _QuotaPoll:
+    """A quota, the threads that it limits, and its last count."""
+
+    quota: CpuQuota
+    tids: list[int]
+    read_at: int = 0
+    throttled_ns: int | None = None
+
+
+@dataclass
+class _Followed:
+    """A VM whose vCPUs are followed."""
+
+    vm: HostVm
+    membership: dict[str, str]
+    readers: dict[int, ThreadReader] = field(default_factory=dict)
+    frozen_ns: int = 0
+    frozen: bool = False
+
+
+class WhoSession:
+    """Traces for a while. Use it as a context manager: at its end nothing is traced any more.
+
+    :param vms: the VMs to follow.
+    :param every: all VMs of the host, to name neighbours.
+    :param record: keep what is needed for a picture, up to so many pieces.
+    :raises UsageError: this host, kernel or user cannot trace.
+    """
+
+    def __init__(
+        self, vms: Sequence[HostVm], every: Sequence[HostVm], record: int = 0, proc: Path = PROC
+    ) -> None:
+        self._proc = proc
+        self._record = record
+        self._by_pid = {vm.pid: vm for vm in every}
+        mounts = CgroupMounts(proc)
+        self._mounts = mounts
+        self._followed = [_Followed(vm, mounts.membership(vm.pid)) for vm in vms]
+        self._vm_of: dict[int, HostVm] = {}
+        self._quotas: dict[str, _QuotaPoll] = {}
+        self._names: dict[Runner, tuple[CauseKind, str, int | None]] = {}
+        self._events: list[tuple[int, int, tuple[Any, ...]]] = []
+        self._increments: list[tuple[int, int, int, list[int]]] = []
+        self.window_began = False
+        """What happens from now on is in the result."""
+        self._stack = ExitStack()
+        self._cpus: dict[int, int] = {}
+
+    def __enter__(self) -> WhoSession:
+        """Open the rings."""
+        try:
+            self._refuse_namespace()
+            for followed in self._followed:
+                self._follow(followed)
+            if not self._vm_of:
+                raise UsageError("no vCPU has a thread that is known: there is nothing to follow")
+            self._open_rings()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close them."""
+        self._stack.close()
+
+    def run(self, duration: float, stop: Callable[[], bool] = lambda: False) -> WhoResult:
+        """Trace for a time, or until ``stop`` returns True; return what was found."""
+        for ring in self._rings:
+            ring.enable()
+        begin = clock()
+        limited = {tid for poll in self._quotas.values() for tid in poll.tids}
+        self._tracker = WaitTracker(begin, self._cpus, limited, self._record)
+        self._loop(begin + int(WARM_UP_S * 1e9), stop)
+        window = clock()
+        self._process(window)
+        self._resolve_sleepers()
+        self._tracker.restart(window)
+        self.window_began = True
+        for followed in self._followed:
+            followed.frozen_ns = 0
+        self._loop(window + int(duration * 1e9), stop, compare=True)
+        end = clock()
+        self._compare(end)
+        self._poll_quotas()
+        self._drain()
+        self._process(end)
+        self._tracker.end_window(end)
+        if self._quotas:  # the kernel tells of a throttling when that ends
+            longest = max(poll.quota.period_ns for poll in self._quotas.values())
+            self._loop(end + min(longest + 2 * int(POLL_S * 1e9), MOST_PERIOD_NS), stop)
+            self._process(clock())
+        return self._finish(window, end)
+
+    # Setting up.
+
+    def _refuse_namespace(self) -> None:
+        try:
+            namespace = str(Path(f"{self._proc}/self/ns/pid").readlink())
+        except OSError:
+            return
+        if namespace != INITIAL_PID_NAMESPACE:
+            raise UsageError(
+                "pvtime who runs in a container: the kernel traces the host's thread numbers, which have no "
+                "meaning here. Run it on the host, or in a container that shares the host's PID namespace"
+            )
+
+    def _follow(self, followed: _Followed) -> None:
+        vm = followed.vm
+        for vcpu in vm.vcpus:
+            if vcpu.tid is None:
+                continue
+            try:
+                reader = ThreadReader(vm.pid, vcpu.tid, self._proc)
+            except ProcessLookupError:
+                continue
+            self._stack.callback(reader.close)
+            figures = reader.read()
+            if figures is None:
+                continue
+            followed.readers[vcpu.tid] = reader
+            self._cpus[vcpu.tid] = figures.cpu
+            self._vm_of[vcpu.tid] = vm
+            for quota in self._mounts.quotas(self._mounts.membership(vm.pid, vcpu.tid)):
+                self._quotas.setdefault(quota.directory, _QuotaPoll(quota, [])).tids.append(vcpu.tid)
+
+    def _open_rings(self) -> None:
+        with tracefs() as system:
+            names = ("sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task")
+            switch, wakeup, wakeup_new, migrate = (system.tracepoint(name) for name in names)
+        online = parse_cpus(Path("/sys/devices/system/cpu/online").read_text())
+        pages = MOST_PAGES
+        while pages > 16 and pages * 4096 * 1.5 * len(online) > RING_BYTES:
+            pages //= 2
+        kinds = (
+            (pages, [switch], _SWITCH),
+            (pages // 4, [wakeup, wakeup_new], ("pid", "target_cpu")),
+            (pages // 4, [migrate], ("pid", "dest_cpu")),
+        )
+        enter = self._stack.enter_context
+        rings = [[enter(perf_ring(cpu, *kind)) for cpu in sorted(online)] for kind in kinds]
+        self._switches, self._wakeups, self._migrations = rings
+        self._rings: list[PerfRing] = [ring for each in rings for ring in each]
+        if len(self._vm_of) <= MAX_FILTERED:
+            chosen = "||".join(f"pid=={tid}" for tid in self._vm_of)
+            for ring in (*self._wakeups, *self._migrations):
+                ring.select(chosen)
+
+    # While it traces.
+
+    def _loop(self, until: int, stop: Callable[[], bool], *, compare: bool = False) -> None:
+        polls = 0
+        while (now := clock()) < until and not stop():
+            self._poll_quotas()
+            self._poll_freezers(now)
+            if polls % DRAIN_EVERY == 0:
+                self._drain()
+                self._process(now - SLACK_NS)
+                if compare:
+                    self._compare(clock())
+            polls += 1
+            time.sleep(max(0.0, min(POLL_S, (until - clock()) / 1e9)))
+        self._drain()
+
+    def _poll_quotas(self) -> None:
+        for poll in self._quotas.values():
+            now = poll.quota.throttling()
+            read_at = clock()
+            if now is None:
+                continue
+            if poll.throttled_ns is not None and now.throttled_ns > poll.throttled_ns:
+                self._increments.append(
+                    (poll.read_at, read_at, now.throttled_ns - poll.throttled_ns, poll.tids)
+                )
+            poll.throttled_ns, poll.read_at = now.throttled_ns, read_at
+
+    def _poll_freezers(self, now: int) -> None:
+        for followed in self._followed:
+            before = followed.frozen
+            followed.frozen = self._mounts.frozen(followed.membership)
+            if before and followed.frozen:
+                followed.frozen_ns += now - self._frozen_at
+        self._frozen_at = now
+
+    _frozen_at = 0
+
+    def _drain(self) -> None:
+        events = self._events
+        for ring in self._switches:
+            cpu = ring.cpu
+            events += [(record[0], cpu, record) for record in ring.drain()]
+        for kind, rings in ((-1, self._wakeups), (-2, self._migrations)):
+            for ring in rings:
+                events += [(record[0], kind, record) for record in ring.drain()]
+        events.sort(key=itemgetter(0))
+
+    def _process(self, until: int) -> None:
+        """Have the tracker see the events until a time."""
+        tracker = self._tracker
+        switch, taken = tracker.switch, 0
+        for moment, kind, record in self._events:
+            if moment > until:
+                break
+            taken += 1
+            if kind >= 0:
+                switch(kind, record)
+            elif kind == -1:
+                tracker.wakeup(record)
+            elif kind == -2:
+                tracker.migrate(record)
+            else:
+                tracker.compare(*record)
+        del self._events[:taken]
+        settled = until
+        for at, (begin, end, throttled, tids) in enumerate(self._increments):
+            if end > until:
+                settled = begin
+                del self._increments[:at]
+                break
+            tracker.throttle(tids, begin, end, throttled)
+        else:
+            self._increments.clear()
+            settled = min([until, *(poll.read_at for poll in self._quotas.values())])
+        tracker.settle(settled)
+        for runner in tracker.new_runners:
+            self._names[runner] = self._identify(runner)
+        tracker.new_runners.clear()
+
+    def _compare(self, _now: int) -> None:
+        """Read each vCPU's run_delay, at a moment in which it is not being put on a CPU."""
+        for followed in self._followed:
+            for tid, reader in followed.readers.items():
+                before = reader.run_delay()
+                for _ in range(8):
+                    now = clock()
+                    after = reader.run_delay()
+                    if before == after:
+                        break
+                    before = after
+                if before is not None and before == after:
+                    self._events.append((now, -3, (tid, before[0])))
+        self._events.sort(key=itemgetter(0))
+
+    def _resolve_sleepers(self) -> None:
+        """Resolve the vCPUs of which no event came: they sleep, are stopped, or run or wait all the time."""
+        for followed in self._followed:
+            for tid, reader in followed.readers.items():
+                figures = reader.read()
+                if figures is not None and figures.state != "R":
+                    stopped = figures.state in "Tt"
+                    self._tracker.resolve(tid, Activity.STOPPED if stopped else Activity.SLEEPS)
+
+    def _identify(self, runner: Runner) -> tuple[CauseKind, str, int | None]:
+        """Return the kind, name and process of a thread that had the CPU; it may have ended."""
+        tid, comm = runner
+        own = printable(comm.rstrip(b"\0").partition(b"\0")[0], 32)
+        status = read_bytes(f"{self._proc}/{tid}/status", 4096) or b""
+        fields = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
+        tgid, parent = (int(fields.get(name, b"0").split()[0]) for name in (b"Tgid", b"PPid"))
+        if tgid in self._by_pid:
+            return CauseKind.VM, self._by_pid[tgid].label, tgid
+        if tgid == 0:
+            return CauseKind.PROCESS, f"{own} (ended)", tid
+        if tgid == 2 or parent == 2:
+            return CauseKind.KERNEL, own, tgid
+        state = thread_state(f"{self._proc}/{tgid}")
+        return CauseKind.PROCESS, printable(state.name, 32) if state else own, tgid
+
+    # The result.
+
+    def _finish(self, begin: int, end: int) -> WhoResult:
+        tracker = self._tracker
+        ended = set()
+        for followed in self._followed:
+            for tid, reader in followed.readers.items():
+                figures = reader.read()
+                if figures is None:
+                    ended.add(followed.vm.key)
+                elif figures.state == "R":
+                    tracker.resolve(tid, Activity.RUNS if figures.ran_ns else Activity.WAITS)
+        tracker.finish(clock())
+        for runner in tracker.new_runners:
+            self._names[runner] = self._identify(runner)
+        vms = [
+            VmCauses(
+                followed.vm,
+                followed.vm.key in ended,
+                followed.frozen_ns,
+                tuple(
+                    self._vcpu_causes(vcpu, followed, end - begin)
+                    for vcpu in followed.vm.vcpus
+                    if vcpu.tid in followed.readers
+                ),
+            )
+            for followed in self._followed
+        ]
+        notes = []
+        if lost := sum(ring.lost for ring in self._rings):
+            notes.append(
+                f"{lost} records were lost: this host switches threads faster than they could be read"
+            )
+        if tracker.dropped_spans:
+            notes.append(f"the picture ends early: {tracker.dropped_spans} pieces did not fit")
+        spans = tuple(
+            (tid, activity, low, high, self._row(runner, self._vm_of[tid], high - low) if runner else None)
+            for tid, activity, low, high, runner in tracker.spans
+        )
+        return WhoResult(end - begin, tuple(vms), tuple(notes), begin, spans)
+
+    def _vcpu_causes(self, vcpu: HostVcpu, followed: _Followed, elapsed: int) -> VcpuCauses:
+        assert vcpu.tid is not None
+        found = self._tracker.vcpus[vcpu.tid]
+        times = found.times
+        blocked = times[Activity.SLEEPS]
+        frozen = min(blocked, followed.frozen_ns)
+        return VcpuCauses(
+            vcpu,
+            elapsed,
+            times[Activity.RUNS],
+            times[Activity.WAITS],
+            blocked - frozen,
+            times[Activity.STOPPED] + frozen,
+            found.longest_ns,
+            tuple(sum_rows(self._row(runner, followed.vm, ns) for runner, ns in found.causes.items())),
+            found.counted_ns,
+            found.missing_ns,
+        )
+
+    def _row(self, runner: Runner, vm: HostVm, ns: int) -> CauseRow:
+        fixed = {
+            IDLE: CauseKind.LATENCY,
+            UNKNOWN: CauseKind.UNKNOWN,
+            QUOTA: CauseKind.QUOTA,
+            OTHERS: CauseKind.PROCESS,
+        }
+        if runner in fixed:
+            return CauseRow(fixed[runner], "many others" if runner == OTHERS else "", None, ns)
+        kind, name, pid = self._names[runner]
+        if pid == vm.pid:
+            own = self._vm_of.get(runner[0])
+            sibling = own is not None and own.key == vm.key
+            return CauseRow(CauseKind.SIBLING if sibling else CauseKind.VMM, "", pid, ns)
+        return CauseRow(kind, name, pid, ns)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The figures of ``pvtime who`` as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, TextIO
+
+from pvtime.report import units
+from pvtime.watch.verdict import verdicts
+from pvtime.watch.who import CauseRow, VcpuCauses, VmCauses, WhoResult
+
+__all__ = ["print_who", "who_to_json"]
+
+SCHEMA: Final = 1
+MOST_ROWS: Final = 15
+AGREES: Final = 0.001
+"""Share of run_delay that may be missing without a word."""
+
+
+def print_who(result: WhoResult, file: TextIO) -> None:
+    """Print every VM's vCPUs, causes and verdicts."""
+    from rich.table import Table
+
+    from pvtime.report.table import figures_table, open_console
+
+    console = open_console(file)
+    for vm in result.vms:
+        headings = ("vCPU", "ran", "stolen", "blocked", "stopped", "longest\nwait")
+        rows = [(_cells(vcpu), True) for vcpu in vm.vcpus]
+        title = f"{vm.vm.label} (process {vm.vm.pid}), {result.elapsed_ns / 1e9:.2f} s"
+        console.print(figures_table(title, headings, rows))
+        if causes := vm.rows():
+            table = Table(box=None, pad_edge=False, show_header=False)
+            for justify in ("right", "right", "left", "left"):
+                table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
+            for row in causes[:MOST_ROWS]:
+                table.add_row(units.time(row.ns), units.percent(row.ns, vm.stolen_ns), row.kind, _who(row))
+            if rest := causes[MOST_ROWS:]:
+                ns = sum(row.ns for row in rest)
+                table.add_row(units.time(ns), units.percent(ns, vm.stolen_ns), f"{len(rest)} more", "")
+            console.print("\nstolen by (time, per cent):")
+            console.print(table)
+        for sentence in (*_disagreements(vm), *(f"=> {verdict}" for verdict in verdicts(vm))):
+            console.print(sentence, soft_wrap=True)
+        console.print()
+    for note in result.notes:
+        console.print(note, soft_wrap=True)
+
+
+def _cells(vcpu: VcpuCauses) -> list[str]:
+    figures = (vcpu.ran_ns, vcpu.stolen_ns, vcpu.blocked_ns, vcpu.stopped_ns, vcpu.longest_ns)
+    return [vcpu.vcpu.label, *(units.time(figure) for figure in figures)]
+
+
+def _who(row: CauseRow) -> str:
+    return f"{row.name} (process {row.pid})" if row.pid and row.name else row.name
+
+
+def _disagreements(vm: VmCauses) -> list[str]:
+    """Return a sentence for each vCPU whose rows do not sum to what the kernel counted."""
+    return [
+        f"vCPU {vcpu.vcpu.label}: these rows have {units.difference(-vcpu.missing_ns)} beside the "
+        f"{units.time(vcpu.run_delay_ns)} that the kernel counted while both counted"
+        for vcpu in vm.vcpus
+        if abs(vcpu.missing_ns) > AGREES * vcpu.run_delay_ns
+    ]
+
+
+def who_to_json(result: WhoResult) -> str:
+    """Return the figures as a JSON object with a newline at its end; docs/who.md has the fields."""
+    document = {
+        "schema": SCHEMA,
+        "elapsed_ns": result.elapsed_ns,
+        "notes": list(result.notes),
+        "vms": [
+            {
+                "vmm": vm.vm.vmm,
+                "name": vm.vm.name,
+                "pid": vm.vm.pid,
+                "ended": vm.ended,
+                "frozen_ns": vm.frozen_ns,
+                "verdicts": verdicts(vm),
+                "vcpus": [_vcpu_to_json(vcpu) for vcpu in vm.vcpus],
+            }
+            for vm in result.vms
+        ],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _vcpu_to_json(vcpu: VcpuCauses) -> dict[str, Any]:
+    return {
+        "vcpu": vcpu.vcpu.label,
+        "tid": vcpu.vcpu.tid,
+        "elapsed_ns": vcpu.elapsed_ns,
+        "ran_ns": vcpu.ran_ns,
+        "stolen_ns": vcpu.stolen_ns,
+        "blocked_ns": vcpu.blocked_ns,
+        "stopped_ns": vcpu.stopped_ns,
+        "longest_ns": vcpu.longest_ns,
+        "run_delay_ns": vcpu.run_delay_ns,
+        "missing_ns": vcpu.missing_ns,
+        "causes": [
+            {"kind": row.kind.value, "name": row.name, "pid": row.pid, "ns": row.ns} for row in vcpu.rows
+        ],
+    }
