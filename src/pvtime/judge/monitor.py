@@ -18,7 +18,8 @@ from typing import Final
 
 from pvtime.judge.qmp import Qmp, QmpError
 from pvtime.judge.vcpu_threads import processes_below
-from pvtime.run.control import SaveRequest, ask
+from pvtime.run.control_client import ask
+from pvtime.run.control_protocol import SaveRequest
 from pvtime.run.exporter import SaveResult
 
 __all__ = ["ControlError", "Monitor", "monitor_of", "program_of"]
