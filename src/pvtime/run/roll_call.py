@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,8 @@ from pvtime.run.runtime_dir import named_sockets, sweep
 
 __all__ = ["Answer", "call_the_roll"]
 
-TIMEOUT_S: Final = 2.0
-"""Seconds in which a machine must answer: its process may be stopped."""
+TIMEOUT_S: Final = 5.0
+"""Default of the time in which a machine must answer: its process may be stopped, or on a busy host."""
 
 THREADS: Final = 16
 
@@ -31,23 +32,24 @@ class Answer:
     """Reason for which there is no answer."""
 
 
-def call_the_roll() -> list[Answer]:
+def call_the_roll(timeout_s: float = TIMEOUT_S) -> list[Answer]:
     """Ask every machine of the user's for its description; sweep the sockets of those that were killed.
 
+    :param timeout_s: time in which a machine must answer, in seconds.
     :raises UsageError: the directory of the sockets is not this user's alone.
     """
     sockets = named_sockets()
     if not sockets:
         return []
     with ThreadPoolExecutor(min(THREADS, len(sockets))) as pool:
-        answers = pool.map(_ask, *zip(*sockets, strict=True))
+        answers = pool.map(partial(_ask, timeout_s=timeout_s), *zip(*sockets, strict=True))
         return [answer for answer in answers if answer is not None]
 
 
-def _ask(name: str, path: Path) -> Answer | None:
+def _ask(name: str, path: Path, *, timeout_s: float) -> Answer | None:
     """Return a machine's answer; None: it was killed, or has just ended."""
     try:
-        info = ask(path, InfoRequest(), MachineInfo, timeout_s=TIMEOUT_S)
+        info = ask(path, InfoRequest(), MachineInfo, timeout_s=timeout_s)
     except PvtimeError as error:
         sweep(path)
         return Answer(name, None, str(error)) if path.is_socket() else None

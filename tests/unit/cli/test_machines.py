@@ -67,7 +67,8 @@ def processes() -> dict[str, int]:
     """Return the machines that ps lists, and their processes."""
     from pvtime.run.roll_call import call_the_roll
 
-    return {answer.name: answer.info.pid for answer in call_the_roll() if answer.info is not None}
+    answers = call_the_roll(DEADLINE)
+    return {answer.name: answer.info.pid for answer in answers if answer.info is not None}
 
 
 def test_a_machine_in_the_background_is_listed_driven_and_ended(

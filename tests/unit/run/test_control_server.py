@@ -420,7 +420,7 @@ def test_twenty_machines_of_a_user_answer_each_for_itself(
     try:
         for number, name in enumerate(names):
             ask(socket_of(name), StealRequest([f"{number + 1}ms/1s"]), StealResult)
-        answers = call_the_roll()
+        answers = call_the_roll(DEADLINE)
         assert sorted(answer.name for answer in answers) == sorted(names)
         for answer in answers:
             assert answer.info is not None
