@@ -31,6 +31,7 @@ COMMANDS: Final = (
     "console",
     "cost",
     "doctor",
+    "export",
     "help",
     "images",
     "judge",

@@ -52,6 +52,7 @@ _NAME_OPTIONS: Final = {
     "firecracker": ("--id",),
     "crosvm": ("--name",),
     "kvmtool": ("--name", "-n"),
+    "pvtime": ("--name",),
 }
 
 

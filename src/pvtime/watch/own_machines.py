@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pvtime's own machines, asked by their control sockets: the structure and the guest beside the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pvtime.errors import PvtimeError
+from pvtime.run.control_client import ask
+from pvtime.run.control_protocol import InfoRequest, MachineInfo, StatRequest
+from pvtime.run.runtime_dir import named_sockets
+
+__all__ = ["OwnVcpu", "ask_own_machines", "parse_sample"]
+
+TIMEOUT_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class OwnVcpu:
+    """A vCPU's figures as its machine and its guest have them, in ns; None: not known."""
+
+    machine: str
+    index: int
+    told: bool
+    """The guest has stolen time."""
+    truth_ns: int
+    structure_ns: int | None
+    guest_ns: int | None
+
+
+def ask_own_machines() -> list[OwnVcpu]:
+    """Return the vCPUs of the user's machines that answer."""
+    found: list[OwnVcpu] = []
+    try:
+        sockets = named_sockets()
+    except PvtimeError:
+        return []
+    for _, path in sockets:
+        try:
+            info = ask(path, InfoRequest(), MachineInfo, timeout_s=TIMEOUT_S)
+            sample: dict[str, Any] = ask(path, StatRequest(False), None, timeout_s=TIMEOUT_S)
+        except PvtimeError:  # it ends, or is stopped
+            continue
+        found += parse_sample(info.name, sample)
+    return found
+
+
+def parse_sample(machine: str, document: dict[str, Any]) -> list[OwnVcpu]:
+    """Return the vCPUs of a sample (docs/report.md); none where it is something else."""
+    try:
+        return [
+            OwnVcpu(
+                machine,
+                int(row["index"]),
+                bool(row["enabled"]),
+                int(row["truth_ns"]),
+                None if row["structure_ns"] is None else int(row["structure_ns"]),
+                None if row["guest_error_ns"] is None else int(row["truth_ns"]) + int(row["guest_error_ns"]),
+            )
+            for row in document["sample"]["vcpus"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        return []
