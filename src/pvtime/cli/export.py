@@ -31,7 +31,7 @@ def _address(text: str) -> tuple[str, int]:
     metavar="ADDRESS:PORT",
     help="Serve at this address.",
 )
-@click.option("--libvirt-names", is_flag=True, help="Add libvirt_domain_vcpu_* names, for existing dashboards.")
+@click.option("--libvirt-names", is_flag=True, help="Add names of libvirt, for existing dashboards.")
 @click.option("--once", is_flag=True, help="Print the metrics, and end.")
 def export_command(listen: tuple[str, int], libvirt_names: bool, once: bool) -> int:
     """Serve the stolen time of every vCPU on this host as metrics, for Prometheus.
