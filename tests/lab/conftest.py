@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pvtime.images.store import StockImages
+from pvtime.kmod.build import COMPILER
 from pvtime.lab.initramfs import LabExtras
 from pvtime.lab.lab import Lab
 from pvtime.lab.qemu import CPUS, PROGRAM, LabOptions
@@ -28,6 +29,7 @@ def qemu() -> str:
 @pytest.fixture(scope="module", params=CPUS)
 def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
     """Return a booted lab with these very tests in it: with VHE and without."""
-    extras = LabExtras(distributions=("pytest",), trees={"root/tests": TESTS})
+    module = shutil.which(COMPILER) is not None
+    extras = LabExtras(distributions=("pytest",), trees={"root/tests": TESTS}, module=module)
     with Lab(LabOptions(cpu=request.param), extras=extras) as lab:
         yield lab

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from framework.differential import SEQUENCES, Answers, answers_of, differs_by_de
 from framework.engines import CHOICES
 from framework.in_lab import TIMEOUT, succeed
 from pvtime.engine.base import Outcome
+from pvtime.kmod.build import COMPILER
 from pvtime.lab.lab import Lab
+from pvtime.lab.module import load_module, unload_module
 from pvtime.lab.qemu import CPUS
 from pvtime.report import document
 
@@ -140,6 +143,35 @@ def test_the_judge_finds_the_kvm_engines_mark_and_nothing_else(lab: Lab) -> None
     assert verdicts["idle_is_not_stolen"] == "pass"
     # On a busy host a reading may come too late to compare.
     assert {name for name, verdict in verdicts.items() if verdict == "skip"} <= {"grows_by_run_delay"}
+
+
+def differs_little(detail: str) -> bool:
+    """Whether a count is so close to the host's bounds, which a busy host widens, that nothing follows."""
+    grown, least, most = (int(number) for number in re.findall(r"(-?\d+) (?:ns|to)", detail)[:3])
+    return least - 50_000_000 <= grown <= most + 50_000_000
+
+
+@pytest.mark.parametrize("lab", [WITH_VHE], indirect=True)
+def test_the_judge_names_the_mistakes_of_a_kernel(lab: Lab) -> None:
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"{COMPILER} is not installed: no module breaks KVM (Debian: gcc-aarch64-linux-gnu)")
+    load_module(lab, mistakes="microseconds,lost,beyond")
+    try:
+        judge = ("pvtime", "judge", "--engine", "kvm", "--vcpus", "3", "--seconds", "1", "--json")
+        done = lab.run(judge, timeout=TIMEOUT)
+    finally:
+        unload_module(lab)
+    assert done.exit_code == 1, done.stderr.decode()
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["padding"]["verdict"] == "fail"
+    assert [detail.partition(":")[0] for detail in checks["padding"]["details"]] == ["cpu 2", "cpu 2"]
+    growth = checks["grows_by_run_delay"]
+    if growth["verdict"] == "skip":  # on a busy host a reading may come too late to compare
+        return
+    microseconds, lost, beyond = growth["details"]
+    assert "it counts us, not ns" in microseconds
+    assert "it lost time" in lost or differs_little(lost)
+    assert differs_little(beyond)
 
 
 def test_a_user_who_may_not_use_dev_kvm_reads_why(lab: Lab) -> None:

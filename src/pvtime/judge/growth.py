@@ -88,6 +88,13 @@ class Growth:
         """Whether the time for which the CPU was idle was counted."""
         return self._explains(self.idle_ns)
 
+    def describe(self) -> str:
+        """Return the figures, and the likely mistake."""
+        text = (
+            f"cpu {self.cpu}: count grew {self.guest_ns} ns, run_delay {self.least_ns} to {self.most_ns} ns"
+        )
+        return f"{text}: {self.mistake()}" if abs(self.error_ns) > PREEMPTION_NS else text
+
     def mistake(self) -> str:
         """Return the likely mistake, in words."""
         if self.holds:
@@ -180,10 +187,7 @@ class Growths:
         if not cpus:
             return None
         pairs = self.pairs()
-        details = tuple(
-            f"cpu {each.cpu}: count grew {each.guest_ns} ns, run_delay {each.least_ns} to {each.most_ns} ns"
-            for each in pairs
-        )
+        details = tuple(each.describe() for each in pairs)
         worst = max(pairs, key=lambda each: abs(each.error_ns), default=None)
         if (late := self.late_ns()) > LATE_NS:
             reason = (

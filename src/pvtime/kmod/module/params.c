@@ -5,6 +5,7 @@
  * method	Update of the vCPUs whose structure user space provides: kvm (default: KVM's own, untouched),
  *		merged, parts or cached. Those that are attached to /dev/pvtime have straight stores or x86's way.
  * moment	load (default: as KVM), or entry: at each entry to the guest too, of all vCPUs with stolen time.
+ * mistakes	Mistakes to make on purpose, one for each vCPU: see mistakes.c.
  * measure	Y: measure the updates that the module makes; read(2) of /dev/pvtime has the figures.
  * unit		(read-only) instructions or ticks: the figures' unit.
  * updates	(read-only) number of updates that the module has made.

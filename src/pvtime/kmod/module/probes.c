@@ -42,7 +42,9 @@ static void update(struct kvm_vcpu *vcpu, struct pvtime_vcpu *state, int idx)
 		state = pvtime_adopt(vcpu);
 	if (state && state->placement)
 		method = state->placement == PVTIME_GUEST ? PVTIME_X86 : PVTIME_STRAIGHT;
-	if (!state || method == PVTIME_KVM)
+	if ((!state || !state->placement) && pvtime_mistaken(vcpu))
+		pvtime_mistake(vcpu, state);
+	else if (!state || method == PVTIME_KVM)
 		pvtime_kvms_own(vcpu, state);
 	else if (method == PVTIME_PARTS || pvtime_measuring())
 		pvtime_measure(method, updates[method], vcpu, state);
@@ -58,7 +60,7 @@ static int on_update(struct kprobe *probe, struct pt_regs *regs)
 	int idx = srcu_read_lock(&pvtime_srcu);
 	struct pvtime_vcpu *state = pvtime_find(vcpu);
 
-	if (pvtime_method() == PVTIME_KVM && (!state || !state->placement)) {
+	if (pvtime_method() == PVTIME_KVM && !pvtime_mistaken(vcpu) && (!state || !state->placement)) {
 		srcu_read_unlock(&pvtime_srcu, idx);
 		return 0;
 	}

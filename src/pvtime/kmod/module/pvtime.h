@@ -63,6 +63,10 @@ bool pvtime_is_taken(struct kvm_vcpu *vcpu, gpa_t gpa);
 extern pvtime_update *pvtime_kvms_own; /* kvm_update_stolen_time itself, behind the probe */
 extern pvtime_update pvtime_merged, pvtime_parts, pvtime_cached, pvtime_straight;
 
+/* mistakes.c */
+bool pvtime_mistaken(struct kvm_vcpu *vcpu);
+extern pvtime_update pvtime_mistake;
+
 /* x86.c */
 extern pvtime_update pvtime_x86;
 void pvtime_x86_set_preempted(struct pvtime_vcpu *state);
