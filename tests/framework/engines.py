@@ -35,8 +35,12 @@ class Choice:
 
     def build(self, machine: Machine, steal: Schedule = NOTHING) -> Engine:
         """Make the engine of a machine."""
+        return self.build_with(machine, {}, steal)
+
+    def build_with(self, machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
+        """Make the engine of a machine, with more options."""
         (kind,) = (kind for kind in ENGINES if kind.name == self.name)
-        return kind.build(machine, self.options, steal)
+        return kind.build(machine, {**self.options, **options}, steal)
 
 
 CHOICES: Final = {

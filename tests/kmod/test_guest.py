@@ -26,7 +26,7 @@ GUEST = GuestSide(PlacementName.GUEST, MEMORY)
 @pytest.fixture
 def probe(engine: Choice) -> Iterator[Probe]:
     """Return a guest whose two vCPUs share a CPU of the host."""
-    with ScenarioEnv(engine.build, PlacementName.GUEST).boot() as probe:
+    with ScenarioEnv(engine.build_with, PlacementName.GUEST).boot() as probe:
         yield probe
 
 

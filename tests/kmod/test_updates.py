@@ -62,7 +62,7 @@ def agree(probe: Probe) -> None:
 
 def counts(placement: PlacementName, engine: Choice) -> dict[tuple[UpdateMethod, SamplePart], list[int]]:
     """Measure the updates of two vCPUs that steal from each other."""
-    env = ScenarioEnv(engine.build, placement)
+    env = ScenarioEnv(engine.build_with, placement)
     with env.boot() as probe:
         for index in range(2):
             env.guest_side(MEMORY).enable(probe, index)
@@ -82,7 +82,7 @@ def counts(placement: PlacementName, engine: Choice) -> dict[tuple[UpdateMethod,
 def test_every_update_of_user_spaces_structure_writes_the_truth(
     method: str, moment: str, engine: Choice
 ) -> None:
-    env = ScenarioEnv(engine.build, PlacementName.USERSPACE)
+    env = ScenarioEnv(engine.build_with, PlacementName.USERSPACE)
     with env.boot() as probe:
         configure(method=method, moment=moment)
         before = updates()
@@ -93,7 +93,7 @@ def test_every_update_of_user_spaces_structure_writes_the_truth(
 
 
 def test_kvms_own_update_is_left_alone_by_default(engine: Choice) -> None:
-    with ScenarioEnv(engine.build, PlacementName.USERSPACE).boot() as probe:
+    with ScenarioEnv(engine.build_with, PlacementName.USERSPACE).boot() as probe:
         before = updates()
         agree(probe)
         assert updates() == before
@@ -107,7 +107,7 @@ def test_the_kernels_own_structure_and_the_guests_have_the_truth(
     moment: str, placement: PlacementName, engine: Choice
 ) -> None:
     configure(moment=moment)
-    env = ScenarioEnv(engine.build, placement)
+    env = ScenarioEnv(engine.build_with, placement)
     with env.boot() as probe:
         before = updates()
         for index in range(2):

@@ -6,7 +6,15 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-__all__ = ["REGION_ALIGN", "STRUCTURE_ALIGN", "STRUCTURE_STRIDE", "PvTime", "StolenTime"]
+__all__ = [
+    "LPT_OFFSET",
+    "REGION_ALIGN",
+    "STRUCTURE_ALIGN",
+    "STRUCTURE_STRIDE",
+    "LptStructure",
+    "PvTime",
+    "StolenTime",
+]
 
 STRUCTURE_ALIGN = 64
 """Bytes; a structure's IPA is a multiple of this."""
@@ -18,11 +26,18 @@ REGION_ALIGN = 64 * 1024
 """Bytes; the region holds whole 64 KiB pages, the largest page that a guest maps with."""
 
 
+LPT_OFFSET = 0x1000
+"""Bytes from the region's base to the structure of Live Physical Time; the vCPUs' are before it."""
+
+
 class PvTime(IntEnum):
     """Function identifiers; only the SMC64/HVC64 forms exist."""
 
     FEATURES = 0xC500_0020
     ST = 0xC500_0021
+    LPT = 0xC500_0022
+    """Live Physical Time, never merged: by the RFC of August 2020 (Documentation/virt/kvm/arm/pvtime.rst in
+    it). In the drafts of 2018 and 2019 LPT had 0xC5000021, and PV_TIME_ST this number."""
 
 
 class StolenTime(ctypes.LittleEndianStructure):
@@ -37,4 +52,26 @@ class StolenTime(ctypes.LittleEndianStructure):
         ("attributes", ctypes.c_uint32),
         ("stolen_time", ctypes.c_uint64),
         ("padding", ctypes.c_uint8 * 48),
+    )
+
+
+class LptStructure(ctypes.LittleEndianStructure):
+    """The structure that PV_TIME_LPT's answer points to, one a machine: 48 bytes, then padding to 64.
+
+    Never merged; the layout is that of the RFC of August 2020. A guest reads ``sequence_number`` before and
+    after the other fields and the counter, and starts again where it has changed.
+    """
+
+    _pack_ = 1
+    _fields_ = (
+        ("revision", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint32),
+        ("sequence_number", ctypes.c_uint64),
+        ("native_freq", ctypes.c_uint32),
+        ("pv_freq", ctypes.c_uint32),
+        ("scale_mult", ctypes.c_uint64),
+        ("rscale_mult", ctypes.c_uint64),
+        ("fracbits", ctypes.c_uint32),
+        ("rfracbits", ctypes.c_uint32),
+        ("padding", ctypes.c_uint8 * 16),
     )

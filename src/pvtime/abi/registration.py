@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from pvtime.abi.layout import Field, Register
 
-__all__ = ["PREEMPTED", "KvmStealTime", "RegisterCall", "RegisterResult", "Registration"]
+__all__ = ["PREEMPTED", "KvmStealTime", "LptCall", "RegisterCall", "RegisterResult", "Registration"]
 
 PREEMPTED = 1
 """``preempted``: the vCPU is ready to run and does not (KVM_VCPU_PREEMPTED)."""
@@ -28,6 +28,15 @@ class RegisterCall(IntEnum):
     """X1: a :class:`Registration`; its answer is a :class:`RegisterResult`."""
     GET = 0xC600_0022
     """The calling vCPU's :class:`Registration`; 0: it has given none."""
+
+
+class LptCall(IntEnum):
+    """Function identifiers for the one structure of Live Physical Time (never merged) of a machine."""
+
+    SET = 0xC600_0023
+    """X1: a :class:`Registration`; its answer is a :class:`RegisterResult`."""
+    GET = 0xC600_0024
+    """The :class:`Registration`; 0: the guest has given none."""
 
 
 class Registration(Register):

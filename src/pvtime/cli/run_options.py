@@ -30,6 +30,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         engine_options: dict[str, str],
         steal: Schedule,
         steal_pauses: bool,
+        lpt: bool,
         counter_frequency: int | None,
         duration: float | None,
         save_at: SaveAt | None,
@@ -57,6 +58,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             no_control=no_control,
             detach=detach,
             engine_options=engine_options,
+            lpt=lpt,
             steal=replace(steal, pauses=steal_pauses),
             duration=duration,
             save_at=save_at,
@@ -183,6 +185,12 @@ OPTIONS: Final = (
         is_flag=True,
         help="Return when the machine runs, and let it run in the background; with --interactive the guest "
         "has a shell, for pvtime console.",
+    ),
+    click.option(
+        "--lpt",
+        is_flag=True,
+        help="Offer Live Physical Time, which was never merged into Linux; embedded engine only. See "
+        "docs/lpt.md.",
     ),
     click.option(
         "--counter-frequency",

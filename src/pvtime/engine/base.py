@@ -5,21 +5,37 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from enum import Enum
 from typing import Any, ClassVar, Final
 
-from pvtime.errors import EngineError, PvtimeError
+from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
+from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate
 
-__all__ = ["COUNTER_FREQUENCY", "Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes"]
+__all__ = ["COUNTER_FREQUENCY", "Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes", "counter_rate"]
 
 
 COUNTER_FREQUENCY: Final = "counter-frequency"
 """The engine option for the frequency of the host's counter, in Hz."""
+
+
+def counter_rate(options: Mapping[str, str]) -> CounterRate:
+    """Return the frequency of the host's counter that engine options ask for.
+
+    :raises UsageError: no counter has it.
+    """
+    text = options.get(COUNTER_FREQUENCY)
+    if text is None:
+        return NATIVE
+    hz = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_HZ)) else 0
+    if not MIN_HZ <= hz <= MAX_HZ:
+        raise UsageError(f"engine option {COUNTER_FREQUENCY}={text}: give {MIN_HZ} to {MAX_HZ}, in Hz")
+    return NATIVE if hz == NATIVE.hz else CounterRate(hz)
 
 
 class Outcome(Enum):

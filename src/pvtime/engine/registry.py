@@ -15,7 +15,7 @@ from pvtime.inject.schedule import NOTHING, Schedule
 if TYPE_CHECKING:
     from pvtime.machine.machine import Machine
 
-__all__ = ["AUTO", "ENGINES", "EngineKind", "choose"]
+__all__ = ["AUTO", "ENGINES", "Build", "EngineKind", "choose"]
 
 AUTO: Final = "auto"
 ARM64: Final = "aarch64"

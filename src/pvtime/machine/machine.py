@@ -34,8 +34,10 @@ from pvtime.machine.layout import (
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
+from pvtime.machine.timer import MAX_HZ, MIN_HZ
 from pvtime.machine.uart import Ns16550, UartState
 from pvtime.schema import Rule, matching, within
+from pvtime.steal.live_physical_time import LivePhysicalTime
 from pvtime.steal.placement import PlacementName
 from pvtime.steal.placements import make_placement
 from pvtime.steal.structure import Structure
@@ -79,6 +81,8 @@ class MachineConfig:
     """vCPUs without a structure of stolen time."""
     stolen_time: Annotated[Region, Rule(_is_stolen_time, "a region for stolen time")] = STOLEN_TIME
     """Where the structures are, unless the guest provides them."""
+    lpt: Annotated[int, within(MIN_HZ, MAX_HZ)] | None = None
+    """Frequency of Live Physical Time (never merged), in Hz; None: the machine has none."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Machine:
         self.memory = self.map.allocate(RAM_BASE, config.memory, "RAM")
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))
         self.placement = make_placement(config.placement, self.map, config.vcpus, config.stolen_time.base)
+        self.lpt = None if config.lpt is None else LivePhysicalTime(self.placement.lpt(), config.lpt)
+        """Live Physical Time; None: the machine has none."""
         self.memories = self.map.vmm_memories
         """What the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)

@@ -16,8 +16,10 @@ __all__ = [
     "ALIGN",
     "ARGUMENTS",
     "BOXES",
+    "CLOCK_INSTRUCTIONS",
     "CODE",
     "FIRST_SPI",
+    "LPT_CLOCK_INSTRUCTIONS",
     "MAILBOXES",
     "SECONDARY_ENTRY",
     "SIZE",
@@ -42,6 +44,12 @@ SIZE: Final = 0x7000
 """Bytes from the probe's base to the end of its own memory."""
 
 
+CLOCK_INSTRUCTIONS: Final = 2
+"""Instructions that read the counter: ISB and MRS."""
+
+LPT_CLOCK_INSTRUCTIONS: Final = 16
+"""Instructions that read Live Physical Time where no run begins meanwhile."""
+
 ARGUMENTS: Final = 5
 """Arguments of a command, in X0 to X4; unused ones are 0."""
 
@@ -62,6 +70,8 @@ class Command(IntEnum):
     REST = 7
     EXECUTE = 8
     JUMP = 9
+    LPT_READ = 10
+    LPT_WATCH = 11
 
 
 class ProbeState(IntEnum):

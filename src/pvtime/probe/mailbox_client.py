@@ -93,8 +93,17 @@ class MailboxClient:
         :raises ProbeFaultError: the guest took an exception.
         :raises ProbeError: the guest ended, or does not answer.
         """
-        what = f"vCPU {vcpu}: {command.name.lower()} {' '.join(hex(argument) for argument in arguments)}"
         self.send(vcpu, command, *arguments)
+        words = " ".join([command.name.lower(), *map(hex, arguments)])
+        return self.results(vcpu, f"vCPU {vcpu}: {words}")
+
+    def results(self, vcpu: int, what: str) -> tuple[int, ...]:
+        """Wait until a command that was sent is carried out, and return its results.
+
+        :param what: the command, for messages.
+        :raises ProbeFaultError: the guest took an exception.
+        :raises ProbeError: the guest ended, or does not answer.
+        """
         self.wait(what, lambda: self.ready(vcpu))
         self.lower_wakeup(vcpu)
         results = tuple(self._load(vcpu, Mailbox.results.offset + 8 * index) for index in range(RESULTS))

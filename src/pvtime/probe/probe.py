@@ -18,10 +18,36 @@ from pvtime.probe.encoding import mrs, msr
 from pvtime.probe.mailbox import ALIGN, CODE, FIRST_SPI, SECONDARY_ENTRY, SIZE, Command
 from pvtime.probe.mailbox_client import ANSWER_TIMEOUT_S, MailboxClient, ProbeError
 
-__all__ = ["Difference", "Probe"]
+__all__ = ["Difference", "LptReading", "LptWatch", "Probe"]
 
 _ANY_PRIORITY: Final = 0xFF
 _WORD: Final = 4
+
+
+@dataclass(frozen=True)
+class LptReading:
+    """One reading of Live Physical Time."""
+
+    ticks: int
+    """The time."""
+    counter: int
+    """CNTVCT_EL0, which it comes from."""
+    retries: int
+    """How often the sequence number had changed, so that it was read again."""
+    unchecked: int
+    """The first result, whether or not the sequence number had changed."""
+
+
+@dataclass(frozen=True)
+class LptWatch:
+    """The last of many readings of Live Physical Time."""
+
+    ticks: int
+    counter: int
+    retries: int
+    """Of all readings."""
+    backwards: int
+    """How many readings were before the one before."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +158,35 @@ class Probe:
         enabled = Gicd.ISENABLER + intid // 32 * _WORD
         self.store(vcpu, distributor + enabled, 1 << intid % 32, _WORD)
         self.store(vcpu, distributor + Gicd.CTLR, GicdCtlr.of(enable_group0=1, enable_group1=1), _WORD)
+
+    # Live Physical Time. The guest may be moved between the beginning and the end of a command.
+
+    def begin_lpt_read(self, vcpu: int, structure: int, gate: int) -> None:
+        """Begin to read the time; wait until the counter has been read, with the scale still to come.
+
+        :param gate: address of a word of RAM; the reading goes on when it becomes 2.
+        """
+        self.machine.memory.store_u64(gate, 0)
+        self._mailboxes.send(vcpu, Command.LPT_READ, structure, gate)
+        self._mailboxes.wait(f"vCPU {vcpu}: LPT", lambda: self.machine.memory.load_u64(gate) == 1)
+
+    def end_lpt_read(self, vcpu: int, gate: int) -> LptReading:
+        """Return the reading that was begun, here or before a move."""
+        self.machine.memory.store_u64(gate, 2)
+        return LptReading(*self._mailboxes.results(vcpu, f"vCPU {vcpu}: LPT"))
+
+    def read_lpt(self, vcpu: int, structure: int, gate: int) -> LptReading:
+        """Read the time."""
+        self.begin_lpt_read(vcpu, structure, gate)
+        return self.end_lpt_read(vcpu, gate)
+
+    def begin_lpt_watch(self, vcpu: int, structure: int, sequence_number: int) -> None:
+        """Have a vCPU read the time over and over until a reading has that sequence number."""
+        self._mailboxes.send(vcpu, Command.LPT_WATCH, structure, sequence_number)
+
+    def end_lpt_watch(self, vcpu: int) -> LptWatch:
+        """Return the last reading of a watch that was begun, here or before a move."""
+        return LptWatch(*self._mailboxes.results(vcpu, f"vCPU {vcpu}: LPT until the next run"))
 
     def context(self, vcpu: int) -> int:
         """Return X0 of a vCPU at its start: the device tree's address, or CPU_ON's argument."""

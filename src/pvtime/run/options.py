@@ -32,6 +32,8 @@ class RunOptions:
     """Options of every run, wherever its machine comes from."""
 
     engine_options: Mapping[str, str] = field(default_factory=dict)
+    lpt: bool = False
+    """Offer Live Physical Time (never merged)."""
     steal: Schedule = field(default_factory=Schedule)
     """The schedule of time to steal on purpose."""
     duration: float | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from pvtime.engine import registry
-from pvtime.engine.base import Engine
+from pvtime.engine.base import Engine, counter_rate
 from pvtime.errors import PvtimeError, UsageError, one_line
 from pvtime.machine.image import KernelImage, load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
@@ -131,11 +131,20 @@ class FromKernel:
             cpu=guest.cpu,
             placement=guest.placement,
             no_pvtime=guest.no_pvtime,
+            lpt=_native_hz(options) if options.lpt else None,
         )
 
 
 _NO_KERNEL: Final = KernelImage(b"", text_offset=0, image_size=1 << 20, page_size=None)
 """In the place of one that has to be fetched."""
+
+
+def _native_hz(options: RunOptions) -> int:
+    """Return the frequency of this host's counter, in Hz, which a machine's Live Physical Time begins with.
+
+    :raises UsageError: no counter has the one that was asked for.
+    """
+    return counter_rate(options.engine_options).hz
 
 
 def _fetch_needed() -> bool:
@@ -259,7 +268,10 @@ def _rebuild(
         kind, _ = registry.choose(description.engine)
         if kind.name != description.engine:
             raise UsageError(f"it was running on the engine {description.engine!r}, which is unknown here")
-        return _build(description.config, kind, options, inbox)
+        config = description.config
+        if options.lpt and config.lpt is None:
+            config = replace(config, lpt=_native_hz(options))
+        return _build(config, kind, options, inbox)
     except PvtimeError as error:
         raise type(error)(f"{name}: {error}") from error
 

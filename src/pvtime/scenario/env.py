@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from pvtime.abi.pvtime_device import PvTimeGroup
-from pvtime.engine.base import Engine, VcpuSample
+from pvtime.engine.base import COUNTER_FREQUENCY, Engine, VcpuSample
+from pvtime.engine.registry import Build
 from pvtime.errors import PvTimeDeviceError
 from pvtime.machine.machine import Machine
 from pvtime.probe.affinity import one_cpu
@@ -48,12 +49,25 @@ T = TypeVar("T")
 class ScenarioEnv:
     """One placement on one engine."""
 
-    build: Callable[[Machine], Engine]
+    build: Build
     """Makes the engine.
 
-    :raises UsageError: the engine lacks the placement.
+    :raises UsageError: the engine lacks the placement, or an option.
     """
     placement: PlacementName
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Of the engine."""
+
+    def with_counter(self, hz: int) -> ScenarioEnv:
+        """Return a host like this one whose counter has ``hz``."""
+        return replace(self, options={**self.options, COUNTER_FREQUENCY: str(hz)})
+
+    def engine(self, machine: Machine) -> Engine:
+        """Make the engine of a machine.
+
+        :raises UsageError: the engine lacks the placement, or an option.
+        """
+        return self.build(machine, self.options)
 
     @contextlib.contextmanager
     def boot(self, vcpus: int = 2, **changes: Any) -> Iterator[Probe]:
@@ -65,7 +79,7 @@ class ScenarioEnv:
         config = replace(guest(vcpus), placement=self.placement, **changes)
         with contextlib.ExitStack() as stack:
             with one_cpu():
-                probe = stack.enter_context(boot(self.build, config))
+                probe = stack.enter_context(boot(self.engine, config))
             for index in range(1, vcpus):
                 probe.start_vcpu(index)
             yield probe

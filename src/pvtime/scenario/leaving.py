@@ -120,7 +120,7 @@ def _make(env: ScenarioEnv, description: Description, stolen_time: Region | None
         config = replace(config, stolen_time=stolen_time)
     machine = Machine(config, _discard, _discard)
     try:
-        return machine, env.build(machine)
+        return machine, env.engine(machine)
     except BaseException:
         machine.close()
         raise

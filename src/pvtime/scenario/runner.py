@@ -79,7 +79,7 @@ def run_scenarios(
             if real is not None and scenario.real is not None:
                 events = scenario.real(real, placement)
             else:
-                events = scenario.events(ScenarioEnv(lambda machine: kind.build(machine, {}), placement))
+                events = scenario.events(ScenarioEnv(kind.build, placement))
             if view is None:
                 runs.append(run_scenario(scenario, placement, events))
                 continue

@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 FORMAT: Final = "pvtime saved machine"
-VERSION: Final = 4
-"""1 had the description as ``engine`` and ``config``."""
+VERSION: Final = 5
+"""1 had the description as ``engine`` and ``config``; 4 had no frequency of the counter, and no ``lpt``."""
 ARCHITECTURE: Final = "arm64"
 
 MANIFEST: Final = "machine.json"

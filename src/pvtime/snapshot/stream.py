@@ -54,8 +54,8 @@ __all__ = [
     "PeerError",
 ]
 
-FORMAT: Final = "pvtime migration 3"
-"""1 had the description as ``engine`` and ``config``."""
+FORMAT: Final = "pvtime migration 4"
+"""1 had the description as ``engine`` and ``config``; 3 had no frequency of the counter, and no ``lpt``."""
 
 MESSAGE_TIMEOUT_S: Final = 30.0
 """Seconds in which a peer must send or take a whole frame, beside the time for its length at

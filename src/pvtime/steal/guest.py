@@ -9,15 +9,18 @@ GET tells where the first is: so firmware and kernel can arbitrate, and no struc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from pvtime.abi.layout import U32_MAX
+from pvtime.abi.pvtime import STRUCTURE_ALIGN, STRUCTURE_STRIDE
 from pvtime.abi.registration import PREEMPTED, KvmStealTime, RegisterCall, RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
+from pvtime.steal.live_physical_time import LptMemory
 from pvtime.steal.placement import Placement, PlacementName
 from pvtime.steal.structure import GuestMap, MappedBytes, Structure
 
-__all__ = ["GuestPlacement", "KvmRegisteredStructure", "RegisteredStructure"]
+__all__ = ["GuestPlacement", "KvmRegisteredStructure", "RegisteredLpt", "RegisteredStructure"]
 
 _EMPTY = bytes(KvmStealTime())
 _STEAL = KvmStealTime.steal.offset // 8
@@ -26,15 +29,23 @@ _VERSION = slice(KvmStealTime.version.offset, KvmStealTime.version.offset + KvmS
 _PREEMPTED = KvmStealTime.preempted.offset
 
 
+class Registered(Protocol):
+    """A structure in the guest's memory."""
+
+    @property
+    def ipa(self) -> int | None:
+        """The registered address; None: the guest has registered none."""
+
+
 class RegisteredStructure(Structure):
     """One vCPU's structure, wherever the guest has registered it.
 
-    :param siblings: every vCPU's structure: no two may be at one address.
+    :param siblings: the machine's structures: no two may be at one address.
     """
 
     calls = frozenset(RegisterCall)
 
-    def __init__(self, guest: GuestMap, siblings: list[RegisteredStructure]) -> None:
+    def __init__(self, guest: GuestMap, siblings: Sequence[Registered]) -> None:
         self._guest = guest
         self._siblings = siblings
         self._ipa: int | None = None
@@ -108,6 +119,52 @@ class RegisteredStructure(Structure):
         return self._mapped
 
 
+class RegisteredLpt(LptMemory):
+    """The structure of Live Physical Time, wherever the guest has registered it.
+
+    :param siblings: the machine's structures: no two may be at one address.
+    """
+
+    guest_provides = True
+
+    def __init__(self, guest: GuestMap, siblings: Sequence[Registered]) -> None:
+        self._guest = guest
+        self._siblings = siblings
+        self._ipa: int | None = None
+        self._mapped: MappedBytes | None = None
+
+    @property
+    def ipa(self) -> int | None:
+        return self._ipa
+
+    @property
+    def registration(self) -> Registration:
+        return Registration(0 if self._ipa is None else self._ipa | 1)
+
+    def register(self, registration: Registration) -> RegisterResult:
+        if not registration.enable:
+            self._ipa = self._mapped = None
+            return RegisterResult.SUCCESS
+        if self._ipa is not None:
+            return RegisterResult.IN_USE
+        ipa = int(registration.with_(enable=0))
+        if ipa % STRUCTURE_ALIGN or ipa in (sibling.ipa for sibling in self._siblings):
+            return RegisterResult.INVALID_PARAMETER
+        try:
+            self._mapped = self._guest.bind(ipa, STRUCTURE_STRIDE)
+        except GuestMemoryError:
+            return RegisterResult.INVALID_PARAMETER
+        self._ipa = ipa
+        return RegisterResult.SUCCESS
+
+    def write(self, structure: bytes) -> None:
+        if self._mapped is None:
+            raise GuestMemoryError("the guest has registered no memory for Live Physical Time")
+        if self._mapped.unwritable is not None:
+            raise GuestMemoryError(self._mapped.unwritable)
+        self._mapped.bytes[:] = structure
+
+
 class KvmRegisteredStructure:
     """The same where the kernel writes it, as the VMM has it.
 
@@ -170,11 +227,16 @@ class GuestPlacement(Placement):
 
     def __init__(self, guest: GuestMap, vcpus: int) -> None:
         self._guest = guest
-        self._structures: list[RegisteredStructure] = []
-        self._structures += [RegisteredStructure(guest, self._structures) for _ in range(vcpus)]
+        self._registered: list[Registered] = []
+        self._structures = [RegisteredStructure(guest, self._registered) for _ in range(vcpus)]
+        self._lpt = RegisteredLpt(guest, self._registered)
+        self._registered += [*self._structures, self._lpt]
 
     def structure(self, index: int) -> RegisteredStructure:
         return self._structures[index]
+
+    def lpt(self) -> RegisteredLpt:
+        return self._lpt
 
     def own_structure(self, registered: Callable[[], Registration]) -> KvmRegisteredStructure:
         """Return a vCPU's structure as the VMM has it, where the kernel is the hypervisor."""

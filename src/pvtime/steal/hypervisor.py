@@ -13,6 +13,7 @@ from pvtime.abi.layout import U64_MAX
 from pvtime.abi.pvtime import REGION_ALIGN, STRUCTURE_STRIDE
 from pvtime.abi.pvtime_device import PAGE, PvTimeGroup, PvTimePaddr, StateHeader
 from pvtime.errors import PvTimeDeviceError, SavedStateError
+from pvtime.steal.live_physical_time import MappedLpt
 from pvtime.steal.placement import REGION_NAME, Placement, PlacementName
 from pvtime.steal.structure import GuestMap, MappedBytes, StraightStructure
 
@@ -73,6 +74,13 @@ class PvTimeDevice:
         """
         return StraightStructure(self._guest, self._mapped()[0], index)
 
+    def lpt(self) -> MappedLpt:
+        """Return the memory of the structure of Live Physical Time, a page behind the base.
+
+        :raises PvTimeDeviceError: the base has not been set.
+        """
+        return MappedLpt(self._guest, self._mapped()[0], straight=True)
+
     def _set_base(self, base: int) -> None:
         if base % PAGE:
             raise PvTimeDeviceError(f"the base of stolen time {base:#x} is not aligned to {PAGE} bytes")
@@ -128,6 +136,9 @@ class HypervisorPlacement(Placement):
 
     def structure(self, index: int) -> StraightStructure:
         return self.device.structure(index)
+
+    def lpt(self) -> MappedLpt:
+        return self.device.lpt()
 
     def own_structure(self, index: int) -> StraightStructure:
         """Return the same: where the kernel is the hypervisor, user space has a mapping of its memory."""

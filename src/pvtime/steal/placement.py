@@ -11,6 +11,7 @@ from enum import Enum
 from typing import ClassVar
 
 from pvtime.abi.pvtime import REGION_ALIGN
+from pvtime.steal.live_physical_time import LptMemory, MappedLpt
 from pvtime.steal.structure import CheckedStructure, GuestMap, Structure, VmmStructure
 
 __all__ = ["REGION_NAME", "Placement", "PlacementName", "UserspacePlacement"]
@@ -37,6 +38,10 @@ class Placement(ABC):
     @abstractmethod
     def structure(self, index: int) -> Structure:
         """Return the structure of vCPU ``index``."""
+
+    @abstractmethod
+    def lpt(self) -> LptMemory:
+        """Return the memory of the structure of Live Physical Time (never merged)."""
 
     def state(self) -> bytes | None:
         """Return what a saved machine must hold beside the VMM's own memory; None: nothing."""
@@ -66,6 +71,9 @@ class UserspacePlacement(Placement):
 
     def structure(self, index: int) -> CheckedStructure:
         return CheckedStructure(self._guest, self._base, index)
+
+    def lpt(self) -> MappedLpt:
+        return MappedLpt(self._guest, self._base, straight=False)
 
     def own_structure(self, index: int) -> VmmStructure:
         """Return the same structure as the VMM has it, where the kernel is the hypervisor."""

@@ -38,6 +38,7 @@ def test_regions_are_whole_pages_of_the_largest_size() -> None:
     [
         (pvtime.PvTime.FEATURES, 0xC5000020),
         (pvtime.PvTime.ST, 0xC5000021),
+        (pvtime.PvTime.LPT, 0xC5000022),
         (smccc.Smccc.VERSION, 0x80000000),
         (smccc.Smccc.ARCH_FEATURES, 0x80000001),
         (smccc.VERSION_1_1, 0x10001),

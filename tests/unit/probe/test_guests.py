@@ -17,7 +17,9 @@ from pvtime.probe.guest import probe_image
 from pvtime.probe.mailbox import (
     ALIGN,
     BOXES,
+    CLOCK_INSTRUCTIONS,
     CODE,
+    LPT_CLOCK_INSTRUCTIONS,
     MAILBOXES,
     SECONDARY_ENTRY,
     SIZE,
@@ -64,6 +66,17 @@ def test_commands_and_states_have_the_same_numbers() -> None:
     assert {command.name: theirs[command.name] for command in Command} == {c.name: c.value for c in Command}
     assert [theirs["POLLING"], theirs["RESTING"]] == [ProbeState.POLLING, ProbeState.RESTING]
     assert theirs["STOLEN_TIME"] == STOLEN_TIME.base
+
+
+def test_the_length_of_a_clock_is_that_of_its_instructions() -> None:
+    source = (resources.files("pvtime.probe") / "guests" / "probe.S").read_text()
+    macro = source.partition(".macro\tlpt_clock gate=0")[2].partition(".endm")[0]
+    path = re.sub(r"\t\.if\t\\gate\n.*?\t\.endif\n", "", macro, flags=re.DOTALL)
+    instructions = re.findall(r"^(?:\d:)?\t([a-z]+)\t?", path, flags=re.MULTILINE)
+    assert instructions[-2:] == ["add", "b"], "a reading that is repeated ends with these two"
+    assert len(instructions) - 2 == LPT_CLOCK_INSTRUCTIONS
+    assert instructions[2:4] == ["isb", "mrs"]
+    assert len(instructions[2:4]) == CLOCK_INSTRUCTIONS
 
 
 def test_what_lies_behind_the_code_has_room() -> None:

@@ -30,7 +30,7 @@ def runs() -> list[ScenarioRun]:
         run_scenario(
             scenario,
             placement,
-            scenario.events(ScenarioEnv(lambda machine: kind.build(machine, {}), placement)),
+            scenario.events(ScenarioEnv(kind.build, placement)),
         )
         for scenario in SCENARIOS.values()
         for placement in PlacementName

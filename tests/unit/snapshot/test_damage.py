@@ -179,12 +179,12 @@ ENTRY = {"size": 0, "sha256": "0" * 64}
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "newer": (
-        put("version")(5),
-        "has format version '5' and this pvtime reads version 4: restore it with pvtime '",
+        put("version")(6),
+        "has format version '6' and this pvtime reads version 5: restore it with pvtime '",
     ),
     "older": (
         lambda document: document.update(version=1, pvtime="0.0.9"),
-        "has format version '1' and this pvtime reads version 4: restore it with pvtime '0.0.9', which",
+        "has format version '1' and this pvtime reads version 5: restore it with pvtime '0.0.9', which",
     ),
     "no version": (lambda document: document.pop("version"), "has format version 'None'"),
     "foreign": (put("format")("a picture"), "does not belong to a saved machine of pvtime"),

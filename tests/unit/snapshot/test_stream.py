@@ -297,7 +297,7 @@ def test_a_peer_with_an_older_protocol_is_refused_and_told_why(
 ) -> None:
     source, target = pair
     source.send(FrameKind.HELLO, b'{"format": "pvtime migration 1", "engine": "unicorn", "config": {}}')
-    with pytest.raises(MigrationError, match="'pvtime migration 1', this pvtime's is 'pvtime migration 3'"):
+    with pytest.raises(MigrationError, match="'pvtime migration 1', this pvtime's is 'pvtime migration 4'"):
         receive(target, _never)  # type: ignore[arg-type]
     with pytest.raises(PeerError, match="use the same version of pvtime for both"):
         source.receive(FrameKind.READY)

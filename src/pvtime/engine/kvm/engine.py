@@ -124,6 +124,11 @@ class KvmEngine(Engine):
             )
         if options:
             raise UsageError(f"engine option {min(options)!r}: the kvm engine has no options")
+        if machine.config.lpt is not None:
+            raise UsageError(
+                "the kvm engine has no Live Physical Time, which was never merged into Linux: leave out "
+                "--lpt, or give --engine unicorn"
+            )
         if machine.config.cpu not in (None, HOST_CPU):
             raise UsageError(
                 f"CPU model {machine.config.cpu!r}: the kvm engine has the host's CPU alone; name no model"

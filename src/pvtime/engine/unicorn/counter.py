@@ -9,30 +9,14 @@ frequency than the emulated CPU's own traps from the start (:mod:`pvtime.engine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
-from pvtime.engine.base import COUNTER_FREQUENCY
-from pvtime.errors import UsageError
-from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate
+from pvtime.machine.timer import NATIVE, CounterRate
 
-__all__ = ["GuestCounter", "counter_rate"]
+__all__ = ["GuestCounter"]
 
 _NEVER: Final = (1 << 64) - 1
-
-
-def counter_rate(options: Mapping[str, str]) -> CounterRate:
-    """Return the frequency of the host's counter that engine options ask for.
-
-    :raises UsageError: no counter has it.
-    """
-    text = options.get(COUNTER_FREQUENCY)
-    if text is None:
-        return NATIVE
-    hz = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_HZ)) else 0
-    if not MIN_HZ <= hz <= MAX_HZ:
-        raise UsageError(f"engine option {COUNTER_FREQUENCY}={text}: give {MIN_HZ} to {MAX_HZ}, in Hz")
-    return NATIVE if hz == NATIVE.hz else CounterRate(hz)
 
 
 class GuestCounter:

@@ -23,6 +23,7 @@ from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.machine.psci import Power, PsciCalls
 from pvtime.machine.smccc import hypercall
+from pvtime.steal.live_physical_time import LivePhysicalTime
 
 __all__ = ["GuestTraps", "HypercallObserver", "TrapContext"]
 
@@ -57,8 +58,11 @@ class TrapContext(Power, Protocol):
 class GuestTraps:
     """Answers the guest, for the core."""
 
-    def __init__(self, context: TrapContext, mpidrs: Sequence[int]) -> None:
+    def __init__(
+        self, context: TrapContext, mpidrs: Sequence[int], lpt: LivePhysicalTime | None = None
+    ) -> None:
         self._context = context
+        self._lpt = lpt
         self._psci = PsciCalls(mpidrs, context)
         self.observer: HypercallObserver | None = None
 
@@ -69,9 +73,9 @@ class GuestTraps:
         now = self._context.update_curr() if function in _COUNT_STARTS else self._context.now()
         run_delay = vcpu.run_delay.read(now)
         if self.observer is None:
-            return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
+            return hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers, self._lpt)
         before = vcpu.sample(now)
-        answer = hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers)
+        answer = hypercall(vcpu.index, vcpu.account, run_delay, self._psci, registers, self._lpt)
         self.observer(vcpu.index, function, before, vcpu.sample(now))
         return answer
 

@@ -59,7 +59,7 @@ class RunLoop:
         self._pauses_steal = steal.pauses
         self._ending = ending
         self._clock = clock or ThreadClock()
-        self.traps = GuestTraps(self, machine.mpidrs)
+        self.traps = GuestTraps(self, machine.mpidrs, machine.lpt)
         self.vm = build_vm(
             machine,
             options,
@@ -189,6 +189,9 @@ class RunLoop:
             vcpu.held = False
         self.vm.gic.reset()
         entry = self._machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
+        if (lpt := self._machine.lpt) is not None:
+            lpt.reset()
+            lpt.begin_run(self.vm.counter.rate.hz)
         self.vm.core.address_space.forget_code()
         return entry
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pvtime.engine.unicorn.registers import CpuRegisters
@@ -12,9 +12,10 @@ from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
 from pvtime.machine.gicv2 import GicV2State
 from pvtime.machine.layout import MAX_VCPUS
-from pvtime.machine.timer import TimerState
-from pvtime.schema import U64, length, matching
+from pvtime.machine.timer import MAX_HZ, MIN_HZ, TimerState
+from pvtime.schema import U64, length, matching, within
 from pvtime.steal.account import AccountState
+from pvtime.steal.live_physical_time import LptState, rebase
 from pvtime.steal.run_delay import RunDelay
 
 __all__ = ["UnicornState", "refuse_unsavable", "restore_engine", "save_engine"]
@@ -47,6 +48,10 @@ class UnicornState:
     model: Annotated[str, matching("[!-~]{1,64}", "the name of a CPU model")]
     counter: U64
     """The guest's CNTVCT_EL0 and CNTPCT_EL0, in ticks."""
+    frequency: Annotated[int, within(MIN_HZ, MAX_HZ)]
+    """CNTFRQ_EL0 of the host, in Hz."""
+    lpt: LptState | None
+    """Live Physical Time; None: the machine has none."""
     gic: GicV2State
     vcpus: Annotated[list[UnicornVcpuState], length(1, MAX_VCPUS)]
     placement: bytes | None
@@ -74,7 +79,16 @@ def save_engine(vm: UnicornVm) -> UnicornState:
     # The vCPUs come first: they bring the structures up to date.
     vcpus = [_save_vcpu(vm, vcpu, now) for vcpu in vm.vcpus]
     placement = vm.machine.placement.state()
-    return UnicornState(vm.core.model, vm.counter.at(now), vm.gic.state(), vcpus, placement)
+    lpt = vm.machine.lpt
+    return UnicornState(
+        model=vm.core.model,
+        counter=vm.counter.at(now),
+        frequency=vm.counter.rate.hz,
+        lpt=None if lpt is None else lpt.state(),
+        gic=vm.gic.state(),
+        vcpus=vcpus,
+        placement=placement,
+    )
 
 
 def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
@@ -84,18 +98,45 @@ def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
     """
     _check(vm, state)
     now = vm.counter.host()
-    vm.counter.go_on(state.counter, now)
+    counter = _rebase(vm, state, state.counter)
+    vm.counter.go_on(counter, now)
     vm.core.contexts.move_counter(vm.counter.offset)
     if state.placement is not None:
         vm.machine.placement.restore(state.placement)
     for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
-        _restore_vcpu(vm, vcpu, saved, now)
+        # The compare value, seen from the counter; both may be of another frequency here.
+        remaining = _rebase(vm, state, state.counter + saved.timer.remaining) - counter
+        _restore_vcpu(vm, vcpu, replace(saved, timer=replace(saved.timer, remaining=remaining)), now)
+    _restore_lpt(vm, state)
     vm.gic.restore(state.gic)
     for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
         vcpu.state = saved.power
         if vcpu.state is SchedState.IDLE and vcpu.irq:
             vcpu.state = SchedState.RUNNABLE
     vm.core.address_space.forget_code()
+
+
+def _rebase(vm: UnicornVm, state: UnicornState, ticks: int) -> int:
+    """Return ticks of the saved machine's counter as ticks of this host's.
+
+    They are the same, as the guest's registers are, unless it keeps time by Live Physical Time.
+    """
+    lpt, hz = vm.machine.lpt, vm.counter.rate.hz
+    if lpt is None or state.lpt is None or not state.lpt.asked or state.frequency == hz:
+        return ticks
+    return rebase(ticks, lpt.pv_hz, state.frequency, hz)
+
+
+def _restore_lpt(vm: UnicornVm, state: UnicornState) -> None:
+    """Begin a run; a machine that was saved without Live Physical Time can be given it."""
+    if (lpt := vm.machine.lpt) is None:
+        return
+    if state.lpt is not None:
+        try:
+            lpt.restore(state.lpt)
+        except GuestMemoryError as error:
+            raise SavedStateError(f"lpt: {error}") from error
+    lpt.begin_run(vm.counter.rate.hz)
 
 
 def _save_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, now: int) -> UnicornVcpuState:
@@ -142,6 +183,8 @@ def _check(vm: UnicornVm, state: UnicornState) -> None:
         raise SavedStateError(f"vcpus: {len(state.vcpus)} vCPUs are saved, this machine has {len(vm.vcpus)}")
     if (state.placement is None) != (vm.machine.placement.state() is None):
         raise SavedStateError("placement: the saved machine has another placement of its stolen time")
+    if state.lpt is not None and vm.machine.lpt is None:
+        raise SavedStateError("lpt: the saved machine has Live Physical Time, this one has not")
     for index, vcpu in enumerate(state.vcpus):
         if (vcpu.cpu is None) != (vcpu.power is SchedState.OFF):
             registers = "no registers" if vcpu.cpu is None else "registers"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
+from pvtime.engine.base import counter_rate
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
 from pvtime.engine.unicorn.core import Core, CoreConfig, TrapHandler
 from pvtime.engine.unicorn.cores import make_core
-from pvtime.engine.unicorn.counter import GuestCounter, counter_rate
+from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice

@@ -47,6 +47,13 @@
 	.equ	REST,		7
 	.equ	EXECUTE,	8
 	.equ	JUMP,		9
+	.equ	LPT_READ,	10
+	.equ	LPT_WATCH,	11
+
+// The structure of Live Physical Time.
+	.equ	SEQUENCE,	8
+	.equ	SCALE_MULT,	24
+	.equ	FRACBITS,	40
 
 // The address space: what is where, and as what it is mapped.
 	.equ	GIB,		1 << 30
@@ -78,6 +85,45 @@
 	add	x5, x5, x6
 	subs	x7, x7, #1
 	b.ne	0b
+	.endm
+
+// X0 becomes the Live Physical Time by the structure at X8, X1 the counter that it comes from, X3 the sequence number.
+// It starts again where that has changed, and X2 counts how often. X4 to X7 are lost. With a gate, the word at X9
+// becomes 1 once the counter has been read the first time, and what follows waits until it is more than 1; X11 becomes
+// the time that would have been read without a look at the sequence number.
+	.macro	lpt_clock gate=0
+0:	ldr	x3, [x8, #SEQUENCE]
+	dmb	ishld
+	isb
+	mrs	x1, cntvct_el0
+	.if	\gate
+	cbnz	x2, 2f
+	mov	x4, #1
+	stlr	x4, [x9]
+1:	ldar	x4, [x9]
+	cmp	x4, #1
+	b.eq	1b
+2:
+	.endif
+	ldr	x4, [x8, #SCALE_MULT]
+	ldr	w5, [x8, #FRACBITS]
+	mul	x6, x4, x1
+	umulh	x7, x4, x1
+	lsr	x6, x6, x5
+	neg	x5, x5
+	lsl	x7, x7, x5
+	orr	x0, x6, x7
+	dmb	ishld
+	ldr	x4, [x8, #SEQUENCE]
+	.if	\gate
+	cmp	x2, #0
+	csel	x11, x0, x11, eq
+	.endif
+	cmp	x4, x3
+	b.eq	3f
+	add	x2, x2, #1
+	b	0b
+3:
 	.endm
 
 	.text
@@ -189,6 +235,8 @@ commands:
 	.word	rest - commands
 	.word	execute - commands
 	.word	jump - commands
+	.word	lpt_read - commands
+	.word	lpt_watch - commands
 
 // X0 to X3: the call's. Its results.
 call:
@@ -296,6 +344,34 @@ jump:
 	mov	x2, #0
 	mov	x3, #0
 	br	x20
+
+// X0: the structure. X1: the gate. Results: Live Physical Time, the counter, how often it was read again, and the time
+// that the first reading would have been.
+lpt_read:
+	mov	x8, x0
+	mov	x9, x1
+	mov	x2, #0
+	lpt_clock gate=1
+	mov	x3, x11
+	b	done
+
+// X0: the structure. X1: a sequence number. Read the time over and over until a reading has that number. Results: Live
+// Physical Time, the counter, how often a reading was repeated, and how many were before the one before.
+lpt_watch:
+	mov	x8, x0
+	mov	x9, x1
+	mov	x2, #0
+	mov	x10, #0		// the last reading
+	mov	x11, #0		// those that were before the one before
+1:	lpt_clock
+	cmp	x0, x10
+	b.hs	2f
+	add	x11, x11, #1
+2:	mov	x10, x0
+	cmp	x3, x9
+	b.ne	1b
+	mov	x3, x11
+	b	done
 
 // Clean and invalidate X1 bytes from X0 on. No cache has shorter lines than 16 bytes.
 clean:

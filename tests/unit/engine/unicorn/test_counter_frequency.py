@@ -20,8 +20,7 @@ from pvtime.abi.arm64 import (
     CNTV_TVAL_EL0,
     CNTVCT_EL0,
 )
-from pvtime.engine.base import COUNTER_FREQUENCY
-from pvtime.engine.unicorn.counter import counter_rate
+from pvtime.engine.base import COUNTER_FREQUENCY, counter_rate
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.errors import UsageError
 from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate, TimerControl
