@@ -16,14 +16,17 @@ from pvtime.abi.kvm_types import MemoryFlag
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.abi.smccc import Smccc
+from pvtime.engine.kvm.engine import KvmEngine
 from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.vm_fd import STOLEN_TIME_UNSET
 from pvtime.errors import EngineError
 from pvtime.machine.layout import CONSOLE, RAM_BASE, STOLEN_TIME, Region
+from pvtime.machine.machine import Machine
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.probe.assembler import Program
+from pvtime.probe.guest import boot, guest
 from pvtime.steal.account import Account
 
 NONE = (1 << 64) - 1
@@ -168,3 +171,19 @@ def test_memory_that_overlaps_is_refused_with_both_names(bare: BareVm) -> None:
     region = Region("a second RAM", RAM_BASE + 0x1000, 0x1000)
     with pytest.raises(EngineError, match=r"a second RAM \(0x40001000.*overlaps RAM \(0x40000000"):
         bare.vm.set_memory(region, bare.memory.address)
+
+
+def test_a_guest_from_which_it_is_hidden_is_refused_by_every_call() -> None:
+    def build(machine: Machine) -> KvmEngine:
+        return KvmEngine(machine, {"pv-time": "hidden"})
+
+    with boot(build, guest(2)) as probe:
+        probe.start_vcpu(1)
+        for life in ("booted", "reset"):
+            for function, argument in (
+                (Smccc.ARCH_FEATURES, PvTime.FEATURES),
+                (PvTime.FEATURES, PvTime.ST),
+                (PvTime.ST, 0),
+            ):
+                assert probe.call(0, function, argument)[0] == NONE, (life, function)
+            probe = probe.reset()

@@ -14,6 +14,7 @@ __all__ = [
     "PHYSICAL_COUNTER",
     "PSTATE",
     "SCTLR_EL1",
+    "STD_HYP_BMAP",
     "VIRTUAL_COUNTER",
     "RegId",
     "SysregIndex",
@@ -26,6 +27,7 @@ __all__ = [
 _ARM64 = 0x60
 _CORE = 0x0010
 _SYSREG = 0x0013
+_FEATURE_BITMAP = 0x0016
 _SIZE_U64 = 3
 
 
@@ -86,6 +88,8 @@ VIRTUAL_COUNTER = sysreg(3, 3, 14, 3, 2)
 """KVM_REG_ARM_TIMER_CNT. By its fields it is CNTV_CVAL_EL0: the uapi header has the two exchanged."""
 PHYSICAL_COUNTER = sysreg(3, 3, 14, 0, 1)
 """KVM_REG_ARM_PTIMER_CNT, which KVM_GET_REG_LIST has since Linux 6.4."""
+STD_HYP_BMAP = int(RegId.of(architecture=_ARM64, size=_SIZE_U64, coprocessor=_FEATURE_BITMAP, index=1))
+"""KVM_REG_ARM_STD_HYP_BMAP (Linux 5.19): the standard hypervisor calls that the guest is offered."""
 COUNTERS: Final = (VIRTUAL_COUNTER, PHYSICAL_COUNTER)
 """They count on by themselves, and are the same for all vCPUs."""
 
@@ -95,6 +99,7 @@ _NAMES: Final = {
     SCTLR_EL1: "SCTLR_EL1",
     VIRTUAL_COUNTER: "the virtual counter",
     PHYSICAL_COUNTER: "the physical counter",
+    STD_HYP_BMAP: "the bitmap of standard hypervisor calls",
     sysreg(3, 0, 0, 0, 0): "MIDR_EL1",
     MPIDR_EL1: "MPIDR_EL1",
     sysreg(3, 0, 0, 0, 6): "REVIDR_EL1",

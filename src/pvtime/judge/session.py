@@ -91,6 +91,11 @@ class _Session:
     results: list[CheckResult] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
 
+    @property
+    def started(self) -> bool:
+        """Whether the image has begun, at least once."""
+        return self.lives > 1 or self.console.started
+
     def run(self) -> None:
         """Read to the end."""
         subject, looked, look_again, due, theft = self.subject, 0, 0.0, 0.0, ExitStack()
@@ -188,6 +193,8 @@ def judge(
     session = _Session(subject, list(outside), time.monotonic() + limit_s)
     session.run()
     results = session.results
+    if session.started:
+        results[:0] = subject.outside()
     for event in events - {LifeEvent(result.name) for result in results if _is_event(result.name)}:
         reason = f"the machine was not there for the {event.value}: its load had ended, or never began"
         results.append(CheckResult(event.value, Verdict.SKIP, reason))

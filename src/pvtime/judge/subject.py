@@ -7,6 +7,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+from pvtime.judge.console import CheckResult
 from pvtime.judge.growth import Restored
 
 __all__ = ["Subject"]
@@ -49,6 +50,10 @@ class Subject(ABC):
     @abstractmethod
     def complaint(self) -> str:
         """Return what the machine said beside its console."""
+
+    def outside(self) -> list[CheckResult]:
+        """Return the results of checks that need no guest."""
+        return []
 
     def version(self) -> str:
         """Return the version of the VMM; nothing if it does not say."""

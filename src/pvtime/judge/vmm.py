@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.errors import UsageError
+from pvtime.judge.console import CheckResult
 from pvtime.judge.growth import Restored
+from pvtime.judge.host_kvm import check_host_kvm
 from pvtime.judge.monitor import ControlError, monitor_of, program_of
 from pvtime.judge.subject import Subject
 from pvtime.judge.thief import Thief, patient
@@ -203,6 +205,11 @@ class Vmm(Subject):
     def complaint(self) -> str:
         """See :meth:`Subject.complaint`."""
         return self._said.decode(errors="replace").strip()
+
+    def outside(self) -> list[CheckResult]:
+        """Check this host's KVM, which the VMM may use."""
+        found = check_host_kvm()
+        return [] if found is None else [found]
 
     def version(self) -> str:
         """Return the first line that the program's --version prints."""

@@ -53,6 +53,19 @@ def obstacle() -> str | None:
     return None
 
 
+def _hides_pv_time(options: Mapping[str, str]) -> bool:
+    """Return whether the options hide PV time from the guest.
+
+    :raises UsageError: there is another option, or another value.
+    """
+    for key, value in options.items():
+        if key != PV_TIME:
+            raise UsageError(f"engine option {key!r}: the kvm engine has only {PV_TIME}")
+        if value not in PV_TIME_VALUES:
+            raise UsageError(f"engine option {key}={value}: choose {' or '.join(PV_TIME_VALUES)}")
+    return options.get(PV_TIME) == HIDDEN
+
+
 def _refuse_placement(name: PlacementName) -> None:
     """Check that this host's KVM has a placement.
 
@@ -101,13 +114,19 @@ class IrqLines:
                     vm.set_irq(spi, level)
 
 
+PV_TIME: Final = "pv-time"
+HIDDEN: Final = "hidden"
+PV_TIME_VALUES: Final = ("offered", HIDDEN)
+
+
 class KvmEngine(Engine):
     """Runs a machine's vCPUs on KVM, each on a thread of its own.
 
     The engine's own thread owns the VM from start to end, and makes a new one at each reset. What other
     threads ask of it runs there, in order.
 
-    :raises UsageError: an option, which the engine does not have, or a CPU model other than the host's.
+    :param options: ``pv-time`` = ``offered``, or ``hidden``: the guest finds no PV-time calls.
+    :raises UsageError: an option that the engine does not have, or a CPU model other than the host's.
     """
 
     name = "kvm"
@@ -122,8 +141,7 @@ class KvmEngine(Engine):
                 "--counter-frequency: on the kvm engine the guest has this host's counter; leave out the "
                 "option, or give --engine unicorn"
             )
-        if options:
-            raise UsageError(f"engine option {min(options)!r}: the kvm engine has no options")
+        self._hide_pv_time = _hides_pv_time(options or {})
         if machine.config.lpt is not None:
             raise UsageError(
                 "the kvm engine has no Live Physical Time, which was never merged into Linux: leave out "
@@ -374,7 +392,7 @@ class KvmEngine(Engine):
             self._machine.map.protect(
                 region, Access.WRITE
             )  # the structures are set up in memory that is there
-        vm = KvmVm(self._machine, self, self._injector, self._stops, state)
+        vm = KvmVm(self._machine, self, self._injector, self._stops, state, hide_pv_time=self._hide_pv_time)
         try:
             for region, access in self._limits.items():
                 vm.protect(region, access)

@@ -9,12 +9,12 @@ from mmap import PAGESIZE
 from typing import Final
 
 from pvtime.abi.kvm import KvmCap
-from pvtime.abi.kvm_reg import PC, x
+from pvtime.abi.kvm_reg import PC, STD_HYP_BMAP, x
 from pvtime.abi.kvm_types import MemoryFlag, VcpuFeature
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.kvm.exits import MachineEvents
 from pvtime.engine.kvm.injector import StealInjector
-from pvtime.engine.kvm.ioctl import DeviceFd
+from pvtime.engine.kvm.ioctl import DeviceFd, KvmError
 from pvtime.engine.kvm.mmio import CoalescedMmioRing, MmioBus
 from pvtime.engine.kvm.pvtime_fd import PvTimeFd, RegisteredCalls
 from pvtime.engine.kvm.sampler import PARKING
@@ -41,6 +41,7 @@ from pvtime.engine.kvm.vgic import (
     refuse_unsavable,
     write_vgic,
 )
+from pvtime.errors import EngineError
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.devicetree import KVM_TIMER_PPIS, GicFlavour
@@ -63,6 +64,8 @@ from pvtime.steal.placement import UserspacePlacement
 
 __all__ = ["KvmVm"]
 
+PV_TIME_BIT: Final = 1 << 0
+"""KVM_REG_ARM_STD_HYP_BIT_PV_TIME"""
 TIMERS: Final = KVM_TIMER_PPIS[:3]
 """A guest at EL1 has the physical and the virtual timer."""
 
@@ -71,6 +74,7 @@ class KvmVm:
     """A VM that is ready to start.
 
     :param stops: tells of stops of the whole process.
+    :param hide_pv_time: offer the guest no PV-time calls; KVM writes the structures all the same.
     :param state: a saved state to resume from, with the guest's memory restored; None: boot.
     :raises UsageError: memory overlaps a device, or the device tree is too large.
     :raises SavedStateError: no such machine on such a host can be in the saved state.
@@ -84,6 +88,8 @@ class KvmVm:
         injector: StealInjector,
         stops: ProcessStops,
         state: KvmState | None = None,
+        *,
+        hide_pv_time: bool = False,
     ) -> None:
         self._machine = machine
         self._injector = injector
@@ -107,6 +113,8 @@ class KvmVm:
             self.slots = MemorySlots(self.vm, memories)
             self._vcpus = self._create_vcpus(stack)
             self._vgic, self._flavour = self._create_vgic(stack)
+            if hide_pv_time:
+                self._hide_pv_time()
             if state is None:
                 self._boot()
             self._truths = self._set_stolen_time()
@@ -147,6 +155,16 @@ class KvmVm:
             vcpu.init(self.vm.preferred_target(), VcpuFeature.PSCI_0_2, *off)
         initialise_vgic(vgic)
         return vgic, flavour
+
+    def _hide_pv_time(self) -> None:
+        """Take the calls from all vCPUs, before one runs."""
+        vcpu = self._vcpus[0]
+        try:
+            vcpu.set_reg(STD_HYP_BMAP, vcpu.get_reg(STD_HYP_BMAP) & ~PV_TIME_BIT)
+        except KvmError as error:
+            raise EngineError(
+                f"this host's KVM cannot hide PV time: it takes Linux 5.19 ({error})"
+            ) from error
 
     def _boot(self) -> None:
         """Load the guest, and set the first vCPU's PC to its entry."""
