@@ -84,6 +84,12 @@ class FakeApt:
         """Have something go wrong from now on, see :func:`apt_get`."""
         self.directory.joinpath("mode").write_text(mode)
 
+    def hold(self) -> Path:
+        """Have every download wait until the file that is returned is removed."""
+        held = self.directory / "held"
+        held.touch()
+        return held
+
     def calls(self, of: str) -> list[str]:
         """Return what was called whose line holds ``of``."""
         log = self.directory / "log"
@@ -145,8 +151,8 @@ def transfer(home: Path, file: Path, data: bytes, mode: str) -> None:
         sys.exit("E: Failed to fetch http://mirror.test/x  Hash Sum mismatch")
     if mode == "room":
         sys.exit("E: Write error - write (28: No space left on device)")
-    if mode == "slow":
-        time.sleep(0.5)
+    while home.joinpath("held").exists():
+        time.sleep(0.01)
     at = file.stat().st_size if file.exists() else 0
     end = at + (len(data) - at) // 2 if mode == "cut" else len(data)
     with file.open("ab") as out:

@@ -79,9 +79,14 @@ class LinuxGuest:
     def _wait(self, come: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + DEADLINE
         with self._changed:
-            while not come():
+            while True:
+                # Before the look: a guest's last words come before its end, and perhaps as a wait times out.
+                ended = self.engine.wait(0) is not None
+                if come():
+                    return
+                assert not ended, f"the guest ended before {what}"
                 assert time.monotonic() < end, f"{what} did not come:\n{self.console[-2000:]}"
-                assert self._changed.wait(1) or self.engine.wait(0) is None, f"the guest ended before {what}"
+                self._changed.wait(1)
 
     def wait_for_text(self, text: str, times: int = 1) -> None:
         """Wait until the console has shown ``text`` so many times."""
@@ -121,8 +126,7 @@ class LinuxGuest:
         self._send(self.machine.console, line.encode() + b"\n")
 
     def _send(self, port: Ns16550, data: bytes) -> None:
-        while data:
-            data = data[port.receive(data) :]
+        while data := data[port.receive(data) :]:
             assert self.engine.wait(0.001) is None, "the guest has ended"
 
     def report(self) -> StatReport:

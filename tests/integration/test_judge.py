@@ -25,11 +25,11 @@ QEMU = "-M virt -cpu cortex-a72 -smp 2 -m 256 -nodefaults -display none -serial 
 def judge(*arguments: str, console: Path | None = None) -> tuple[int, dict[str, Any]]:
     """Return the exit code and the JSON of a judgement."""
     done = subprocess.run(
-        [*PVTIME, "judge", "--json", *arguments],
+        [*PVTIME, "judge", "--json", "--timeout", str(DEADLINE), *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=2 * DEADLINE,
         check=False,
     )
     assert done.stdout, done.stderr

@@ -41,6 +41,15 @@ def start(*options: str) -> subprocess.Popen[str]:
     )
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Read a run's output, up to a line with ``text``."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} did not come, and the run has ended: {process.communicate()}")
+
+
 def refuse_disagreement(row: VcpuRow) -> None:
     """Check that host, structure and guest agree on one vCPU's stolen time."""
     assert row.enabled
@@ -93,11 +102,8 @@ def test_a_kernel_and_an_initrd_of_the_users_own_have_no_guest_column(
 
 def test_ctrl_c_ends_a_running_guest_with_its_last_figures() -> None:
     process = start("--vcpus", "2")
-    assert process.stdout is not None
-    while "Run /init" not in (line := process.stdout.readline()):
-        assert line, "the guest ended before userland"
-    while not process.stdout.readline().startswith("pvtime: "):
-        pass
+    read_until(process, "Run /init")
+    read_until(process, "pvtime: ")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130
@@ -118,16 +124,16 @@ def test_a_stopped_process_is_neither_run_nor_stolen_time(tmp_path: Path) -> Non
     """It was: ten seconds of SIGSTOP were run time of one vCPU, and stolen from the other."""
     path = tmp_path / "report.json"
     # nohlt: the engine's thread never sleeps. A stop while all are idle counts from the first timer on.
-    process = start("--vcpus", "2", "--duration", "1", "--append", "nohlt", "--report", str(path))
-    assert process.stdout is not None
-    while " ran " not in process.stdout.readline():
-        pass
+    process = start("--vcpus", "2", "--append", "nohlt", "--report", str(path))
+    read_until(process, "vCPU 1 ran ")
     process.send_signal(signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
     stopped = time.monotonic_ns()
     time.sleep(1)
     stopped = time.monotonic_ns() - stopped
     process.send_signal(signal.SIGCONT)
+    read_until(process, " ran ")
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=DEADLINE)
     first, second = document.from_json(path.read_text()).vcpus
     assert first.stopped_ns >= stopped

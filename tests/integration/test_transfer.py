@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from framework.wait import DEADLINE, wait_until
-from integration.test_run_command import PVTIME, Console
+from integration.test_run_command import PVTIME, Console, read_until
 from pvtime.report import document
 from pvtime.report.model import RunReport
 
@@ -44,11 +45,17 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def finish(process: subprocess.Popen[str], path: Path) -> RunReport:
+def finish(process: subprocess.Popen[str], path: Path, code: int = 0) -> RunReport:
     """Wait for a run's end, which must be a good one, and return its report."""
     out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 0, out + err
+    assert process.returncode == code, out + err
     return document.from_json(path.read_text())
+
+
+def end(process: subprocess.Popen[str], path: Path) -> RunReport:
+    """End a run by a signal, and return its report."""
+    process.send_signal(signal.SIGTERM)
+    return finish(process, path, 128 + signal.SIGTERM)
 
 
 def refuse_disagreement(report: RunReport) -> None:
@@ -69,15 +76,6 @@ def ask_until_ready(process: subprocess.Popen[str], *arguments: str) -> subproce
 
     wait_until(listens)
     return pvtime(*arguments)
-
-
-def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
-    """Read a run's output until a line has ``text``."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"{text!r} did not come")
 
 
 @pytest.mark.parametrize("placement", ["userspace", "hypervisor"])
@@ -114,9 +112,9 @@ def test_one_saved_machine_can_be_restored_again_and_by_the_other_core(tmp_path:
 
 def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
     control, saved, report = tmp_path / "control", tmp_path / "saved", tmp_path / "report.json"
-    options = ["--memory", "256M", "--control", str(control), "--duration", "4", "--report", str(report)]
+    options = ["--memory", "256M", "--control", str(control), "--report", str(report)]
     with running("run", *options) as process:
-        wait_for_line(process, "using stolen time PV")
+        read_until(process, "using stolen time PV")
         answer = pvtime("save", str(control), str(saved), "--keep-running", "--json")
         assert answer.returncode == 0, answer.stderr
         figures = json.loads(answer.stdout)
@@ -125,7 +123,7 @@ def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
         again = pvtime("save", str(control), str(saved), "--keep-running")
         assert (again.returncode, again.stdout) == (2, "")
         assert "exists already" in again.stderr
-        assert finish(process, report).outcome.value == "stopped"
+        assert end(process, report).outcome.value == "stopped"
     assert not control.exists()
     assert pvtime("restore", str(saved), "--quiet", "--duration", "1").returncode == 0
 
@@ -136,8 +134,8 @@ def test_a_machine_moves_while_it_runs(tmp_path: Path) -> None:
     source_options = ["--vcpus", "2", "--memory", "256M", "--control", str(control), "--report", str(here)]
     with running("receive", peer, "--duration", "1.5", "--report", str(there)) as target:
         with running("run", *source_options) as source:
-            wait_for_line(source, "using stolen time PV")
-            wait_for_line(target, "waiting for a machine")
+            read_until(source, "using stolen time PV")
+            read_until(target, "waiting for a machine")
             answer = pvtime("migrate", str(control), peer, "--json")
             assert answer.returncode == 0, answer.stderr
             before = finish(source, here)

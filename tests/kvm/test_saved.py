@@ -24,7 +24,7 @@ from pvtime.abi.ns16550 import Ier, Reg
 from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime, StolenTime
 from pvtime.engine.base import Engine, Outcome, VcpuSample
-from pvtime.engine.kvm.engine import KvmEngine
+from pvtime.engine.kvm.engine import KvmEngine, Phase
 from pvtime.engine.kvm.state import KvmState
 from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.layout import CONSOLE
@@ -247,7 +247,7 @@ def test_a_reset_that_is_under_way_when_the_machine_is_paused_is_done_and_begins
 
     def noted(self: KvmEngine) -> None:
         asked.set()
-        time.sleep(0.5)  # the pause comes first
+        wait_until(lambda: self._phase is Phase.PAUSED)
         restart(self)
 
     monkeypatch.setattr(KvmEngine, "restart", noted)

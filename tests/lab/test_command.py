@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import pvtime
 from framework.wait import DEADLINE, wait_until
+from pvtime.lab.qemu import PROGRAM
 
 PVTIME = [sys.executable, "-m", "pvtime"]
 
@@ -35,8 +37,18 @@ def children(pid: int) -> list[int]:
     """Return the processes that a process, whichever its thread, has started and not yet waited for."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += map(int, task.read_text().split())
+        with contextlib.suppress(OSError):  # a thread that has exited
+            found += map(int, task.read_text().split())
     return found
+
+
+def boots(pid: int) -> bool:
+    """Whether a process is an emulator with a kernel: one is also started for its version."""
+    try:
+        program, *options = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has exited
+        return False
+    return program.endswith(PROGRAM.encode()) and b"-kernel" in options
 
 
 def emulator(process: subprocess.Popen[str]) -> int:
@@ -44,10 +56,7 @@ def emulator(process: subprocess.Popen[str]) -> int:
 
     def started() -> int | None:
         assert process.poll() is None, process.communicate()
-        for child in children(process.pid):
-            if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
-                return child
-        return None
+        return next(filter(boots, children(process.pid)), None)
 
     return wait_until(started, message="QEMU was not started")
 

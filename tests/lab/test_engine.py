@@ -14,6 +14,7 @@ import pytest
 from framework.differential import SEQUENCES, Answers, answers_of, differs_by_design, generate
 from framework.engines import CHOICES
 from framework.in_lab import TIMEOUT, succeed
+from framework.wait import DEADLINE
 from pvtime.engine.base import Outcome
 from pvtime.kmod.build import COMPILER
 from pvtime.lab.lab import Lab
@@ -21,7 +22,7 @@ from pvtime.lab.module import load_module, unload_module
 from pvtime.lab.qemu import CPUS
 from pvtime.report import document
 
-HANG_TIMEOUT = 300
+HANG_TIMEOUT = 2 * DEADLINE
 """Seconds after which a test in the lab has hung: pytest prints every thread's traceback and exits. That is
 longer than a test waits for a cause."""
 
@@ -81,7 +82,7 @@ def test_generated_calls_have_the_embedded_engines_answers(lab: Lab, tmp_path: P
 def test_a_linux_guest_and_its_host_agree_on_every_nanosecond(lab: Lab, tmp_path: Path) -> None:
     vcpus = VCPUS[lab.options.cpu]
     path = tmp_path / "report.json"
-    run = ("pvtime", "run", "--engine", "kvm", "--vcpus", str(vcpus), "--duration", "2")
+    run = ("pvtime", "run", "--engine", "kvm", "--vcpus", str(vcpus), "--duration", "2", *PATIENT)
     done = succeed(lab, *run, "--report", "report.json", out={"report.json": path})
     console = done.stdout.decode(errors="replace")
     assert "using stolen time PV" in console
@@ -103,10 +104,14 @@ def test_a_linux_guest_and_its_host_agree_on_every_nanosecond(lab: Lab, tmp_path
         assert all(row.truth_ns > 0 for row in report.vcpus), "four busy vCPUs on two CPUs"
 
 
-LEAVE = """
+PATIENT = ("--boot-timeout", "900")
+"""A guest in the lab boots in a quarter of a minute; 60 s were seen beside other work."""
+
+LEAVE = f"""
 set -e
 rm -rf saved
-pvtime run --engine kvm --vcpus 2 --memory 256M --quiet --save-at 1 saved --report first.json
+pvtime run --engine kvm --vcpus 2 --memory 256M --quiet {" ".join(PATIENT)} \\
+    --save-at 1 saved --report first.json
 pvtime receive unix:peer --quiet --duration 1 --report third.json &
 pvtime restore saved --quiet --control control --report second.json &
 until [ -S peer ] && [ -S control ]; do sleep 0.1; done
@@ -136,7 +141,9 @@ def test_a_linux_guest_is_saved_restored_and_moved(lab: Lab, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("lab", [WITH_VHE], indirect=True)
 def test_the_judge_finds_the_kvm_engines_mark_and_nothing_else(lab: Lab) -> None:
-    done = lab.run(["pvtime", "judge", "--engine", "kvm", "--vcpus", "2", "--json"], timeout=TIMEOUT)
+    done = lab.run(
+        ["pvtime", "judge", "--engine", "kvm", "--vcpus", "2", "--json", "--timeout", "900"], timeout=TIMEOUT
+    )
     verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
     failed = {name for name, verdict in verdicts.items() if verdict == "fail"}
     assert failed <= {"padding", "padding_at_the_end"}, done.stdout.decode()

@@ -76,7 +76,17 @@ def test_its_own_tests_and_the_scenarios_of_approach_1_pass(loaded: Lab) -> None
 
 def test_an_unmodified_linux_has_its_stolen_time_in_the_kernels_memory(loaded: Lab, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    run = (*ON_KERNELS_MEMORY, "--vcpus", "2", "--duration", "0.1", "--report", "report.json")
+    run = (
+        *ON_KERNELS_MEMORY,
+        "--vcpus",
+        "2",
+        "--duration",
+        "0.1",
+        "--boot-timeout",
+        "900",
+        "--report",
+        "report.json",
+    )
     done = loaded.run(run, timeout=TIMEOUT, out_files={"report.json": path})
     assert done.exit_code == 0, done.stderr.decode(errors="replace")
     assert "using stolen time PV" in done.stdout.decode(errors="replace")

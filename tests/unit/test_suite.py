@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from framework.wait import DEADLINE
+from framework.fakes import FakeEngine
+from framework.linux import LinuxGuest
+from framework.wait import DEADLINE, wait_until
 
 SKIPPED = """
 import pytest
@@ -93,3 +96,35 @@ def test_a_module_that_is_skipped_fails_too(workers: int, tmp_path: Path) -> Non
     code, text = run(tmp_path, workers, "test_module.py")
     assert code not in (0, 5)
     assert "something is missing" in text
+
+
+class LastWords:
+    """A guest that does what is waited for behind the first look, and ends at once."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine()
+        self._looks = 0
+
+    def come(self) -> bool:
+        """Look."""
+        self._looks += 1
+        if self._looks == 1:
+            self.engine.power_off()
+        return self._looks > 1
+
+
+def test_what_comes_just_before_a_guests_end_is_not_missed() -> None:
+    # It was on a busy host, where the test looked, slept, and found the guest ended.
+    guest = LastWords()
+    assert wait_until(guest.come, guest.engine)
+    guest = LastWords()
+    LinuxGuest(cast("Any", None), cast("Any", guest.engine))._wait(guest.come, "its last words")
+
+
+def test_a_guest_that_ends_without_what_is_waited_for_is_told() -> None:
+    guest = LastWords()
+    guest.engine.power_off()
+    with pytest.raises(AssertionError, match="the guest has ended"):
+        wait_until(lambda: False, guest.engine)
+    with pytest.raises(AssertionError, match="the guest ended before a word"):
+        LinuxGuest(cast("Any", None), cast("Any", guest.engine))._wait(lambda: False, "a word")

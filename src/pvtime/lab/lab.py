@@ -35,7 +35,7 @@ from pvtime.report.waiting import waiting
 
 __all__ = ["Lab", "refuse_impossible", "refuse_unwritable", "run_in_lab"]
 
-BOOT_TIMEOUT_S: Final = 120.0
+BOOT_TIMEOUT_S: Final = 300.0
 """A boot takes 3 s on a quiet machine; this is for a loaded one."""
 
 END_TIMEOUT_S: Final = 15.0

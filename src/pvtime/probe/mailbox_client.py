@@ -15,7 +15,7 @@ from pvtime.probe.mailbox import ARGUMENTS, BOXES, FIRST_SPI, RESULTS, Command, 
 
 __all__ = ["ANSWER_TIMEOUT_S", "MailboxClient", "ProbeError", "ProbeFaultError"]
 
-ANSWER_TIMEOUT_S: Final = 30
+ANSWER_TIMEOUT_S: Final = 120
 """Default of the longest wait for an answer, in seconds."""
 
 POLL_INTERVAL_S: Final = 0.000_05

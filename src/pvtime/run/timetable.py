@@ -24,8 +24,8 @@ class SessionTimeouts:
     halt: float = 5.0
     """Without output after a kernel's last line, until the run ends. Longer than the second between reports
     of an agent, which tell a guest that has only printed such a line from one that has panicked or halted."""
-    power_off: float = 10.0
-    """For the guest to power off when asked."""
+    power_off: float = 30.0
+    """For the guest to power off when asked: 5 s were seen on a host with a load of 14."""
     power_off_signal: float = 2.0
     """The same after Ctrl-C or SIGTERM: somebody waits."""
     stat_reply: float = 2.0

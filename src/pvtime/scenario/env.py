@@ -39,7 +39,7 @@ __all__ = [
 MIN_STOLEN_NS: Final = 20_000_000
 """More than can be stolen between two calls."""
 
-EVENT_TIMEOUT_S: Final = 60
+EVENT_TIMEOUT_S: Final = 120
 """Longest wait for an event, in seconds; it takes milliseconds."""
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import socket
 import stat
 import struct
@@ -159,16 +160,39 @@ class OwnSocket(socket.socket):
         self._path = path
         try:
             remove_stale(path)
-            mask = os.umask(0o177)
-            try:
-                self.bind(path)
-            finally:
-                os.umask(mask)
-            self._bound = os.lstat(path)
-            self.listen()
+            self._bound = self._listen_at(path)
         except BaseException:
             super().close()
             raise
+
+    def _listen_at(self, path: str) -> os.stat_result:
+        """Listen at ``path``, which is there when connections succeed; return what is there then.
+
+        From bind to listen a socket refuses those who see its name. So it is bound to another one, and by its
+        directory's descriptor: that name is no longer than a socket's may be.
+        """
+        if len(os.fsencode(path)) > MAX_PATH:
+            # As bind says it: without an errno.
+            raise OSError(f"a socket's path has at most {MAX_PATH} bytes")
+        directory, name = os.path.split(path)
+        folder = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            hidden = f".{name[:32]}.{secrets.token_hex(4)}"
+            mask = os.umask(0o177)
+            try:
+                self.bind(f"/proc/self/fd/{folder}/{hidden}")
+            finally:
+                os.umask(mask)
+            try:
+                self.listen()
+                os.link(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
+                return os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
+            finally:
+                os.unlink(hidden, dir_fd=folder)
+        finally:
+            os.close(folder)
 
     def close(self) -> None:
         """Close the socket and remove its path, unless that is another socket's by now."""

@@ -46,7 +46,7 @@ def program(images: Images, *options: str, env: Mapping[str, str] | None = None)
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Return exit code, standard output and standard error of a program that ends by itself."""
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()  # one that does not is not left behind
     return process.returncode, out, err
@@ -389,7 +389,7 @@ def test_a_signal_where_no_exception_can_pass_is_neither_lost_nor_printed(
         [sys.executable, "-c", program, "", str(int(number))],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
     assert (done.returncode, done.stderr.strip()) == (128 + number, "")
@@ -436,7 +436,7 @@ def test_a_reader_that_leaves_gets_no_traceback(images: Images) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    assert process.wait(60) == EXIT_OUTPUT_LOST
+    assert process.wait(DEADLINE) == EXIT_OUTPUT_LOST
 
 
 def test_a_quiet_run_with_a_report_never_imports_rich(images: Images) -> None:

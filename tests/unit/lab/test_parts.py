@@ -137,10 +137,10 @@ def test_output_goes_to_its_stream_or_into_the_result() -> None:
 def test_the_emulator_dies_with_its_parent() -> None:
     code = (
         "import os, subprocess, sys, time\n"
-        f"command = [sys.executable, {die_with_parent.__file__!r}, str(os.getpid()), 'sleep', '60']\n"
+        f"command = [sys.executable, {die_with_parent.__file__!r}, str(os.getpid()), 'sleep', '1000']\n"
         "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(1000)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvtime.errors import UsageError
-from pvtime.snapshot.address import Address, OwnSocket
+from pvtime.snapshot.address import MAX_PATH, Address, OwnSocket
 
 
 @pytest.fixture
@@ -38,6 +38,33 @@ def test_a_socket_where_somebody_listens_is_not(path: Path) -> None:
         with pytest.raises(OSError, match="in use"):
             OwnSocket(str(path))
         assert listens(path)
+
+
+def test_a_path_is_there_when_a_connection_succeeds_and_not_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who waited for the path was refused now and then: it was there from bind to listen.
+    seen: list[bool] = []
+    listen = socket.socket.listen
+
+    def noted(self: socket.socket, *backlog: int) -> None:
+        seen.append(path.exists())
+        listen(self, *backlog)
+
+    monkeypatch.setattr(OwnSocket, "listen", noted)
+    with OwnSocket(str(path)):
+        assert listens(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert [each.name for each in path.parent.iterdir()] == ["socket"]
+    assert seen == [False]
+
+
+def test_a_path_of_the_greatest_length_will_do(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * (MAX_PATH - len(f"{tmp_path}/")))
+    with OwnSocket(str(path)):
+        assert listens(path)
+    with pytest.raises(OSError, match="at most 107 bytes"):
+        OwnSocket(f"{path}x")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])

@@ -76,11 +76,10 @@ def vcpu_thread(injected: InjectedVcpu, failures: Failures) -> Iterator[tuple[Vc
     vcpu, truth = NoKvm(), KvmTruth(None)
     times = ThreadTimes(ProcessStops(), None)
     thread = VcpuThread(vcpu, MmioBus([]), truth, failures, 0, injected, times)
-    before = threading.active_count()
     yield thread, truth
     thread.leave()
     thread.join()
-    assert threading.active_count() == before
+    assert f"pvtime-vcpu{vcpu.index}" not in {other.name for other in threading.enumerate()}
     thread.close()
     vcpu.close()
 
