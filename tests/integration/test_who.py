@@ -23,7 +23,7 @@ from framework.wait import wait_until
 from pvtime.host.process import thread_state
 from pvtime.host.vms import HostVm, VmFinder, examine_process
 from pvtime.watch.verdict import verdicts
-from pvtime.watch.who import CauseKind, VcpuCauses, VmCauses, WhoSession
+from pvtime.watch.who import CauseKind, VcpuCauses, VmCauses, WhoSession, clock
 
 ENOUGH_NS = 400_000_000
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
@@ -79,9 +79,9 @@ def hog() -> Iterator[int]:
             process.kill()
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped."""
-    state = thread_state(f"/proc/{pid}")
+def is_stopped(pid: int, tid: int | None = None) -> bool:
+    """Whether a thread of a process, by default its first, is stopped."""
+    state = thread_state(f"/proc/{pid}/task/{tid or pid}")
     return state is not None and state.stopped
 
 
@@ -165,16 +165,17 @@ def test_vcpus_on_one_cpu_steal_from_each_other_what_each_runs() -> None:
 
 def test_a_stopped_vm_is_not_stolen_from_and_the_verdict_says_so() -> None:
     with spinning(1) as vm, WhoSession([vm], [vm]) as session:
-        stopped_for = iter(range(25))
+        times: list[int] = []
         steps = [
             act(lambda: os.kill(vm.pid, signal.SIGSTOP)),
-            lambda: is_stopped(vm.pid),
-            lambda: next(stopped_for, None) is None,  # so many rounds of 20 ms and more
+            lambda: is_stopped(vm.pid, vm.vcpus[0].tid),
+            act(lambda: times.append(clock())),
+            lambda: clock() - times[0] >= ENOUGH_NS,
+            act(lambda: times.append(clock())),
             act(lambda: os.kill(vm.pid, signal.SIGCONT)),
         ]
         found = Course(session, steps).run()
-    vcpu = only(found)
-    assert vcpu.stopped_ns >= 25 * 19_000_000
+    assert only(found).stopped_ns >= times[1] - times[0]
     assert verdicts(found)[0].startswith("not steal: the VM was stopped for ")
 
 

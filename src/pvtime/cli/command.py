@@ -40,6 +40,7 @@ COMMANDS: Final = (
     "pause",
     "ps",
     "receive",
+    "report",
     "reset",
     "restore",
     "resume",

@@ -37,7 +37,7 @@ POLL_S: Final = 0.02
 """Between two readings of the quotas' counts."""
 DRAIN_EVERY: Final = 5
 """Polls between two drains of the rings."""
-SLACK_NS: Final = 5_000_000
+SLACK_NS: Final = 20_000_000
 """A record may come this much later into its ring than its time."""
 RING_BYTES: Final = 64 << 20
 """For all CPUs together."""
@@ -234,6 +234,7 @@ class WhoSession:
         end = clock()
         self._compare(end)
         self._poll_quotas()
+        time.sleep(SLACK_NS / 1e9)
         self._drain()
         self._process(end)
         self._tracker.end_window(end)
@@ -334,6 +335,7 @@ class WhoSession:
         self._frozen_at = now
 
     _frozen_at = 0
+    _processed = 0
 
     def _drain(self) -> None:
         events = self._events
@@ -353,6 +355,10 @@ class WhoSession:
             if moment > until:
                 break
             taken += 1
+            if moment < self._processed:  # its CPU was stopped between the time and the record
+                record = (self._processed, *record[1:])
+            else:
+                self._processed = moment
             if kind >= 0:
                 switch(kind, record)
             elif kind == -1:
@@ -360,7 +366,7 @@ class WhoSession:
             elif kind == -2:
                 tracker.migrate(record)
             else:
-                tracker.compare(*record)
+                tracker.compare(*record[1:])
         del self._events[:taken]
         settled = until
         for at, (begin, end, throttled, tids) in enumerate(self._increments):
@@ -389,7 +395,7 @@ class WhoSession:
                         break
                     before = after
                 if before is not None and before == after:
-                    self._events.append((now, -3, (tid, before[0])))
+                    self._events.append((now, -3, (now, tid, before[0])))
         self._events.sort(key=itemgetter(0))
 
     def _resolve_sleepers(self) -> None:
@@ -449,6 +455,11 @@ class WhoSession:
         if lost := sum(ring.lost for ring in self._rings):
             notes.append(
                 f"{lost} records were lost: this host switches threads faster than they could be read"
+            )
+        if tracker.lost_switches:
+            notes.append(
+                f"{tracker.lost_switches} switches left no record, and their time is not known: perf drops "
+                "the records of some threads"
             )
         if tracker.dropped_spans:
             notes.append(f"the picture ends early: {tracker.dropped_spans} pieces did not fit")
