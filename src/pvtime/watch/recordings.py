@@ -16,7 +16,7 @@ from pvtime.errors import UsageError
 from pvtime.report.document import from_json
 from pvtime.report.model import VcpuRow
 
-__all__ = ["Figures", "Mark", "Recording", "Slice", "Track", "read_recording"]
+__all__ = ["Mark", "Recording", "Slice", "ThreeFigures", "Track", "read_recording"]
 
 MAX_BYTES: Final = 256 << 20
 MAX_TRACKS: Final = 1024
@@ -62,7 +62,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Figures:
+class ThreeFigures:
     """A vCPU's three figures at the end, in ns; None: not known."""
 
     name: str
@@ -78,7 +78,7 @@ class Recording:
     title: str
     tracks: list[Track] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
-    figures: list[Figures] = field(default_factory=list)
+    figures: list[ThreeFigures] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
     def track(self, name: str) -> Track:
@@ -152,7 +152,7 @@ def _from_report(text: str) -> Recording:
     if report.begin:
         recording.marks.append(Mark(middle, "userland reports" if report.begin.from_guest else "runs here"))
     recording.figures = [
-        Figures(f"vCPU {row.index}", row.truth_ns, row.structure_ns, row.guest_steal_ns)
+        ThreeFigures(f"vCPU {row.index}", row.truth_ns, row.structure_ns, row.guest_steal_ns)
         for row in report.vcpus
     ]
     recording.sentences.append(f"outcome: {report.outcome.value}; placement: {report.placement}")
@@ -197,7 +197,7 @@ def _from_stream(documents: list[Any]) -> Recording:
             before[row["index"]] = row
         then = now
     recording.figures = [
-        Figures(
+        ThreeFigures(
             f"vCPU {row['index']}",
             row["truth_ns"],
             row["structure_ns"],
