@@ -16,6 +16,7 @@ __all__ = [
     "REINSTALL",
     "EngineError",
     "GuestCommandError",
+    "GuestEndedError",
     "GuestImageError",
     "GuestMemoryError",
     "ImagesError",
@@ -73,6 +74,10 @@ class MigrationError(PvtimeError):
 
 class EngineError(PvtimeError):
     """The engine cannot run the guest, or failed while running it."""
+
+
+class GuestEndedError(EngineError):
+    """The guest has ended, and cannot be asked any more; the message says how."""
 
 
 class GuestCommandError(PvtimeError):

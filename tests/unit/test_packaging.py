@@ -27,7 +27,16 @@ def test_the_docs_that_the_readme_links_to_are_installed_beside_it() -> None:
 
 def test_the_source_archive_has_what_the_tests_and_the_makefile_need() -> None:
     words = (ROOT / "MANIFEST.in").read_text().split()
-    assert {"docs", "tests", "tools", "bench", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"} <= set(words)
+    assert {
+        "docs",
+        "examples",
+        "tests",
+        "tools",
+        "bench",
+        "Makefile",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    } <= set(words)
 
 
 def test_the_command_is_installed() -> None:

@@ -17,9 +17,9 @@ __all__ = [
     "AttachPlacement",
     "PvTimeAttach",
     "PvTimeRegistered",
-    "Sample",
     "SamplePart",
     "UpdateMethod",
+    "UpdateSample",
 ]
 
 DEVICE: Final = "/dev/pvtime"
@@ -96,7 +96,7 @@ class SamplePart(IntEnum):
     """Two readings with nothing between them."""
 
 
-class Sample(ctypes.LittleEndianStructure):
+class UpdateSample(ctypes.LittleEndianStructure):
     """A record of read(2)."""
 
     _fields_ = (

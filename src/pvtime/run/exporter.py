@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pvtime.engine.base import Engine, Outcome
-from pvtime.errors import EngineError, UsageError
+from pvtime.errors import EngineError, GuestEndedError, UsageError
 from pvtime.machine.machine import Machine
 from pvtime.snapshot.address import PEER_TIMEOUT_S
 from pvtime.snapshot.codec import prepare
@@ -24,6 +25,9 @@ from pvtime.snapshot.state import SavedState
 from pvtime.snapshot.stream import MigrationStream
 
 __all__ = ["Exporter", "SaveResult"]
+
+QUICK_S: Final = 2.0
+"""Seconds for which a pause, a resumption or a reset waits for another one."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,18 @@ class Exporter:
     def pause(self) -> None:
         """Pause the machine until :meth:`resume`; harmless when it is paused.
 
-        :raises EngineError: the machine has ended.
+        :raises GuestEndedError: the machine has ended.
         """
-        with self._exclusive():
+        with self._exclusive(QUICK_S):
             self._engine.pause()
             self._held = True
 
     def resume(self) -> None:
         """Resume the machine after :meth:`pause`; harmless when it is not paused.
 
-        :raises EngineError: the machine has ended.
+        :raises GuestEndedError: the machine has ended.
         """
-        with self._exclusive():
+        with self._exclusive(QUICK_S):
             self._held = False
             self._engine.resume()
 
@@ -103,7 +107,7 @@ class Exporter:
 
         :raises EngineError: it is paused, or has ended.
         """
-        with self._exclusive():
+        with self._exclusive(QUICK_S):
             if self._held:
                 raise EngineError("the machine is paused: resume it to reset it")
             self._engine.reset()
@@ -112,7 +116,7 @@ class Exporter:
         """Save the machine to a new directory, and end it here unless ``keep_running``.
 
         :raises SavedStateError: ``path`` exists, or cannot be written; the machine runs on.
-        :raises EngineError: the machine has ended.
+        :raises GuestEndedError: the machine has ended.
         """
         with self._exclusive():
             prepare(Manifest, self._engine.state_type)  # before the pause
@@ -161,12 +165,12 @@ class Exporter:
         self._ended(outcome)
 
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if not self._in_progress.acquire(blocking=False):
+    def _exclusive(self, wait_s: float = 0.0) -> Iterator[None]:
+        if not self._in_progress.acquire(timeout=wait_s):
             raise UsageError("the machine is being saved or migrated already: wait until that has ended")
         try:
             if self._closed or self._left or self._engine.wait(0) is not None:
-                raise EngineError("the machine has ended")
+                raise GuestEndedError("the machine has ended")
             yield
         finally:
             self._in_progress.release()

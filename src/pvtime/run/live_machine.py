@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pvtime.engine.base import Outcome
-from pvtime.errors import EngineError
+from pvtime.errors import GuestEndedError
 from pvtime.inject.schedule import Schedule
 from pvtime.report.model import Moment
 from pvtime.run.control_protocol import MachineInfo
@@ -106,7 +106,7 @@ class LiveMachine:
         """Inject steal by another schedule from now on, and return the one before.
 
         :raises UsageError: it names a vCPU that the machine lacks.
-        :raises EngineError: the machine has ended.
+        :raises GuestEndedError: the machine has ended.
         """
         with self._steal_lock:
             self._refuse_ended()
@@ -167,4 +167,4 @@ class LiveMachine:
 
     def _refuse_ended(self) -> None:
         if self.ended() is not None:
-            raise EngineError("the machine has ended")
+            raise GuestEndedError("the machine has ended")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pvtime.errors import EngineError, GuestCommandError, UsageError
+from pvtime.errors import GuestCommandError, GuestEndedError, UsageError
 from pvtime.userland.protocol import MAX_SHELL_COMMAND, ShellExit, ShellOutput, encode_shell
 
 __all__ = ["ShellJobs", "ShellResult"]
@@ -56,7 +56,7 @@ class ShellJobs:
         :param timeout: seconds until it must have ended.
         :raises UsageError: the command is too long.
         :raises GuestCommandError: it has not ended in time. It may run on.
-        :raises EngineError: the machine has ended.
+        :raises GuestEndedError: the machine has ended.
         """
         give_up_at = time.monotonic() + timeout
         with self._changed:
@@ -72,7 +72,7 @@ class ShellJobs:
                 if job.code is not None:
                     return ShellResult(job.code, bytes(job.output))
                 if self._over:
-                    raise EngineError("the machine has ended before the command in it had")
+                    raise GuestEndedError("the machine has ended before the command in it had")
             raise GuestCommandError(f"the command has not ended within {timeout:g} s: {command}")
         finally:
             with self._changed:
@@ -87,7 +87,9 @@ class ShellJobs:
             ) from None
         with self._sending:
             while data := data[self._send(data) :]:
-                if self._over or time.monotonic() > give_up_at:
+                if self._over:
+                    raise GuestEndedError("the machine has ended before the command in it had")
+                if time.monotonic() > give_up_at:
                     raise GuestCommandError("the guest takes no command: it may have stopped")
                 time.sleep(RETRY_INTERVAL_S)
 

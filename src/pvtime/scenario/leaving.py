@@ -27,13 +27,13 @@ from pvtime.snapshot.receive import ReceivedMachine, confirm, receive
 from pvtime.snapshot.send import MigrationResult, send
 from pvtime.snapshot.stream import MigrationStream
 
-__all__ = ["Guest", "count_after", "exporter", "guest_with_count", "migrated", "needs", "revived"]
+__all__ = ["CountingGuest", "count_after", "exporter", "guest_with_count", "migrated", "needs", "revived"]
 
 MEMORY: Final = RAM_BASE + (16 << 20)
 
 
 @dataclass(frozen=True)
-class Guest:
+class CountingGuest:
     """A guest with two vCPUs that have stolen time."""
 
     probe: Probe
@@ -43,11 +43,11 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest_with_count(env: ScenarioEnv) -> Iterator[Guest]:
+def guest_with_count(env: ScenarioEnv) -> Iterator[CountingGuest]:
     """Start a guest, and wait until something was stolen from each of its vCPUs."""
     kernel = env.guest_side(MEMORY)
     with env.boot() as probe:
-        guest = Guest(probe, kernel, [kernel.enable(probe, index) for index in range(2)])
+        guest = CountingGuest(probe, kernel, [kernel.enable(probe, index) for index in range(2)])
         await_stolen(probe, 0, 1)
         yield guest
 
@@ -157,7 +157,7 @@ def count_after(probe: Probe, saved: list[VcpuSample], since_ns: int) -> tuple[l
     return now, "saved + new truth, to the ns"
 
 
-def needs(env: ScenarioEnv, probe: Probe, guest: Guest, topic: str) -> Finding:
+def needs(env: ScenarioEnv, probe: Probe, guest: CountingGuest, topic: str) -> Finding:
     """Find the state of a placement beside the memory that the VMM saves and moves anyway."""
     own = [name for name in device_attributes(probe) if name.startswith("STATE")]
     given = "the address that the guest registered"

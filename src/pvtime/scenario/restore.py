@@ -14,7 +14,7 @@ from pvtime.machine.layout import STOLEN_TIME, Region
 from pvtime.scenario import claims
 from pvtime.scenario.env import ScenarioEnv, count_text
 from pvtime.scenario.events import Event, Step
-from pvtime.scenario.leaving import Guest, count_after, exporter, guest_with_count, revived
+from pvtime.scenario.leaving import CountingGuest, count_after, exporter, guest_with_count, revived
 from pvtime.scenario.model import Scenario
 
 __all__ = ["SCENARIO"]
@@ -49,7 +49,7 @@ def events(env: ScenarioEnv) -> Iterator[Event]:
         yield from _elsewhere(env, path, guest)
 
 
-def _elsewhere(env: ScenarioEnv, path: Path, guest: Guest) -> Iterator[Event]:
+def _elsewhere(env: ScenarioEnv, path: Path, guest: CountingGuest) -> Iterator[Event]:
     """Restore it with the structures' region elsewhere."""
     try:
         with revived(env, path, MOVED_REGION) as probe:

@@ -14,9 +14,9 @@ from pvtime.abi.pvtime_kmod import (
     AttachPlacement,
     PvTimeAttach,
     PvTimeRegistered,
-    Sample,
     SamplePart,
     UpdateMethod,
+    UpdateSample,
 )
 from pvtime.abi.registration import RegisterCall, RegisterResult
 from pvtime.kmod.build import module_sources
@@ -37,7 +37,7 @@ def fields(struct: str) -> list[tuple[str, int]]:
     [
         ("pvtime_attach", PvTimeAttach),
         ("pvtime_registered", PvTimeRegistered),
-        ("pvtime_sample", Sample),
+        ("pvtime_sample", UpdateSample),
     ],
 )
 def test_structures_are_the_headers(struct: str, ours: type[ctypes.LittleEndianStructure]) -> None:

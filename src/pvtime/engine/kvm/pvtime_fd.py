@@ -22,7 +22,7 @@ from pvtime.abi.pvtime_kmod import (
     AttachPlacement,
     PvTimeAttach,
     PvTimeRegistered,
-    Sample,
+    UpdateSample,
 )
 from pvtime.abi.registration import Registration
 from pvtime.engine.kvm.ioctl import close
@@ -138,12 +138,12 @@ class RegisteredCalls:
         return int(registered.run_delay)
 
 
-def read_samples() -> list[Sample]:
+def read_samples() -> list[UpdateSample]:
     """Take the module's measurements, the oldest first.
 
     :raises OSError: the module is not loaded, or this user may not use it.
     """
     with open(DEVICE, "rb", buffering=0) as device:
         data = b"".join(iter(lambda: device.read(_READ), b""))
-    size = ctypes.sizeof(Sample)
-    return [Sample.from_buffer_copy(data, offset) for offset in range(0, len(data), size)]
+    size = ctypes.sizeof(UpdateSample)
+    return [UpdateSample.from_buffer_copy(data, offset) for offset in range(0, len(data), size)]
