@@ -8,7 +8,7 @@ import lzma
 import stat
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -48,6 +48,9 @@ MAX_DICTIONARY: Final = 256 << 20
 LEGACY_BSS: Final = 16 << 20
 """Bytes left free behind a kernel that does not say how much it needs."""
 
+INSTRUCTION: Final = 4
+"""Bytes of an instruction, and its alignment: the first one is at text_offset."""
+
 S = TypeVar("S", bound=ctypes.Structure)
 
 _PAGE_SIZES: Final = (4096, 16384, 65536)
@@ -58,12 +61,26 @@ class KernelImage:
     """An Image as it goes into memory."""
 
     data: bytes
-    text_offset: Annotated[int, within(0, IPA_END)]
+    text_offset: Annotated[int, within(0, IPA_END, INSTRUCTION)]
     """Bytes from a 2 MiB aligned base to the first byte."""
     image_size: Annotated[int, within(0, IPA_END)]
     """Bytes of memory that the kernel needs from its first byte on, BSS included."""
     page_size: Annotated[int, Rule(_PAGE_SIZES.__contains__, "4096, 16384 or 65536")] | None
     """The kernel's page size in bytes; None where the header does not say (before Linux 4.6)."""
+
+    def contradiction(self) -> str | None:
+        """Return by which field this is not what the header in its own data says; None: by none.
+
+        Data without a header, as of a bare program, says nothing.
+        """
+        header = _structure(ImageHeader, self.data, 0)
+        if header is None or header.magic != IMAGE_MAGIC:
+            return None
+        own = _described(self.data, header)
+        wrong = (
+            field.name for field in fields(self) if getattr(self, field.name) != getattr(own, field.name)
+        )
+        return next(wrong, None)
 
     def check_page_size(self, sizes: Collection[int], cpu: str) -> None:
         """Check that the kernel's page size is one of ``cpu``'s. Without it a kernel stops silently.
@@ -218,9 +235,14 @@ def load_kernel(path: Path, max_unpacked: int = MAX_UNPACKED) -> KernelImage:
         raise GuestImageError(f"kernel {path} is big-endian: give a little-endian arm64 Image")
     if bytes(header.code[:2]) == MZ and _file_extent(data, header.pe_offset) > len(data):
         raise _truncated(path)
-    if max(header.image_size, header.text_offset) > max_unpacked:
+    if max(header.image_size, header.text_offset) > max_unpacked or header.text_offset % INSTRUCTION:
         raise GuestImageError(f"kernel {path} has a damaged header: fetch or copy it again")
-    page_size = (None, *_PAGE_SIZES)[flags.page_size]
+    return _described(data, header)
+
+
+def _described(data: bytes, header: ImageHeader) -> KernelImage:
+    """Return an Image as its header describes it."""
+    page_size = (None, *_PAGE_SIZES)[ImageFlags(header.flags).page_size]
     if header.image_size == 0:
         return KernelImage(data, LEGACY_TEXT_OFFSET, len(data) + LEGACY_BSS, page_size)
     return KernelImage(data, header.text_offset, max(header.image_size, len(data)), page_size)

@@ -43,11 +43,14 @@ class Description:
     def with_images(self, kernel: bytes, initrd: bytes) -> Self:
         """Return the same description with the bytes of kernel and initrd.
 
-        :raises SavedStateError: the kernel is larger than the image that is described.
+        :raises SavedStateError: the kernel is larger than the image that is described, or its own header
+            describes another one. Unseen, that would matter at the guest's next reset.
         """
         if len(kernel) > (size := self.config.kernel.image_size):
             raise SavedStateError(f"kernel: it has {len(kernel)} bytes, more than its image_size, {size}")
         image = replace(self.config.kernel, data=kernel)
+        if field := image.contradiction():
+            raise SavedStateError(f"kernel.{field}: it is not what the kernel's own header says")
         return replace(self, config=replace(self.config, kernel=image, initrd=initrd))
 
     def check(self, name: str) -> None:

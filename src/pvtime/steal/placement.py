@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pvtime.abi.pvtime import REGION_ALIGN
 from pvtime.steal.live_physical_time import LptMemory, MappedLpt
 from pvtime.steal.structure import CheckedStructure, GuestMap, Structure, VmmStructure
 
-__all__ = ["REGION_NAME", "Placement", "PlacementName", "UserspacePlacement"]
+__all__ = ["MAX_PLACEMENT_STATE", "REGION_NAME", "Placement", "PlacementName", "UserspacePlacement"]
 
 REGION_NAME = "stolen time"
+
+MAX_PLACEMENT_STATE: Final = 4096
+"""Bytes of any placement's state: a header, and a structure for each vCPU."""
 
 
 class PlacementName(Enum):

@@ -171,6 +171,11 @@ def test_a_page_size_that_the_cpu_lacks_is_refused_by_name(
             kernel.check_page_size(others, "it")
 
 
+def test_a_kernel_that_would_begin_within_an_instruction_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GuestImageError, match="has a damaged header"):
+        load_kernel(save(tmp_path, image(text_offset=0x8_0001)))
+
+
 def _mangled() -> st.SearchStrategy[bytes]:
     """Files that begin as kernels do, then differ in a few bytes, or end early."""
     starts = st.sampled_from(
@@ -196,4 +201,5 @@ def test_any_bytes_are_an_image_or_refused(tmp_path_factory: pytest.TempPathFact
     with suppress(GuestImageError):
         kernel = load_kernel(path)
         assert len(kernel.data) <= kernel.image_size
+        assert kernel.contradiction() is None
     path.unlink()

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
+from pvtime.abi.image import IMAGE_MAGIC, ImageFlags, ImageHeader
 from pvtime.errors import SavedStateError
 from pvtime.machine.image import KernelImage
 from pvtime.machine.machine import MachineConfig
@@ -63,8 +65,9 @@ def test_the_images_are_not_in_the_document() -> None:
         ({"config__placement": "everywhere"}, "placement"),
         ({"config__memory": -1}, "memory"),
         ({"config__memory": 10**600}, "memory"),
-        ({"config__kernel__text_offset": -1}, "text_offset: is not a number from 0"),
-        ({"config__kernel__text_offset": 1 << 64}, "text_offset: is not a number from 0"),
+        ({"config__kernel__text_offset": -4}, "text_offset: is not a multiple of 0x4 from 0"),
+        ({"config__kernel__text_offset": 1 << 64}, "text_offset: is not a multiple of 0x4 from 0"),
+        ({"config__kernel__text_offset": 1}, "text_offset: is not a multiple of 0x4 from 0"),
         ({"config__kernel__image_size": 5}, "image_size"),
         ({"config__kernel__image_size": 1 << 64}, "image_size"),
         ({"config__kernel__data": "AAAA"}, "kernel.data or initrd"),
@@ -89,3 +92,20 @@ def test_what_no_machine_has_is_refused_by_name_and_not_repeated(changed: dict[s
         through_json(**changed)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("text_offset", 0x8_0000), ("page_size", 65536), ("page_size", None), ("image_size", 1 << 22)],
+)
+def test_what_the_kernels_own_header_contradicts_is_refused(field: str, value: int | None) -> None:
+    # It was accepted, and mattered at the guest's next reset.
+    header = bytes(ImageHeader(magic=IMAGE_MAGIC, image_size=1 << 20, flags=ImageFlags.of(page_size=1)))
+    right = Description(
+        "unicorn", MachineConfig(1, 64 << 20, KernelImage(b"", 0, 1 << 20, 4096)), False, None
+    )
+    assert right.with_images(header, b"").config.kernel.data == header
+    kernel = replace(right.config.kernel, **cast("Any", {field: value}))
+    wrong = replace(right, config=replace(right.config, kernel=kernel))
+    with pytest.raises(SavedStateError, match=f"kernel.{field}: it is not what the kernel's own header says"):
+        wrong.with_images(header, b"")

@@ -25,6 +25,7 @@ from pvtime.errors import SavedStateError
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.schema import U32, bits, length, matching
 from pvtime.steal.kvm_truth import Figure, StolenState
+from pvtime.steal.placement import MAX_PLACEMENT_STATE
 
 __all__ = [
     "KvmCpuState",
@@ -83,7 +84,7 @@ class KvmState:
     """The guest's clocks, which stand still while the machine is saved."""
     vgic: VgicState
     vcpus: Annotated[list[KvmVcpuState], length(1, MAX_VCPUS)]
-    placement: bytes | None
+    placement: Annotated[bytes, length(0, MAX_PLACEMENT_STATE)] | None
     """The state of the machine's placement (:meth:`Placement.state`)."""
 
     def check(self, vcpus: int, frequency: int, *, has_placement: bool) -> None:

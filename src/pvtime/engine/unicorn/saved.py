@@ -16,6 +16,7 @@ from pvtime.machine.timer import MAX_HZ, MIN_HZ, TimerState
 from pvtime.schema import U64, length, matching, within
 from pvtime.steal.account import AccountState
 from pvtime.steal.live_physical_time import LptState, rebase
+from pvtime.steal.placement import MAX_PLACEMENT_STATE
 from pvtime.steal.run_delay import RunDelay
 
 __all__ = ["UnicornState", "refuse_unsavable", "restore_engine", "save_engine"]
@@ -54,7 +55,7 @@ class UnicornState:
     """Live Physical Time; None: the machine has none."""
     gic: GicV2State
     vcpus: Annotated[list[UnicornVcpuState], length(1, MAX_VCPUS)]
-    placement: bytes | None
+    placement: Annotated[bytes, length(0, MAX_PLACEMENT_STATE)] | None
     """The state of the machine's placement (:meth:`Placement.state`)."""
 
 
