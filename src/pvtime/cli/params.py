@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ import click
 
 from pvtime.engine.registry import AUTO, ENGINES
 from pvtime.errors import UsageError
+from pvtime.numerals import WHOLE, parse_decimal, parse_whole
 
 __all__ = [
     "FILE_NAME",
@@ -27,7 +29,7 @@ __all__ = [
 
 SIZE_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Binary powers: a guest's memory is made of pages."""
-SIZE_PATTERN: Final = re.compile(r"([0-9]{1,18})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+SIZE_PATTERN: Final = re.compile(rf"({WHOLE}) ?([KMGT]?)(?:i?B)?(?<! )", re.IGNORECASE | re.ASCII)
 
 MAX_SECONDS: Final = 10**9
 """31 years: the host's clocks end at 292."""
@@ -45,8 +47,8 @@ class WholeNumber(click.types.IntParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number; click converts defaults too."""
         text = str(value)
-        if re.fullmatch("-?[0-9]{1,18}", text):
-            number = int(text)
+        with contextlib.suppress(ValueError):
+            number = parse_whole(text)
             if number >= self._least and (self._most is None or number <= self._most):
                 return number
         possible = f"{self._least} or more" if self._most is None else f"{self._least} to {self._most}"
@@ -122,7 +124,7 @@ def parse_size(text: str) -> int:
 
     :raises ValueError: ``text`` is not a size.
     """
-    match = SIZE_PATTERN.fullmatch(text.strip())
+    match = SIZE_PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size: give a number such as 512M or 1G")
     return int(match[1]) << SIZE_UNITS[match[2].upper()]
@@ -134,7 +136,7 @@ def seconds(text: str) -> float:
     :raises ValueError: ``text`` is not one.
     """
     try:
-        span = float(text)
+        span = parse_decimal(text)
     except ValueError:
         span = math.nan
     if not (math.isfinite(span) and span > 0):

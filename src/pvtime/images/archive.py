@@ -24,9 +24,9 @@ from pvtime.images.cache import FetchProgress, cache_errors, exclusive, require_
 
 __all__ = ["ARCHITECTURE", "Archive"]
 
-STATUS: Final = re.compile(r"dlstatus:\d+:([\d.]+):")
+STATUS: Final = re.compile(r"dlstatus:[0-9]+:([0-9.]+):")
 DEPENDS: Final = re.compile(r" (?P<alternative>[ |])(?:Pre)?Depends: (?P<package>\S+)")
-REMOTE: Final = re.compile(r"'[^']*' (\S+) (\d+) (\w+):([0-9a-f]+)")
+REMOTE: Final = re.compile(r"'[^']*' (\S+) ([0-9]+) (\w+):([0-9a-f]+)")
 
 LISTS_ROOM: Final = 96 << 20
 """Bytes: apt's package lists and its cache of them take 55 MiB for Debian 12, and more while updating."""

@@ -67,7 +67,7 @@ def _kernel_package(archive: Archive) -> str:
 def _dependency(archive: Archive, package: str, kind: str) -> str | None:
     """Return the package among those ``package`` depends on that is ``kind``, a version and the flavour."""
     depends = archive.show(package).get("Depends", "")
-    match = re.search(rf"\b{kind}-\d[\w.+~-]*-cloud-arm64\b", depends)
+    match = re.search(rf"\b{kind}-[0-9][\w.+~-]*-cloud-arm64\b", depends)
     return match and match[0]
 
 

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from pvtime.errors import UsageError
+from pvtime.numerals import DECIMAL
 
 __all__ = ["MIN_PERIOD_NS", "NOTHING", "Item", "PendingSteal", "Schedule"]
 
@@ -23,11 +24,10 @@ MIN_PERIOD_NS: Final = 1_000_000
 
 UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, None: 10**9}
 
-_NUMBER: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
-_TIME: Final = re.compile(rf"({_NUMBER})(s|ms|us)?")
+_TIME: Final = re.compile(rf"({DECIMAL})(s|ms|us)?")
 _ITEM: Final = re.compile(
     rf"(?:(?P<vcpus>[0-9,-]+):)?"
-    rf"(?:(?P<percent>{_NUMBER})%|(?P<amount>[0-9.]+[mu]?s?))"
+    rf"(?:(?P<percent>{DECIMAL})%|(?P<amount>[0-9.]+[mu]?s?))"
     rf"(?:/(?P<period>[0-9.]+[mu]?s?))?"
     rf"(?:@(?P<start>[0-9.]+[mu]?s?)(?:-(?P<end>[0-9.]+[mu]?s?))?)?"
 )

@@ -74,7 +74,7 @@ _COUNT: Final = re.compile(
 )
 _IDLE: Final = re.compile(r"pvtime-data: idle cpu=([0-9]{1,3}) ns=([0-9]{1,20})")
 _PHASE: Final = re.compile(r"pvtime-phase: (load|calm|reset)")
-_SKIPPED: Final = re.compile(r"ok \d+ [a-z0-9_]+ # SKIP (.*)")
+_SKIPPED: Final = re.compile(r"ok [0-9]+ [a-z0-9_]+ # SKIP (.*)")
 END: Final = "end"
 """The name in the image's last result."""
 

@@ -144,7 +144,7 @@ def _fetch(cache: Path, progress: FetchProgress, package: str, version: str, her
 
 
 def _dependency(package: str, depends: str, kind: str) -> str:
-    match = re.search(rf"\blinux-{kind}-\d[\w.+~-]*", depends)
+    match = re.search(rf"\blinux-{kind}-[0-9][\w.+~-]*", depends)
     if match is None:
         raise ImagesError(f"{package} depends on no linux-{kind}: {NAME} cannot be compiled with it")
     return match[0]

@@ -186,7 +186,7 @@ def _lab_python(archive: Archive) -> str:
     """
     fields = archive.show("python3-minimal")
     depends = " ".join(fields.get(name, "") for name in ("Pre-Depends", "Depends"))
-    match = re.search(r"python(3\.\d+)-minimal", depends)
+    match = re.search(r"python(3\.[0-9]+)-minimal", depends)
     if match is None:
         raise ImagesError(archive.missing("python3-minimal"))
     return match[1]

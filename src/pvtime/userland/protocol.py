@@ -80,12 +80,12 @@ COMMANDS: Final[Mapping[str, int]] = {
 """Each command of the host, and how many numbers it takes."""
 
 _READY: Final = re.compile(r"ready ([!-~]{1,64})")
-_BEGIN: Final = re.compile(r"stat begin (\d{1,20})(?: (final))?")
-_CPU: Final = re.compile(r"stat cpu(\d{1,3})((?: \d{1,20}){11})")
-_END: Final = re.compile(r"stat end (\d{1,20})")
-_REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: \d{1,20}){0,4})")
-_OUTPUT: Final = re.compile(r"out (\d{1,9}) ([A-Za-z0-9+/]{1,256}={0,2})")
-_EXIT: Final = re.compile(r"exit (\d{1,9}) (\d{1,3})")
+_BEGIN: Final = re.compile(r"stat begin ([0-9]{1,20})(?: (final))?")
+_CPU: Final = re.compile(r"stat cpu([0-9]{1,3})((?: [0-9]{1,20}){11})")
+_END: Final = re.compile(r"stat end ([0-9]{1,20})")
+_REPLY: Final = re.compile(r"(ok|failed) ([a-z]{1,16}(?: [0-9]{1,20}){0,4})")
+_OUTPUT: Final = re.compile(r"out ([0-9]{1,9}) ([A-Za-z0-9+/]{1,256}={0,2})")
+_EXIT: Final = re.compile(r"exit ([0-9]{1,9}) ([0-9]{1,3})")
 
 
 @dataclass(frozen=True)
