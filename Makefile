@@ -30,6 +30,7 @@ bench: $(STAMP) need-qemu
 	@$(BIN)/python bench/placement.py
 	@$(BIN)/python bench/saved.py
 	@$(BIN)/python bench/kvm.py
+	@$(BIN)/python bench/watch.py
 
 man: $(STAMP)
 	@$(BIN)/python tools/write-man > pvtime.1

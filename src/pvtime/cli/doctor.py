@@ -15,23 +15,31 @@ from pvtime.doctor.host import examine_host
 
 __all__ = ["doctor_command"]
 
+VM_SECONDS: Final = 5.0
 SIGNS: Final = {Health.GOOD: ("ok", "green"), Health.BAD: ("no", "red"), Health.NEUTRAL: ("-", "default")}
 
 
 @click.command("doctor", short_help="Check whether stolen time can work here")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of sentences.")
-def doctor_command(as_json: bool) -> int:
+@click.option("--vm", metavar="VM", help="Say what a VM on this host suffers from, whoever runs it.")
+def doctor_command(as_json: bool, vm: str | None) -> int:
     """Check whether stolen time can work on this machine, as a host and as a guest.
 
     As a host: whether its KVM can give guests stolen time. As a guest: whether its kernel has found stolen
     time, and whether the count in /proc/stat moves, for which a CPU is kept busy for a second. The exit code
     is 0 if one of the two works.
 
+    With --vm, it traces a VM on this host for 5 s, as root, and says in a sentence or two what became of its
+    time: pvtime who has the figures.
+
     \b
     Examples:
         pvtime doctor
+        pvtime doctor --vm web1
         pvtime lab -- pvtime doctor
     """  # noqa: D301 (click wants the character)
+    if vm is not None:
+        return _examine_vm(vm, as_json)
     host, guest = examine_host(), examine_guest()
     host_works, guest_works = _works(host), _works(guest)
     if as_json:
@@ -50,6 +58,33 @@ def doctor_command(as_json: bool) -> int:
         verdict = "knows its stolen time" if guest_works else "shows no sign of knowing its stolen time"
         _print("as a guest", guest, f"This machine {verdict}.")
     return 0 if host_works or guest_works else 1
+
+
+def _examine_vm(name: str, as_json: bool) -> int:
+    from pvtime.cli.who import chosen_vms
+    from pvtime.host.schedstat import allow_many_files, require_schedstat
+    from pvtime.host.vms import VmFinder
+    from pvtime.watch.own_machines import ask_own_machines
+    from pvtime.watch.told import told_sentences
+    from pvtime.watch.verdict import verdicts
+    from pvtime.watch.who import WhoSession
+
+    require_schedstat()
+    allow_many_files()
+    every = VmFinder().find()
+    chosen = chosen_vms(every, name)
+    with WhoSession(chosen, every) as session:
+        (found,) = session.run(VM_SECONDS).vms
+    own = [vcpu for vcpu in ask_own_machines() if vcpu.pid == found.vm.pid]
+    sentences = [*verdicts(found), *told_sentences(own)]
+    if as_json:
+        sys.stdout.write(
+            json.dumps({"schema": 1, "vm": found.vm.label, "verdicts": sentences}, indent=2) + "\n"
+        )
+    else:
+        for sentence in sentences:
+            print(f"{found.vm.label}: {sentence}")
+    return 0
 
 
 def _works(findings: list[HealthFinding]) -> bool:

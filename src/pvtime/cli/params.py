@@ -18,6 +18,7 @@ from pvtime.numerals import WHOLE, parse_decimal, parse_whole
 
 __all__ = [
     "FILE_NAME",
+    "MAX_SECONDS",
     "WholeNumber",
     "endpoint_options",
     "engine_option",

@@ -82,6 +82,7 @@ __all__ = ["run_command"]
     is_flag=True,
     help="Boot the stock userland once, keep the guest in the cache, and start from there.",
 )
+@click.option("--who", is_flag=True, help="Name who stole from the vCPUs, at the end; for root.")
 @run_options
 def run_command(
     kernel: Path | None,
@@ -96,6 +97,7 @@ def run_command(
     busy: int | None,
     boot_timeout: float | None,
     warm: bool,
+    who: bool,
     options: RunOptions,
 ) -> int:
     """Boot a guest and show its stolen time.
@@ -134,4 +136,10 @@ def run_command(
     if warm and options.interactive:
         raise UsageError("--warm starts behind the shell's first lines: leave out --warm or --interactive")
     source = FromWarm(guest) if warm else FromKernel(guest)
-    return run_machine(source, replace(options, boot_timeout=boot_timeout))
+    options = replace(options, boot_timeout=boot_timeout)
+    if not who:
+        return run_machine(source, options)
+    from pvtime.cli.run_who import naming_thieves
+
+    with naming_thieves(options):
+        return run_machine(source, options)

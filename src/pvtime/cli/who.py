@@ -6,20 +6,22 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pvtime.cli.params import FILE_NAME, parsed_by, seconds
+from pvtime.cli.params import FILE_NAME, MAX_SECONDS, parsed_by, seconds
 from pvtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from pvtime.host.vms import HostVm
+    from pvtime.host.vms import HostVm, VmFinder
 
-__all__ = ["who_command"]
+__all__ = ["chosen_vms", "who_command"]
 
+POLL_S = 0.1
 PIECES = 500_000
 """Most that --trace keeps, for about 100 MB."""
 
@@ -36,9 +38,13 @@ PIECES = 500_000
 @click.option(
     "--trace", type=FILE_NAME, metavar="FILE", help="Write every run and wait to FILE, for Perfetto."
 )
+@click.option("--until-end", is_flag=True, help="Trace until VM ends, however long that is.")
+@click.option("--wait", is_flag=True, help="Wait until VM has started.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of tables.")
 @click.argument("vm", required=False)
-def who_command(duration: float, trace: Path | None, as_json: bool, vm: str | None) -> int:
+def who_command(
+    duration: float, trace: Path | None, until_end: bool, wait: bool, as_json: bool, vm: str | None
+) -> int:
     """Attribute every nanosecond that was stolen from the vCPUs of VM, or of all VMs on this host.
 
     Which thread of which process or VM ran on the CPU that a vCPU waited for? Or was it the VM's own quota,
@@ -50,27 +56,37 @@ def who_command(duration: float, trace: Path | None, as_json: bool, vm: str | No
         pvtime who
         pvtime who qemu:web1 --duration 30
         pvtime who 4711 --trace web1.json
+        pvtime who web1 --wait --until-end
     """  # noqa: D301 (click wants the character)
     from pvtime.host.schedstat import allow_many_files, require_schedstat
     from pvtime.host.vms import VmFinder
     from pvtime.report.output_file import refuse_unwritable, write_whole
     from pvtime.report.waiting import waiting
     from pvtime.watch.perfetto import to_perfetto
-    from pvtime.watch.who import WhoSession
+    from pvtime.watch.who import WhoSession, check_tracing
     from pvtime.watch.who_view import print_who, who_to_json
 
+    for option, given in (("--until-end", until_end), ("--wait", wait)):
+        if given and vm is None:
+            raise UsageError(f"{option} needs the name of a VM: give it, or leave out {option}")
     if trace is not None:
         refuse_unwritable(trace, "the trace")
     require_schedstat()
+    check_tracing()
     allow_many_files()
-    every = VmFinder().find()
-    chosen = _chosen(every, vm)
-    with (
-        _interruptible() as stopped,
-        WhoSession(chosen, every, PIECES if trace is not None else 0) as session,
-        waiting(sys.stderr, f"tracing for {duration:g} s"),
-    ):
-        result = session.run(duration, stopped)
+    finder = VmFinder()
+    with _interruptible() as stopped:
+        if wait:
+            _wait_for(finder, vm, stopped)
+        every = finder.find()
+        chosen = chosen_vms(every, vm)
+        length = MAX_SECONDS if until_end else duration
+        what = "tracing until the VM ends" if until_end else f"tracing for {duration:g} s"
+        with (
+            WhoSession(chosen, every, PIECES if trace is not None else 0) as session,
+            waiting(sys.stderr, what),
+        ):
+            result = session.run(length, lambda: stopped() or (until_end and session.all_ended()))
     if trace is not None:
         write_whole(trace, to_perfetto(result), "the trace")
     if as_json:
@@ -80,7 +96,16 @@ def who_command(duration: float, trace: Path | None, as_json: bool, vm: str | No
     return 0
 
 
-def _chosen(every: Sequence[HostVm], name: str | None) -> list[HostVm]:
+def _wait_for(finder: VmFinder, name: str | None, stopped: Callable[[], bool]) -> None:
+    """Wait until there is a VM of a name, and each of its vCPUs has a thread."""
+    while not stopped():
+        found = [vm for vm in finder.find() if name in (vm.name, vm.label, str(vm.pid))]
+        if found and all(vcpu.tid is not None for vm in found for vcpu in vm.vcpus):
+            return
+        time.sleep(POLL_S)
+
+
+def chosen_vms(every: Sequence[HostVm], name: str | None) -> list[HostVm]:
     """Return the VMs of a name, or all.
 
     :raises UsageError: there is none, or more than one of that name.

@@ -21,6 +21,7 @@ class OwnVcpu:
     """A vCPU's figures as its machine and its guest have them, in ns; None: not known."""
 
     machine: str
+    pid: int
     index: int
     told: bool
     """The guest has stolen time."""
@@ -42,16 +43,17 @@ def ask_own_machines() -> list[OwnVcpu]:
             sample: dict[str, Any] = ask(path, StatRequest(False), None, timeout_s=TIMEOUT_S)
         except PvtimeError:  # it ends, or is stopped
             continue
-        found += parse_sample(info.name, sample)
+        found += parse_sample(info.name, info.pid, sample)
     return found
 
 
-def parse_sample(machine: str, document: dict[str, Any]) -> list[OwnVcpu]:
+def parse_sample(machine: str, pid: int, document: dict[str, Any]) -> list[OwnVcpu]:
     """Return the vCPUs of a sample (docs/report.md); none where it is something else."""
     try:
         return [
             OwnVcpu(
                 machine,
+                pid,
                 int(row["index"]),
                 bool(row["enabled"]),
                 int(row["truth_ns"]),

@@ -29,7 +29,16 @@ from pvtime.host.vms import HostVcpu, HostVm
 from pvtime.watch.sampler import parse_cpus
 from pvtime.watch.waits import IDLE, OTHERS, QUOTA, UNKNOWN, Activity, Runner, WaitTracker
 
-__all__ = ["CauseKind", "CauseRow", "VcpuCauses", "VmCauses", "WhoResult", "WhoSession", "clock"]
+__all__ = [
+    "CauseKind",
+    "CauseRow",
+    "VcpuCauses",
+    "VmCauses",
+    "WhoResult",
+    "WhoSession",
+    "check_tracing",
+    "clock",
+]
 
 WARM_UP_S: Final = 0.25
 """Seconds of tracing before the window: two and a half periods of the usual quota."""
@@ -51,7 +60,17 @@ INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
 """PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
 CLOCK_MONOTONIC_RAW: Final = time.CLOCK_MONOTONIC_RAW
 
+TRACEPOINTS: Final = ("sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task")
 _SWITCH: Final = ("prev_comm", "prev_pid", "prev_state", "next_comm", "next_pid")
+
+
+def check_tracing() -> None:
+    """Check that the scheduler's events can be traced.
+
+    :raises UsageError: this kernel cannot, or this user may not.
+    """
+    with tracefs() as system, perf_ring(0, 1, [system.tracepoint("sched_switch")], _SWITCH):
+        pass
 
 
 def clock() -> int:
@@ -244,11 +263,18 @@ class WhoSession:
             self._process(clock())
         return self._finish(window, end)
 
+    def all_ended(self) -> bool:
+        """Whether the threads of all vCPUs have ended."""
+        return all(
+            reader.run_delay() is None for followed in self._followed for reader in followed.readers.values()
+        )
+
     # Setting up.
 
-    def _refuse_namespace(self) -> None:
+    @staticmethod
+    def _refuse_namespace() -> None:
         try:
-            namespace = str(Path(f"{self._proc}/self/ns/pid").readlink())
+            namespace = str(Path("/proc/self/ns/pid").readlink())
         except OSError:
             return
         if namespace != INITIAL_PID_NAMESPACE:
@@ -278,8 +304,7 @@ class WhoSession:
 
     def _open_rings(self) -> None:
         with tracefs() as system:
-            names = ("sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task")
-            switch, wakeup, wakeup_new, migrate = (system.tracepoint(name) for name in names)
+            switch, wakeup, wakeup_new, migrate = (system.tracepoint(name) for name in TRACEPOINTS)
         online = parse_cpus(Path("/sys/devices/system/cpu/online").read_text())
         pages = MOST_PAGES
         while pages > 16 and pages * 4096 * 1.5 * len(online) > RING_BYTES:

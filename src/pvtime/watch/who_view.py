@@ -41,7 +41,7 @@ def print_who(result: WhoResult, file: TextIO) -> None:
                 table.add_row(units.time(ns), units.percent(ns, vm.stolen_ns), f"{len(rest)} more", "")
             console.print("\nstolen by (time, per cent):")
             console.print(table)
-        for sentence in (*_disagreements(vm), *(f"=> {verdict}" for verdict in verdicts(vm))):
+        for sentence in (*_shared(vm), *_disagreements(vm), *(f"=> {verdict}" for verdict in verdicts(vm))):
             console.print(sentence, soft_wrap=True)
         console.print()
     for note in result.notes:
@@ -55,6 +55,12 @@ def _cells(vcpu: VcpuCauses) -> list[str]:
 
 def _who(row: CauseRow) -> str:
     return f"{row.name} (process {row.pid})" if row.pid and row.name else row.name
+
+
+def _shared(vm: VmCauses) -> list[str]:
+    if not any(vcpu.vcpu.shared for vcpu in vm.vcpus):
+        return []
+    return ["its vCPUs share this thread: what they waited for each other is in the report of its run alone"]
 
 
 def _disagreements(vm: VmCauses) -> list[str]:

@@ -124,9 +124,9 @@ def test_libvirts_names_are_there_where_they_are_asked_for(tmp_path: Path) -> No
 
 
 def test_a_guest_that_resets_its_count_lets_no_counter_fall(fleet: Fleet) -> None:
-    fleet.own = [OwnVcpu("a", 0, True, 5 * SECOND, 5 * SECOND, None)]
+    fleet.own = [OwnVcpu("a", 9, 0, True, 5 * SECOND, 5 * SECOND, None)]
     assert fleet.scrape("pvtime_vcpu_stolen_seconds_total", vm="a") == 5.0
-    fleet.own = [OwnVcpu("a", 0, True, 1 * SECOND, 1 * SECOND, 2 * SECOND)]
+    fleet.own = [OwnVcpu("a", 9, 0, True, 1 * SECOND, 1 * SECOND, 2 * SECOND)]
     assert fleet.scrape("pvtime_vcpu_stolen_seconds_total", vm="a") == 6.0
     assert fleet.scrape("pvtime_vcpu_guest_steal_seconds_total", vm="a") == 2.0
     assert fleet.scrape("pvtime_vcpu_told", vm="a") == 1.0
@@ -134,11 +134,11 @@ def test_a_guest_that_resets_its_count_lets_no_counter_fall(fleet: Fleet) -> Non
 
 def test_a_sample_of_a_machine_is_read_and_rubbish_is_none() -> None:
     row = {"index": 1, "enabled": True, "truth_ns": 9, "structure_ns": None, "guest_error_ns": -2}
-    assert parse_sample("a", {"sample": {"vcpus": [row]}}) == [OwnVcpu("a", 1, True, 9, None, 7)]
+    assert parse_sample("a", 9, {"sample": {"vcpus": [row]}}) == [OwnVcpu("a", 9, 1, True, 9, None, 7)]
     for rubbish in (
         {},
         {"sample": None},
         {"sample": {"vcpus": [1]}},
         {"sample": {"vcpus": [{"index": "x"}]}},
     ):
-        assert parse_sample("a", rubbish) == []
+        assert parse_sample("a", 9, rubbish) == []
