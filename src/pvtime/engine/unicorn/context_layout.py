@@ -18,6 +18,7 @@ from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import Esr, ExceptionClass, ExceptionLevel, Pstate
 from pvtime.engine.unicorn.internals import ExceptionState, ExecutionState
+from pvtime.engine.unicorn.making import alone
 from pvtime.errors import EngineError
 
 __all__ = ["ContextLayout", "context_layout"]
@@ -47,8 +48,9 @@ def context_layout() -> ContextLayout:
 
     :raises EngineError: it is in none or in several places: an unknown build of the library.
     """
-    uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, a64.UC_CPU_ARM64_A72)
-    uc.mem_map(_CODE, 0x1000)
+    with alone():
+        uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, a64.UC_CPU_ARM64_A72)
+        uc.mem_map(_CODE, 0x1000)
     uc.mem_write(_CODE, _LDXR_X0_X1.to_bytes(4, "little"))
     uc.reg_write(a64.UC_ARM64_REG_X1, _MARKER)
     contexts: list[bytes] = []

@@ -31,6 +31,7 @@ from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache, check_r
 from pvtime.engine.unicorn.context import Contexts
 from pvtime.engine.unicorn.counter_trap import CounterTrap
 from pvtime.engine.unicorn.el_setup import CPU_MODELS, set_up_el2_el3, trap_counter
+from pvtime.engine.unicorn.making import Executor, alone
 from pvtime.engine.unicorn.uclib import EXCEPTION_CALLBACK, LIBRARY, RUN_FOREVER, ExceptionNumber, add_hook
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
@@ -91,10 +92,12 @@ class Core(ABC):
         check_room()
         self.model = config.model
         self._traps = config.traps
-        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
-        self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
-        self._handle = self._uc._uch
-        self.page_sizes = IdAa64Mmfr0(self._uc.cpr_read(*ID_AA64MMFR0_EL1)).page_sizes
+        with alone():
+            self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, CPU_MODELS[config.model])
+            self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
+            self._handle = self._uc._uch
+            self.page_sizes = IdAa64Mmfr0(self._uc.cpr_read(*ID_AA64MMFR0_EL1)).page_sizes
+        self._executor = Executor(self.kick)
         self._failure: BaseException | None = None
         self._idle = False
         self._start = LIBRARY.uc_emu_start
@@ -122,7 +125,11 @@ class Core(ABC):
         :raises EngineError: the library stopped with an error.
         """
         self._idle = False
-        status = self._execute()
+        self._executor.begin()
+        try:
+            status = self._execute()
+        finally:
+            self._executor.end()
         self.code_cache.flush_stale()
         if self._failure is not None:
             failure, self._failure = self._failure, None
