@@ -159,6 +159,7 @@ class WarmGuest:
             "images": _images(cache, guest),
             "guest": repr(replace(guest, kernel=None, engine=registry.AUTO, no_pvtime=frozenset())),
             "without": sorted(guest.no_pvtime),
+            "lpt": options.lpt,
             "engine": [kind.name, kind.identity(), sorted(options.engine_options.items())],
             "pvtime": _own_files(),
         }

@@ -12,6 +12,7 @@ from pvtime.scenario import (
     hostile,
     hotplug,
     kexec,
+    lpt,
     memory,
     migrate,
     overlap,
@@ -42,6 +43,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         partial,
         hostile,
         entries,
+        lpt,
         x86,
     )
 }

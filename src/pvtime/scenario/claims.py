@@ -15,6 +15,7 @@ __all__ = [
     "KERNEL_MEMORY",
     "KEXEC",
     "LOAD",
+    "LPT",
     "OVERLAP",
     "PUT_USER",
     "REAL_MEMORY",
@@ -80,4 +81,9 @@ LOAD: Final = Claim(
     ZYNGIER,
     "We also take a small hit with put_user(), but this is only done as a consequence of vcpu_load() (and "
     "not on every entry as you suggest above).",
+)
+LPT: Final = Claim(
+    PRICE,
+    "Although many of the conversations about this were also tied up with Live Physical Time which adds its "
+    "own complications.",
 )

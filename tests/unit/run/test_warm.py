@@ -11,6 +11,7 @@ import pytest
 
 from framework.fakes import FakeEngine
 from pvtime.engine import registry
+from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import EngineError
 from pvtime.images import manifest
 from pvtime.run import warm
@@ -65,6 +66,8 @@ def test_another_guest_has_another_place(change: str) -> None:
 def test_another_engine_or_option_of_it_has_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
     before = place()
     assert place(internals="off") != before
+    for options in (RunOptions(engine_options={COUNTER_FREQUENCY: "25000000"}), RunOptions(lpt=True)):
+        assert WarmGuest.of(GUEST, options).directory != before
     kinds = [replace(kind, identity=lambda: "another release") for kind in registry.ENGINES]
     monkeypatch.setattr(registry, "ENGINES", kinds)
     assert place() != before
