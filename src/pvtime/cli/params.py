@@ -25,6 +25,7 @@ __all__ = [
     "key_values",
     "parse_size",
     "parsed_by",
+    "sample_interval",
     "seconds",
 ]
 
@@ -34,6 +35,9 @@ SIZE_PATTERN: Final = re.compile(rf"({WHOLE}) ?([KMGT]?)(?:i?B)?(?<! )", re.IGNO
 
 MAX_SECONDS: Final = 10**9
 """31 years: the host's clocks end at 292."""
+
+MIN_INTERVAL_S: Final = 0.01
+MAX_INTERVAL_S: Final = 3600.0
 
 T = TypeVar("T")
 
@@ -145,6 +149,17 @@ def seconds(text: str) -> float:
     if span > MAX_SECONDS:
         raise ValueError(f"{text!r} is too long: give {MAX_SECONDS} seconds or less")
     return span
+
+
+def sample_interval(text: str) -> float:
+    """Return the seconds between two samples.
+
+    :raises ValueError: they are too few or too many.
+    """
+    interval = seconds(text)
+    if not MIN_INTERVAL_S <= interval <= MAX_INTERVAL_S:
+        raise ValueError(f"{text} s is not possible: give {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g}")
+    return interval
 
 
 def key_values(texts: Iterable[str]) -> dict[str, str]:

@@ -3,30 +3,45 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
 from pvtime.cli.params import FILE_NAME
 from pvtime.errors import UsageError, oserror_context
+from pvtime.report.document import from_json
+from pvtime.report.model import Moment, RunReport
 
 __all__ = ["report_command"]
 
 
-@click.command("report", short_help="Draw a recording as a page")
+@click.command("report", short_help="Print a report again, compare two, or draw a recording")
 @click.argument("file", type=FILE_NAME)
-@click.option("--html", type=FILE_NAME, metavar="OUT", required=True, help="Write the page to OUT.")
-def report_command(file: Path, html: Path) -> int:
-    """Draw FILE as one page of HTML: a strip for every vCPU, with its stolen time by cause.
+@click.argument("other", type=FILE_NAME, required=False)
+@click.option("--html", type=FILE_NAME, metavar="OUT", help="Write a page of HTML to OUT.")
+def report_command(file: Path, other: Path | None, html: Path | None) -> int:
+    """Print the report FILE of pvtime run --report again, or compare it with OTHER.
 
-    FILE is what one of these has written: pvtime run --report, pvtime stat --follow, pvtime top --json,
-    pvtime who --json, pvtime who --trace. The page has no scripts, and loads nothing.
+    With OTHER, it prints each figure's difference, and whether that is beyond the error with which one run is
+    measured (docs/report.md); pvtime repeat says how much runs differ from each other.
+
+    With --html it draws FILE as one page: a strip for every vCPU, with its stolen time by cause. FILE is then
+    what one of these has written: pvtime run --report or --report-stream, pvtime stat --follow, pvtime top
+    --json, pvtime who --json, pvtime who --trace. The page has no scripts, and loads nothing.
 
     \b
     Examples:
+        pvtime report out.json
+        pvtime report before.json after.json
         pvtime report out.json --html out.html
         pvtime who web1 --trace web1.json; pvtime report web1.json --html web1.html
     """  # noqa: D301 (click wants the character)
+    if html is None:
+        return _print(file, other)
+    if other is not None:
+        raise UsageError("--html draws one recording: leave out OTHER, or --html to compare")
     from pvtime.report.output_file import refuse_unwritable, write_whole
     from pvtime.watch.page import to_html
     from pvtime.watch.recordings import MAX_BYTES, read_recording
@@ -38,3 +53,35 @@ def report_command(file: Path, html: Path) -> int:
         raise UsageError(f"{file} has more than {MAX_BYTES >> 20} MiB: record for a shorter time")
     write_whole(html, to_html(read_recording(data.decode("utf-8", "replace"))), "the page")
     return 0
+
+
+def _print(file: Path, other: Path | None) -> int:
+    from pvtime.report.comparison import print_comparison
+    from pvtime.report.table import print_report
+
+    report = _read(file)
+    if other is not None:
+        print_comparison(report, _read(other), (str(file), str(other)), sys.stdout)
+        return 0
+    stealing = any(row.injected_ns for row in report.vcpus)
+    print_report(report, Moment(report.sampled_seconds, report.vcpus, stealing, report.begin), sys.stdout)
+    return 0
+
+
+def _read(file: Path) -> RunReport:
+    """Return the report in a file.
+
+    :raises UsageError: it cannot be read, or is none.
+    """
+    with oserror_context(str(file), UsageError), file.open("rb") as opened:
+        data = opened.read(MAX_REPORT + 1)
+    if len(data) > MAX_REPORT:
+        raise UsageError(f"{file} is larger than any report")
+    try:
+        return from_json(data.decode("utf-8", "replace"))
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
+MAX_REPORT: Final = 4 << 20
+"""Bytes of a report."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from pvtime.cli.params import FILE_NAME, WholeNumber, key_values, parsed_by, seconds
+from pvtime.cli.params import FILE_NAME, WholeNumber, key_values, parsed_by, sample_interval, seconds
 from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Item, Schedule
@@ -39,6 +39,8 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         no_control: bool,
         detach: bool,
         report: Path | None,
+        report_stream: Path | None,
+        stream_interval: float,
         quiet: bool,
         interactive: bool,
         **others: Any,
@@ -51,8 +53,10 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             engine_options = {**engine_options, COUNTER_FREQUENCY: str(counter_frequency)}
         if no_control and (name is not None or control is not None or detach):
             raise UsageError("--no-control excludes --name, --control and --detach: leave one of them out")
-        if detach and (quiet or report == STDOUT):
-            raise UsageError("--detach prints nothing: leave out --quiet, and give --report a file")
+        if detach and (quiet or STDOUT in (report, report_stream)):
+            raise UsageError("--detach prints nothing: leave out --quiet, and give a report a file")
+        if report == report_stream == STDOUT:
+            raise UsageError("--report and --report-stream cannot both be standard output: give one a file")
         options = RunOptions(
             name=name,
             no_control=no_control,
@@ -64,6 +68,8 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             save_at=save_at,
             control=control,
             report=report,
+            report_stream=report_stream,
+            stream_interval=stream_interval,
             quiet=quiet,
             interactive=interactive,
         )
@@ -146,6 +152,20 @@ OPTIONS: Final = (
         type=FILE_NAME,
         metavar="FILE",
         help="Write the figures as JSON to FILE at the end; - is standard output.",
+    ),
+    click.option(
+        "--report-stream",
+        type=FILE_NAME,
+        metavar="FILE",
+        help="Write samples and events as lines of JSON to FILE while it runs; - is standard output.",
+    ),
+    click.option(
+        "--stream-interval",
+        callback=parsed_by(sample_interval),
+        default="1",
+        show_default=True,
+        metavar="SECONDS",
+        help="Time between two samples of --report-stream.",
     ),
     click.option(
         "--steal",

@@ -10,17 +10,10 @@ from typing import Any
 
 import click
 
-from pvtime.cli.params import parsed_by, seconds
+from pvtime.cli.params import parsed_by, sample_interval
 from pvtime.errors import UsageError
 
 __all__ = ["stat_command"]
-
-
-def _interval(text: str) -> float:
-    interval = seconds(text)
-    if not 0.01 <= interval <= 3600:
-        raise UsageError(f"{text} s is not possible: give 0.01 to 3600")
-    return interval
 
 
 @click.command("stat", short_help="Print a running machine's figures")
@@ -28,7 +21,7 @@ def _interval(text: str) -> float:
 @click.option("--follow", is_flag=True, help="Print a sample every --interval and the events, until the end.")
 @click.option(
     "--interval",
-    callback=parsed_by(_interval),
+    callback=parsed_by(sample_interval),
     default="1",
     show_default=True,
     metavar="SECONDS",

@@ -51,6 +51,10 @@ class RunOptions:
     detach: bool = False
     """Run in the background once the machine runs."""
     report: Path | None = None
+    report_stream: Path | None = None
+    """File for samples and events while the machine runs; :data:`STDOUT` as for the report."""
+    stream_interval: float = 1.0
+    """Seconds between two samples of it."""
     quiet: bool = False
     interactive: bool = False
     """Connect the guest's console to the user's terminal."""
@@ -58,7 +62,7 @@ class RunOptions:
     @property
     def output(self) -> TextIO:
         """The stream for what people read."""
-        return sys.stderr if self.report == STDOUT else sys.stdout
+        return sys.stderr if STDOUT in (self.report, self.report_stream) else sys.stdout
 
     @property
     def progress_output(self) -> TextIO | None:
@@ -68,7 +72,7 @@ class RunOptions:
     @property
     def report_only(self) -> bool:
         """Whether the report is the only output."""
-        return self.quiet and self.report == STDOUT
+        return self.quiet and STDOUT in (self.report, self.report_stream)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,8 @@ def run_machine(source: MachineSource, options: RunOptions) -> int:
     """
     if options.report is not None and options.report != STDOUT:
         output_file.refuse_unwritable(options.report, "the report")
+    if options.report_stream is not None and options.report_stream != STDOUT:
+        output_file.refuse_unwritable(options.report_stream, "the stream")
     if options.save_at is not None:
         refuse_unwritable(options.save_at.directory)
     background = None
@@ -131,7 +134,15 @@ def _run_session(
             view = stack.enter_context(LiveView(options.output))
         else:
             view = stack.enter_context(LinesView(options.output))
-        session = Session(live.built, inbox, view, options, on_start=control.begin, save=control.save)
+        streamed = None if options.report_stream is None else _Streamed(options, live, view)
+        shown = view if streamed is None else streamed.view
+
+        def begin() -> None:
+            if streamed is not None:
+                streamed.begin()
+            control.begin()
+
+        session = Session(live.built, inbox, shown, options, on_start=begin, save=control.save)
         live.session = session
         if terminal is not None and isinstance(view, RawView):
             keyboard = Keyboard(terminal.fd, live.built.machine.console.receive, inbox)
@@ -139,7 +150,34 @@ def _run_session(
             keyboard.commands[FIGURES] = partial(_show_figures, view, session)
             inbox.watch(terminal.fd, keyboard.readable)
         with contextlib.closing(control):
-            return session.run()
+            result = session.run()
+        return result if streamed is None else streamed.end(result)
+
+
+class _Streamed:
+    """A run whose samples and events are written while it runs."""
+
+    def __init__(self, options: RunOptions, live: LiveMachine, view: View) -> None:
+        from pvtime.run.stream_view import LineWriter, StreamView
+
+        assert options.report_stream is not None
+        self._live = live
+        self._writer = LineWriter(options.report_stream)
+        self.view = StreamView(view, self._writer, options.stream_interval)
+
+    def begin(self) -> None:
+        """Write the first line, before any event."""
+        self.view.begin(asdict(self._live.info()))
+        self._live.session.events.observers.append(self.view.event)
+
+    def end(self, result: RunResult) -> RunResult:
+        """Write the last figures; return the result, with the error of a stream that could not be written."""
+        self.view.last(result.last)
+        try:
+            self._writer.close()
+        except UsageError as error:
+            return replace(result, error=result.error or error)
+        return result
 
 
 def _show_figures(view: RawView, session: Session) -> None:

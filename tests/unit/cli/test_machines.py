@@ -168,7 +168,7 @@ def test_a_machine_that_does_not_run_is_named(command: str, capsys: pytest.Captu
     [
         (["run", "--name", "a/b"], "'a/b' is not a name"),
         (["run", "--name", "web", "--no-control"], "--no-control excludes --name"),
-        (["run", "--detach", "--report", "-"], "give --report a file"),
+        (["run", "--detach", "--report", "-"], "give a report a file"),
         (["steal", "web", "off", "30%"], "give it alone"),
         (["steal", "web", "100%"], "without end"),
         (["steal", "web", "x"], "'x'"),
