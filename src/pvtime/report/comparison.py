@@ -2,8 +2,8 @@
 """Two reports beside each other: each figure's difference, and whether the figures' own errors explain it.
 
 The error of a share is that of its beginning and end: a tick of the guest for what it ran and what was
-stolen, and the least stop that is told from a delay (docs/report.md) for the rest of the host's columns. It says
-how well one run was measured, and nothing of how much runs differ from each other.
+stolen, and the least stop that is told from a delay (docs/report.md) for the rest of the host's columns. It
+says how well one run was measured, and nothing of how much runs differ from each other.
 """
 
 from __future__ import annotations
