@@ -97,6 +97,6 @@ def test_without_a_network_there_is_one_line(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(
-        ImagesError, match=r"^apt-get failed: Failed to fetch [^\n]*give --kernel and --initrd$"
+        ImagesError, match=r"^apt-get failed: Failed to fetch [^\n]*copy its cache \(PVTIME_CACHE\)$"
     ):
         stock_images(tmp_path / "cache")

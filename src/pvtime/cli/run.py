@@ -10,7 +10,7 @@ import click
 
 from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parse_size, parsed_by, seconds
 from pvtime.cli.run_options import run_options
-from pvtime.errors import UsageError
+from pvtime.errors import ImagesError, UsageError
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.steal.placement import PlacementName
@@ -137,9 +137,12 @@ def run_command(
         raise UsageError("--warm starts behind the shell's first lines: leave out --warm or --interactive")
     source = FromWarm(guest) if warm else FromKernel(guest)
     options = replace(options, boot_timeout=boot_timeout)
-    if not who:
-        return run_machine(source, options)
-    from pvtime.cli.run_who import naming_thieves
+    try:
+        if not who:
+            return run_machine(source, options)
+        from pvtime.cli.run_who import naming_thieves
 
-    with naming_thieves(options):
-        return run_machine(source, options)
+        with naming_thieves(options):
+            return run_machine(source, options)
+    except ImagesError as error:
+        raise ImagesError(f"{error}; or give --kernel and --initrd") from error

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.errors import ImagesError
-from pvtime.images.cache import cache_errors
+from pvtime.images.cache import ELSEWHERE, cache_errors
 
-__all__ = ["GIVE", "NO_APT", "AptSource", "choose_sources", "configure", "error_reason", "read_sources"]
+__all__ = ["NO_APT", "AptSource", "choose_sources", "configure", "error_reason", "read_sources"]
 
-GIVE: Final = "give --kernel and --initrd"
-NO_APT: Final = f"apt, which fetches guest images, is not on this machine: {GIVE}"
+NO_APT: Final = f"apt, which fetches guest images, is not on this machine: {ELSEWHERE}"
 
 CONFIG: Final = """\
 APT::Architecture "{architecture}";
@@ -93,7 +92,7 @@ def _write_sources(directory: Path) -> None:
     files = [path for path in [file, *sorted(parts.glob("*"))] if path.is_file()]
     chosen = choose_sources(source for path in files for source in read_sources(path))
     if not chosen:
-        raise ImagesError(f"apt has no sources in {file} or {parts}: add Debian's there, or {GIVE}")
+        raise ImagesError(f"apt has no sources in {file} or {parts}: add Debian's there")
     for suffix in (".list", ".sources"):
         text = "".join(source.text for source in chosen if source.suffix == suffix)
         directory.joinpath("system" + suffix).write_text(text, errors="surrogateescape")
@@ -108,7 +107,9 @@ def _system(*arguments: str) -> str:
     except FileNotFoundError as error:
         raise ImagesError(NO_APT) from error
     except subprocess.CalledProcessError as error:
-        raise ImagesError(f"apt-config failed: {error_reason(error.stderr)}: {GIVE}") from error
+        raise ImagesError(
+            f"apt-config failed: {error_reason(error.stderr)}: mend the system's apt, or {ELSEWHERE}"
+        ) from error
     return done.stdout
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from pvtime.errors import ImagesError
-from pvtime.images.aptconf import GIVE, NO_APT, configure, error_reason
-from pvtime.images.cache import FetchProgress, cache_errors, exclusive, require_room, silent
+from pvtime.images.aptconf import NO_APT, configure, error_reason
+from pvtime.images.cache import ELSEWHERE, FetchProgress, cache_errors, exclusive, require_room, silent
 
 __all__ = ["ARCHITECTURE", "Archive"]
 
@@ -107,7 +107,7 @@ class Archive:
                 return
             for package in wrong:
                 files[package].unlink(missing_ok=True)
-        raise ImagesError(f"{files[wrong[0]]}: its hash is not the archive's: fetch again later, or {GIVE}")
+        raise ImagesError(f"{files[wrong[0]]}: its hash is not the archive's: fetch again later")
 
     def _locate(self, apt: _Apt, package: str) -> _RemotePackage:
         try:
@@ -120,7 +120,7 @@ class Archive:
         if self._stale:
             return self._stale
         wanted = f"{package} for {self._architecture}"
-        return f"the system's apt sources have no {wanted}: add Debian's to them, or {GIVE}"
+        return f"the system's apt sources have no {wanted}: add Debian's to them"
 
     @contextmanager
     def _apt(self) -> Iterator[_Apt]:
@@ -244,7 +244,7 @@ class _Apt:
                     os.close(write_end)
                 code = _follow(process, status, progress)
             if code:
-                raise ImagesError(f"{program} failed: {error_reason(_text(err))}: {GIVE}")
+                raise ImagesError(f"{program} failed: {error_reason(_text(err))}: try again, or {ELSEWHERE}")
             return _text(out)
 
 

@@ -14,12 +14,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pvtime.errors import ImagesError
 from pvtime.files import free_bytes
 
 __all__ = [
+    "ELSEWHERE",
     "FetchProgress",
     "atomic_file",
     "cache_directory",
@@ -28,6 +29,10 @@ __all__ = [
     "require_room",
     "silent",
 ]
+
+
+ELSEWHERE: Final = "fetch on another machine, and copy its cache (PVTIME_CACHE)"
+"""The remedy where this machine cannot fetch."""
 
 
 class FetchProgress(Protocol):

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import IO, Final
 
 from pvtime.errors import ImagesError
-from pvtime.images.cache import atomic_file, cache_errors, require_room
+from pvtime.images.cache import ELSEWHERE, atomic_file, cache_errors, require_room
 
 __all__ = ["Member", "extract", "take"]
 
 CHUNK: Final = 1 << 20
-NO_DPKG: Final = "dpkg-deb, which unpacks guest images, is not on this machine: give --kernel and --initrd"
+NO_DPKG: Final = f"dpkg-deb, which unpacks guest images, is not on this machine: {ELSEWHERE}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def take(deb: Path, patterns: Sequence[str], path: Path) -> Member:
             raise _damaged(deb, str(error).encode()) from error
         if process.wait():
             raise _damaged(deb, b"dpkg-deb cannot read it")
-    raise ImagesError(f"{deb.name}: no {' or '.join(patterns)} in this package: give --kernel and --initrd")
+    raise ImagesError(f"{deb.name}: no {' or '.join(patterns)} in this package: report this")
 
 
 @contextmanager

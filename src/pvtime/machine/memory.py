@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from pvtime.errors import GuestMemoryError, UsageError
+from pvtime.errors import MORE_MEMORY, GuestMemoryError, UsageError
 from pvtime.machine.layout import Region
 
 __all__ = ["MIN_MEMORY", "GuestMemory", "check_memory_size"]
@@ -41,7 +41,8 @@ def check_memory_size(size: int, beside: int = 0) -> None:
     if size + beside > host:
         also = f" and {beside // MIB}M for the engine" if beside else ""
         raise UsageError(
-            f"{size // MIB}M of memory{also} are more than this host's {host // MIB}M: give less"
+            f"{size // MIB}M of memory{also} are more than this host's {host // MIB}M: "
+            "the guest needs a larger host, or less memory"
         )
 
 
@@ -65,8 +66,7 @@ class GuestMemory:
             self._map = mmap.mmap(-1, size, flags=flags)
         except (OSError, OverflowError) as error:
             raise GuestMemoryError(
-                f"{name}: the host gives no {size // MIB}M of memory: give less (--memory), end other "
-                "programs, or raise the limit (ulimit -v)"
+                f"{name}: the host gives no {size // MIB}M of memory: have a smaller guest, {MORE_MEMORY}"
             ) from error
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")

@@ -47,5 +47,5 @@ def refuse_unsavable(directory: Path, machine: Machine, engine: Engine) -> None:
     if free is not None and free < size:
         raise UsageError(
             f"--save-at: {parent} has {free >> 20} MiB free, and the machine may need "
-            f"{(size >> 20) + 1} MiB: make room there, choose another place, or give the guest less --memory"
+            f"{(size >> 20) + 1} MiB: make room there, choose another place, or save a smaller guest"
         )

@@ -214,7 +214,7 @@ def test_what_apt_says_went_wrong_is_the_line(apt: FakeApt, cache: Path, mode: s
     apt.fail(mode)
     text = refused(cache)
     assert named in text
-    assert "--kernel" in text
+    assert "PVTIME_CACHE" in text or "again" in text
 
 
 def test_a_source_that_fails_does_not_matter_if_another_has_it(apt: FakeApt, cache: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_package_that_no_source_has_is_named(apt: FakeApt, cache: Path, packag
     apt.remove(package)
     text = refused(cache)
     assert f"no {package} for arm64" in text
-    assert "--kernel and --initrd" in text
+    assert "--kernel" not in text, "not every command has that"
 
 
 def test_no_sources_at_all_is_said(apt: FakeApt, cache: Path) -> None:
@@ -239,7 +239,7 @@ def test_no_sources_at_all_is_said(apt: FakeApt, cache: Path) -> None:
 def test_a_machine_without_the_program_gets_one_sentence(apt: FakeApt, cache: Path, program: str) -> None:
     apt.directory.joinpath(program).unlink()
     text = refused(cache)
-    assert "is not on this machine: give --kernel and --initrd" in text
+    assert "is not on this machine: fetch on another machine, and copy its cache (PVTIME_CACHE)" in text
 
 
 def test_no_room_names_the_place_and_the_size(
