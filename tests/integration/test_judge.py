@@ -137,7 +137,10 @@ def test_one_thing_alone_goes_to_standard_output(tmp_path: Path) -> None:
         (["--", "true"], "write {image} there"),
         (["--", "/no/such/vmm", "{image}"], "there is no such program: check the VMM's command"),
         (["--junit", "/", "--engine", "unicorn"], "cannot write the results to /"),
-        (["--write-image", "/no/such/folder/image"], "No such file"),
+        (
+            ["--write-image", "/no/such/folder/image"],
+            "cannot write the image to /no/such/folder/image: No such file",
+        ),
     ],
 )
 def test_what_is_impossible_is_one_line(arguments: list[str], words: str) -> None:

@@ -115,9 +115,12 @@ def test_a_wanted_file_that_was_not_written_is_named(tmp_path: Path) -> None:
         (["--smp", "0", "--", "true"], "give 1 to 16"),
         (["--smp", "many", "--", "true"], "'--smp': 'many'"),
         (["--memory", "64", "--", "true"], "give 512 or more"),
-        (["--out", "/nonexistent/it", "--", "true"], "--out /nonexistent/it: /nonexistent cannot be written"),
-        (["--out", "/proc/it", "--", "true"], "--out /proc/it: /proc cannot be written to"),
-        (["--out", "/tmp", "--", "true"], "--out /tmp: it is a directory"),
+        (
+            ["--out", "/nonexistent/it", "--", "true"],
+            "cannot write the lab's file to /nonexistent/it: /nonexistent is not a directory",
+        ),
+        (["--out", "/proc/it", "--", "true"], "cannot write the lab's file to /proc/it: "),
+        (["--out", "/tmp", "--", "true"], "cannot write the lab's file to /tmp: it is a directory"),
     ],
 )
 def test_what_the_lab_cannot_be_is_refused_in_a_line_before_it_starts(

@@ -95,15 +95,14 @@ def _lab(cpu: str, as_json: bool, markdown: str | None, plot: str | None) -> int
     from pvtime.cost.lab_markdown import cost_page
     from pvtime.cost.lab_plot import updates_svg
     from pvtime.cost.lab_table import print_lab_cost
-    from pvtime.lab.lab import refuse_unwritable
     from pvtime.report.image_progress import image_progress
-    from pvtime.report.output_file import write_whole
+    from pvtime.report.output_file import refuse_unwritable, write_whole
 
     if plot is not None and not plot.endswith(".svg"):
         raise UsageError(f"--plot {plot}: it draws SVG: give a name that ends in .svg")
-    for option, name in (("--markdown", markdown), ("--plot", plot)):
+    for name, what in ((markdown, "the page"), (plot, "the plot")):
         if name is not None:
-            refuse_unwritable(option, name)
+            refuse_unwritable(Path(name), what)
     require_qemu()
     with image_progress(sys.stderr) as fetching:
         cost = measure_lab(cpu, lambda doing: print(f"{doing} ...", file=sys.stderr, flush=True), fetching)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parsed_by, seconds
-from pvtime.errors import UsageError, oserror_context
+from pvtime.errors import UsageError
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.steal.placement import PlacementName
 
@@ -136,8 +136,7 @@ def judge_command(
     words = [f"seconds={seconds}"] * (seconds != SECONDS) + ["reset"] * reset
     image_options = " ".join(words)
     if write_image is not None:
-        with oserror_context(str(write_image), UsageError):
-            write_image.write_bytes(judge_image(image_options))
+        write_whole(write_image, judge_image(image_options), "the image")
         return 0
     if as_json + ktap + (junit == STDOUT) > 1:
         raise UsageError("--json, --ktap and --junit - all print to standard output: choose one of them")

@@ -21,8 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from pvtime.errors import UsageError, oserror_context
-from pvtime.files import try_new_file
+from pvtime.errors import UsageError
 from pvtime.images.cache import FetchProgress, silent
 from pvtime.kmod.build import require_programs
 from pvtime.lab.gdbstub import GdbStub
@@ -30,10 +29,11 @@ from pvtime.lab.initramfs import LabExtras, prepare
 from pvtime.lab.module import load_module
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, pack
 from pvtime.lab.qemu import Emulator, LabError, LabOptions, require_qemu
-from pvtime.lab.result import CompletedRun, ResultReader
+from pvtime.lab.result import LAB_FILE, CompletedRun, ResultReader
+from pvtime.report.output_file import refuse_unwritable
 from pvtime.report.waiting import waiting
 
-__all__ = ["Lab", "refuse_impossible", "refuse_unwritable", "run_in_lab"]
+__all__ = ["Lab", "refuse_impossible", "run_in_lab"]
 
 BOOT_TIMEOUT_S: Final = 300.0
 """A boot takes 3 s on a quiet machine; this is for a loaded one."""
@@ -201,22 +201,10 @@ def refuse_impossible(out: Sequence[str], *, module: bool = False) -> None:
         side.
     """
     for name in out:
-        refuse_unwritable("--out", name)
+        refuse_unwritable(Path(name), LAB_FILE)
     require_qemu()
     if module:
         require_programs()
-
-
-def refuse_unwritable(option: str, name: str) -> None:
-    """Check that an option's file can be written.
-
-    :raises UsageError: it cannot.
-    """
-    path = Path(name)
-    if path.is_dir() or not path.name:
-        raise UsageError(f"{option} {name}: it is a directory; give the name of a file")
-    with oserror_context(f"{option} {name}: {path.parent} cannot be written to", UsageError):
-        try_new_file(path.parent)
 
 
 def run_in_lab(

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
 
-from pvtime.errors import UsageError, oserror_context
 from pvtime.lab.protocol import AgentFrame
+from pvtime.report.output_file import NewFile
 
-__all__ = ["CompletedRun", "ResultReader"]
+__all__ = ["LAB_FILE", "CompletedRun", "ResultReader"]
+
+LAB_FILE: Final = "the lab's file"
+"""Name of a wanted file, for messages."""
 
 
 @dataclass
@@ -33,7 +35,7 @@ class CompletedRun:
 class ResultReader:
     """Collects a command's frames; :attr:`result` is complete after EXIT.
 
-    A file has the suffix ``.part`` until it is complete.
+    A file has its name when it is complete.
     """
 
     def __init__(self, wanted: Mapping[str, Path], stdout: BinaryIO | None, stderr: BinaryIO | None) -> None:
@@ -41,8 +43,7 @@ class ResultReader:
         self._wanted = wanted
         self._stdout = stdout
         self._stderr = stderr
-        self._file: BinaryIO | None = None
-        self._path = Path()
+        self._file: NewFile | None = None
 
     def __enter__(self) -> Self:
         """Nothing is open yet."""
@@ -53,8 +54,7 @@ class ResultReader:
     ) -> None:
         """Remove what is incomplete."""
         if self._file is not None:
-            self._file.close()
-            _part(self._path).unlink(missing_ok=True)
+            self._file.discard()
 
     def take(self, kind: AgentFrame, payload: bytes) -> None:
         """Take one frame.
@@ -74,12 +74,9 @@ class ResultReader:
                 stream.flush()
             case AgentFrame.OPEN:
                 self._finish_file()
-                self._path = self._wanted[payload.decode()]
-                with oserror_context(str(self._path), UsageError):
-                    self._file = _part(self._path).open("wb")
+                self._file = NewFile(self._wanted[payload.decode()], LAB_FILE)
             case AgentFrame.DATA if self._file is not None:
-                with oserror_context(str(self._path), UsageError):
-                    self._file.write(payload)
+                self._file.write(payload)
             case AgentFrame.MISSING:
                 self.result.missing.append(payload.decode())
             case AgentFrame.EXIT:
@@ -89,11 +86,5 @@ class ResultReader:
 
     def _finish_file(self) -> None:
         if self._file is not None:
-            with oserror_context(str(self._path), UsageError):
-                self._file.close()
-                self._file = None
-                os.replace(_part(self._path), self._path)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+            self._file.finish()
+            self._file = None

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
 from pathlib import Path
 
-from pvtime.errors import UsageError
+from pvtime.errors import UsageError, oserror_context
 from pvtime.files import try_new_file
 
-__all__ = ["refuse_unwritable", "write_whole"]
+__all__ = ["NewFile", "open_stream", "refuse_unwritable", "write_whole"]
 
 
 def refuse_unwritable(path: Path, what: str) -> None:
@@ -60,41 +61,81 @@ def _why_unwritable(path: Path) -> str | None:
     return None
 
 
-def write_whole(path: Path, text: str, what: str) -> None:
-    """Write ``text`` to ``path``: complete, or not at all (a device or pipe is written directly).
+def write_whole(path: Path, content: str | bytes, what: str) -> None:
+    """Write a file: complete, or not at all (a device or pipe is written directly).
 
     :param what: the file's contents, for the message: "the report".
     :raises UsageError: the file system refused.
     """
+    file = NewFile(path, what)
     try:
-        _refuse_foreign_link(path, what)
-        if _is_plain(path):
-            _replace(path, text)
-        else:
-            path.write_text(text)
-    except OSError as error:
-        raise UsageError(f"cannot write {what} to {path}: {error.strerror}") from error
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.finish()
+    finally:
+        file.discard()
+
+
+def open_stream(path: Path, what: str) -> int:
+    """Return the descriptor of a file, or pipe, that is written bit by bit, and empty it.
+
+    :raises UsageError: it is another user's symbolic link.
+    :raises OSError: the file system refused.
+    """
+    _refuse_foreign_link(path, what)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
+class NewFile:
+    """A file that comes in parts, and has its name when it is whole; a device or pipe is written directly.
+
+    :raises UsageError: the file system refused; so do the methods.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._subject = f"cannot write {what} to {path}"
+        self._temporary: str | None = None
+        with oserror_context(self._subject, UsageError):
+            _refuse_foreign_link(path, what)
+            self._path = path
+            if _is_plain(path):
+                # A link's target stays where the link points. The name cannot be foreseen by another user.
+                self._path = path.resolve()
+                handle, self._temporary = tempfile.mkstemp(
+                    dir=self._path.parent, prefix=f".{path.name[:200]}."
+                )
+                self._file = os.fdopen(handle, "wb")
+            else:
+                self._file = path.open("wb")
+
+    def write(self, data: bytes) -> None:
+        """Add data."""
+        with oserror_context(self._subject, UsageError):
+            self._file.write(data)
+
+    def finish(self) -> None:
+        """Put the file in its place, with the permissions of the one that was there."""
+        with oserror_context(self._subject, UsageError):
+            self._file.flush()
+            if self._temporary is not None:
+                os.fsync(self._file.fileno())
+                old = self._path.stat().st_mode & 0o777 if self._path.exists() else 0o666 & ~_umask()
+                os.chmod(self._temporary, old)
+                os.replace(self._temporary, self._path)
+                self._temporary = None
+            self._file.close()
+
+    def discard(self) -> None:
+        """Leave nothing of a file that is not whole. Harmless after :meth:`finish`."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if self._temporary is not None:
+            os.unlink(self._temporary)
+            self._temporary = None
 
 
 def _is_plain(path: Path) -> bool:
     """Whether ``path`` is, or would become, a regular file: one that may be replaced by a new one."""
     return path.is_file() or not path.exists()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the target (a link's target stays where the link points), then rename over it."""
-    path = path.resolve()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _umask() -> int:

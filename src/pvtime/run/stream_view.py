@@ -14,6 +14,7 @@ from typing import Any, Final
 from pvtime.errors import UsageError, host_reason
 from pvtime.report import stream
 from pvtime.report.model import Moment
+from pvtime.report.output_file import open_stream
 from pvtime.report.views import View
 from pvtime.run.events import RunEvent
 from pvtime.run.options import STDOUT
@@ -34,7 +35,7 @@ class LineWriter:
         self._path = path
         self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LENGTH)
         self._lost = 0
-        self._error: OSError | None = None
+        self._error: OSError | UsageError | None = None
         self._thread = threading.Thread(target=self._run, name="pvtime-stream", daemon=True)
         self._thread.start()
 
@@ -55,6 +56,8 @@ class LineWriter:
             self._thread.join(CLOSE_TIMEOUT_S)
         except queue.Full:
             self._lost += 1
+        if isinstance(self._error, UsageError):
+            raise self._error
         if self._error is not None:
             raise UsageError(f"cannot write the stream to {self._path}: {host_reason(self._error)}")
         if self._lost or self._thread.is_alive():
@@ -65,12 +68,12 @@ class LineWriter:
             if self._path == STDOUT:
                 self._write(sys.stdout.fileno())
             else:
-                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                fd = open_stream(self._path, "the stream")
                 try:
                     self._write(fd)
                 finally:
                     os.close(fd)
-        except OSError as error:
+        except (OSError, UsageError) as error:
             self._error = error
 
     def _write(self, fd: int) -> None:

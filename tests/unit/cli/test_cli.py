@@ -91,7 +91,7 @@ REFUSED = [
     (["scenario", "--json"], "pvtime scenario lists them"),
     (["lab", "--smp", "many", "true"], "give 1 to 16"),
     (["lab", "--memory", "1", "true"], "give 512 or more"),
-    (["lab", "--out", "/no/such/folder/out.json", "true"], "/no/such/folder cannot be written to"),
+    (["lab", "--out", "/no/such/folder/out.json", "true"], "/no/such/folder is not a directory"),
     (["receive", "tcp:a..b:7000"], "tcp:a..b:7000"),
     (["receive", "unix:/no/such/folder/peer"], "/no/such/folder"),
     (["migrate", "/no/such/socket", "unix:peer"], "/no/such/socket"),

@@ -14,8 +14,8 @@ from pvtime.cli.command import main
     ("options", "message"),
     [
         (["--lab", "--plot", "cost.png"], "--plot cost.png: it draws SVG: give a name that ends in .svg"),
-        (["--lab", "--markdown", "."], "--markdown .: it is a directory; give the name of a file"),
-        (["--lab", "--plot", "no/such/directory.svg"], "--plot no/such/directory.svg: no/such cannot be"),
+        (["--lab", "--markdown", "."], "cannot write the page to .: it is a directory"),
+        (["--lab", "--plot", "no/such/directory.svg"], "cannot write the plot to no/such/directory.svg: "),
         (["--markdown", "cost.md"], "--markdown and --plot are for --lab: give that too"),
         (["--lab"], "qemu-system-aarch64 is not installed"),
     ],

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pvtime.cli.command import main
 from pvtime.errors import UsageError
-from pvtime.report.output_file import refuse_unwritable, write_whole
+from pvtime.lab.protocol import AgentFrame
+from pvtime.lab.result import ResultReader
+from pvtime.report.output_file import NewFile, open_stream, refuse_unwritable, write_whole
 
 TEXT = "a report\n"
 WHAT = "the report"
@@ -44,7 +47,40 @@ def test_another_users_link_in_a_directory_for_all_is_not_written_through(tmp_pa
         refuse_unwritable(shared / "link", WHAT)
     with pytest.raises(UsageError, match="another user's symbolic link"):
         write_whole(shared / "link", TEXT, WHAT)
+    with pytest.raises(UsageError, match="another user's symbolic link"):
+        open_stream(shared / "link", WHAT)
+    with pytest.raises(UsageError, match="another user's symbolic link"):
+        NewFile(shared / "link", WHAT)
+    assert main(["judge", "--write-image", str(shared / "link")]) == 2, "it wrote through the link"
     assert not target.exists()
+
+
+def test_no_name_beside_the_file_can_be_foreseen(tmp_path: Path) -> None:
+    # lab --out wrote to NAME.part, which another user could have linked to any file.
+    with ResultReader({"out": tmp_path / "out"}, None, None) as reader:
+        reader.take(AgentFrame.OPEN, b"out")
+        (first,) = os.listdir(tmp_path)
+    with ResultReader({"out": tmp_path / "out"}, None, None) as reader:
+        reader.take(AgentFrame.OPEN, b"out")
+        (second,) = os.listdir(tmp_path)
+    assert len({first, second, "out", "out.part"}) == 4
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_comes_in_parts_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    file = NewFile(path, WHAT)
+    file.write(b"\xff")
+    assert not path.exists()
+    file.write(b"\0")
+    file.finish()
+    file.discard()
+    assert path.read_bytes() == b"\xff\0"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    with pytest.raises(UsageError, match="cannot write the report to /dev/full: No space left on device"):
+        write_whole(Path("/dev/full"), b"x", WHAT)
 
 
 def test_the_check_before_the_boot_changes_nothing(tmp_path: Path) -> None:
