@@ -17,7 +17,7 @@ from pvtime.report.model import Moment, RunReport
 __all__ = ["report_command"]
 
 
-@click.command("report", short_help="Print a report again, compare two, or draw a recording")
+@click.command("report", short_help="Print reports again, compare or draw them")
 @click.argument("file", type=FILE_NAME)
 @click.argument("other", type=FILE_NAME, required=False)
 @click.option("--html", type=FILE_NAME, metavar="OUT", help="Write a page of HTML to OUT.")
