@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2] / "src"
 
 LAYERS = (
     ("cli",),
+    ("experiment",),
     ("cost", "judge", "scenario", "watch"),
     ("api", "lab", "doctor"),
     ("run",),

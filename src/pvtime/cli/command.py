@@ -40,6 +40,7 @@ COMMANDS: Final = (
     "pause",
     "ps",
     "receive",
+    "repeat",
     "report",
     "reset",
     "restore",
