@@ -184,10 +184,12 @@ def boot_linux(
     internals: str = "auto",
     steal: tuple[str, ...] = (),
     options: Mapping[str, str] | None = None,
+    lpt: int | None = None,
 ) -> Iterator[LinuxGuest]:
     """Start the stock guest; it is stopped at the end.
 
     :param options: more options of the engine.
+    :param lpt: frequency of Live Physical Time, in Hz; None: it is not offered.
     """
     from pvtime.engine.unicorn.engine import UnicornEngine
 
@@ -205,6 +207,7 @@ def boot_linux(
         load_kernel(images.kernel),
         build_initramfs(images.busybox),
         f"console=ttyS0 earlycon {append}".strip(),
+        lpt=lpt,
     )
     machine = Machine(config, console, agent)
     engine = UnicornEngine(machine, {"internals": internals, **(options or {})}, Schedule.parse(steal))

@@ -12,6 +12,7 @@ from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.images.store import StockImages
 
 HZ = 25_000_000
+ENOUGH_NS = 100_000_000
 CENTISECOND_NS = 10_000_000
 """The unit of /proc/uptime."""
 
@@ -37,9 +38,11 @@ def read_clock(guest: LinuxGuest, number: int) -> Reading:
     return Reading(before, (int(match[1]) * 100 + int(match[2])) * CENTISECOND_NS, after)
 
 
-def test_a_linux_guest_at_25_mhz_has_the_right_time(stock_images: StockImages) -> None:
+def test_a_linux_guest_at_25_mhz_has_the_right_time_and_ignores_live_physical_time(
+    stock_images: StockImages,
+) -> None:
     options = {COUNTER_FREQUENCY: str(HZ)}
-    with boot_linux(stock_images, 2, "pvtime.shell", options=options) as guest:
+    with boot_linux(stock_images, 2, "pvtime.shell", options=options, lpt=HZ) as guest:
         guest.ready()
         assert "cp15 timer(s) running at 25.00MHz (phys)" in guest.console
         first = read_clock(guest, 1)
@@ -50,4 +53,8 @@ def test_a_linux_guest_at_25_mhz_has_the_right_time(stock_images: StockImages) -
         assert passed - CENTISECOND_NS <= second.after - first.before, "the guest's clock is fast"
         assert passed + CENTISECOND_NS >= second.before - first.after, "the guest's clock is slow"
         assert second.before - first.after >= 1_000_000_000, "the guest's timer is early"
+        guest.tell("busy", 2)
+        guest.until(lambda samples: all(sample.truth_ns > ENOUGH_NS for sample in samples))
         guest.await_account()
+        assert guest.machine.lpt is not None
+        assert not guest.machine.lpt.asked

@@ -106,7 +106,9 @@ class Core(ABC):
         set_up_el2_el3(self._uc, config.model)
         if config.rate is not NATIVE:
             trap_counter(self._uc, config.rate.hz)
-            self._counter_trap = CounterTrap(self._uc, self._level, config.traps.read_register, self._fail)
+            self._counter_trap = CounterTrap(
+                self._uc, self._level, config.traps.read_register, self.set_registers, self._fail
+            )
         self.address_space = AddressSpace(self._uc, config.memories, config.devices, self._fail)
         self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)

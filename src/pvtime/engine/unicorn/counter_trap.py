@@ -79,14 +79,16 @@ _CALLBACK: Final = ctypes.CFUNCTYPE(
     ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p
 )
 
-_XZR: Final = a64.UC_ARM64_REG_XZR
+_NUMBERS: Final = {getattr(a64, f"UC_ARM64_REG_X{number}"): number for number in range(31)}
+"""The library's names of X0 to X30; XZR is not among them."""
 
 
 class CounterTrap:
     """The two registers of one CPU.
 
     :param level: returns the exception level that the CPU is at.
-    :param read: returns a register's value for the guest.
+    :param read: returns a system register's value for the guest.
+    :param write: writes some of X0 to X30.
     :param fail: gets what ``read`` raises.
     :raises EngineError: see :class:`NativeHook`.
     """
@@ -96,11 +98,13 @@ class CounterTrap:
         uc: unicorn.Uc,
         level: Callable[[], int],
         read: Callable[[SysReg], int | None],
+        write: Callable[[dict[int, int]], None],
         fail: Callable[[BaseException], None],
     ) -> None:
         self._uc = uc
         self._level = level
         self._read = read
+        self._write = write
         self._fail = fail
         self._callback = _CALLBACK(self._on_read)
         self._data = ctypes.c_uint64()
@@ -118,8 +122,9 @@ class CounterTrap:
                 if not (allowed.el0vcten if register == CNTVCT_EL0 else allowed.el0vten):
                     return 0
             value = self._read(register)
-            if value is not None and target != _XZR:
-                self._uc.reg_write(target, value)
+            number = _NUMBERS.get(target)
+            if value is not None and number is not None:
+                self._write({number: value})
         except BaseException as error:
             self._fail(error)
         return 1

@@ -10,23 +10,36 @@ from dataclasses import replace
 import pytest
 
 from framework.engines import CHOICES, Choice
+from framework.payload import Payload, run_on
 from framework.wait import wait_until
 from pvtime.abi.arm64 import (
     CNTFRQ_EL0,
+    CNTKCTL_EL1,
     CNTP_CTL_EL0,
     CNTP_CVAL_EL0,
     CNTP_TVAL_EL0,
     CNTPCT_EL0,
     CNTV_TVAL_EL0,
     CNTVCT_EL0,
+    CntkctlEl1,
+    Esr,
+    ExceptionClass,
+    Pstate,
+    SysReg,
+    Vector,
 )
 from pvtime.engine.base import COUNTER_FREQUENCY, counter_rate
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.errors import UsageError
 from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate, TimerControl
+from pvtime.probe.assembler import ELR_EL1
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.probe import Probe
 
+MASKED_EL0 = int(Pstate.of(daif=0xF))
+SVC = 0xD400_0001
+SVC_EC = 0x15
+SPSR_EL1 = SysReg(3, 0, 4, 0, 0)
 FREQUENCIES = [25_000_000, 19_200_000, 1_000_000_000]
 
 
@@ -87,6 +100,35 @@ def test_a_pause_is_left_out_of_it(probe: Probe, rate: CounterRate) -> None:
     for register in (CNTVCT_EL0, CNTPCT_EL0):
         counter = probe.read_register(0, register)
         assert counter <= rate.ticks(time.monotonic_ns()) - rate.ticks(slept) + 1
+
+
+def program_that_reads(register: SysReg, allowed: int) -> Payload:
+    """Return a payload that has a program at EL0 read a register: results 0 to 3 are ESR, FAR, ELR and X3."""
+    payload = Payload().use_vectors().mov(1, allowed).msr(CNTKCTL_EL1, 1).mov(3, 0)
+    payload.mov(1, MASKED_EL0).msr(SPSR_EL1, 1).adr(2, "program").msr(ELR_EL1, 2).eret()
+    payload.label("program").mrs(3, register).word(SVC)
+    payload.align(0x800).label("vectors")
+    for offset in range(0, 0x800, 0x80):
+        payload.b("sync" if offset == Vector.LOWER_64 else "stuck").align(0x80)
+    return payload.label("sync").keep_fault(0).keep(3, 3).label("stuck").power_off()
+
+
+@pytest.mark.parametrize(
+    ("register", "field"),
+    [(CNTVCT_EL0, CntkctlEl1.of(el0vcten=1)), (CNTV_TVAL_EL0, CntkctlEl1.of(el0vten=1))],
+)
+def test_a_program_reads_it_only_where_its_kernel_lets_it(
+    register: SysReg, field: int, engine: Choice
+) -> None:
+    # A kernel that emulates the counter's reads, for an erratum or for Live Physical Time, forbids them.
+    slow = with_counter(engine, 25_000_000)
+    for allowed, ec in ((field, SVC_EC), (0, ExceptionClass.SYSTEM_REGISTER)):
+        before = time.monotonic_ns()
+        esr, _, _, value = run_on(slow, program_that_reads(register, allowed)).results[:4]
+        assert Esr(esr).ec == ec
+        if register == CNTVCT_EL0 and allowed:
+            assert CounterRate(25_000_000).ticks(before) <= value
+        assert bool(value) == bool(allowed), "the register has been read all the same"
 
 
 def test_the_native_frequency_does_not_trap() -> None:
