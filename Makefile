@@ -28,6 +28,7 @@ lint: $(STAMP)
 bench: $(STAMP) need-qemu
 	@$(BIN)/python bench/boot.py
 	@$(BIN)/python bench/placement.py
+	@$(BIN)/python bench/lpt.py
 	@$(BIN)/python bench/saved.py
 	@$(BIN)/python bench/kvm.py
 	@$(BIN)/python bench/watch.py

@@ -177,6 +177,8 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self._ending = Ending()
+        self.notice: str | None = None
+        """What a user should know of the machine that was restored; None: nothing."""
 
     @abstractmethod
     def start(self) -> None:

@@ -281,7 +281,7 @@ def _resumed(machine: Machine, engine: Engine, description: Description) -> Buil
         machine,
         engine,
         agent=description.agent,
-        reason=f"{engine.name}: {RAN_BEFORE}",
+        reason="; ".join(filter(None, [f"{engine.name}: {RAN_BEFORE}", engine.notice])),
         resumed=True,
         release=description.release,
     )

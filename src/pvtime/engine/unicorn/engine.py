@@ -92,6 +92,13 @@ class UnicornEngine(Engine):
         if self._thread.ident is not None:
             raise EngineError("the engine has started: a machine can only be restored before")
         self._loop.restore(state)
+        lpt, here = self._machine.lpt, self.vm.counter.rate.hz
+        if state.frequency != here and (lpt is None or not lpt.asked):
+            self.notice = (
+                f"its counter had {state.frequency} Hz, and this host's has {here}: its clocks run at "
+                f"{here / state.frequency:.3g} times their speed (--counter-frequency {state.frequency} "
+                "keeps it)"
+            )
 
     def start_dirty_log(self) -> DirtyTracker:
         return Comparison(self._machine.memories)

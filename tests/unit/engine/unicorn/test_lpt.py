@@ -113,6 +113,7 @@ def test_a_reader_that_is_moved_in_its_midst_reads_again(engine: Choice) -> None
     with arrived(image, 25_000_000) as probe:
         reading = probe.end_lpt_read(0, GATE)
         assert reading.retries == 1
+        assert probe.engine.notice is None
         assert reading.ticks == scale(PV_HZ, 25_000_000).apply(reading.counter) >= left
         # The counter of the one host with the scale of the other.
         assert reading.unchecked > 2 * left
@@ -155,6 +156,9 @@ def test_a_guest_that_has_not_asked_keeps_its_ticks() -> None:
         image = take(probe.machine, probe.engine)
         left = count(image)
     with arrived(image, 1_000_000_000) as probe:
+        assert "its clocks run at 16 times their speed (--counter-frequency 62500000" in str(
+            probe.engine.notice
+        )
         probe.engine.pause()
         image = take(probe.machine, probe.engine)
         assert image.document()["lpt"] == {"sequence_number": 4, "asked": False, "registration": 0}
