@@ -181,8 +181,7 @@ def _from_stream(documents: list[Any]) -> Recording:
     then = None
     for document in documents[1:]:
         if event := document.get("event"):
-            text = ", ".join(f"{key} {value}" for key, value in event.items() if isinstance(value, str | int))
-            recording.marks.append(Mark(0.0 if then is None else then, text))
+            recording.marks.append(Mark(float(event["elapsed_seconds"]), f"{event['kind']}: {event['text']}"))
         if "sample" not in document:
             continue
         now = float(document["sample"]["elapsed_seconds"])

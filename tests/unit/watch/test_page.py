@@ -55,7 +55,7 @@ ROW |= {"idle_ns": 0, "stopped_ns": 0, "host_ns": 0, "guest_error_ns": -5}
 STREAM: list[dict[str, Any]] = [
     {"schema": 1, "machine": {"name": "web", "engine": "unicorn"}},
     {"sample": {"elapsed_seconds": 1.0, "vcpus": [ROW]}},
-    {"event": {"kind": "console", "line": EVIL}},
+    {"event": {"elapsed_seconds": 1.5, "kind": "soft-lockup", "text": EVIL, "vcpu": 1}},
     {"sample": {"elapsed_seconds": 2.0, "vcpus": [ROW | {"stolen_ns": SECOND, "injected_ns": SECOND // 4}]}},
 ]
 
@@ -134,6 +134,7 @@ def test_a_machines_samples_have_the_injected_part_and_the_events() -> None:
     assert "stolen: by the host and other vCPUs 75.0 %" in html
     assert page.tags.count("line") == 1
     assert "-5 ns" in html
+    assert "<td>1.500 s</td><td>soft-lockup: " in html
 
 
 def test_a_last_line_that_was_cut_off_is_left_out() -> None:
