@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -21,7 +21,6 @@ from pvtime.judge.session import ExitCode, Judgement, LifeEvent, judge
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.memory_map import Access
-from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.steal.account import Account, AccountState
 
@@ -272,9 +271,9 @@ def test_a_structure_that_cannot_be_written_is_found() -> None:
 def test_the_number_of_the_drafts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {int(PvTime.ST): DRAFTS_ST, DRAFTS_ST: int(PvTime.ST)}
 
-    def call(index: int, account: Account, delay: int, psci: PsciCalls, registers: Sequence[int]) -> int:
-        numbers = [drafts.get(number, number) for number in registers]
-        return hypercall(index, account, delay, psci, numbers)
+    def call(*arguments: Any) -> int:
+        *others, registers = arguments
+        return hypercall(*others, [drafts.get(number, number) for number in registers])
 
     monkeypatch.setattr("pvtime.engine.unicorn.guest_traps.hypercall", call)
     check_found(judged(right, options="seconds=0"), "no_live_physical_time", "as in the drafts of 2019")

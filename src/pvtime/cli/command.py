@@ -36,6 +36,7 @@ COMMANDS: Final = (
     "images",
     "judge",
     "lab",
+    "merge",
     "migrate",
     "pause",
     "ps",

@@ -29,8 +29,8 @@ LAB_MEMORY = 3072
 PVTIME = (sys.executable, "-m", "pvtime")
 SECONDS = 2
 """The image's own choice."""
-LATE_S = 2
-"""Time until pvtime run shows its guest's console, on an emulated host."""
+LATE_S = {False: 2, True: 6}
+"""Time until pvtime run shows its guest's console on an emulated host, and until it takes requests there."""
 MEMORY = 256 << 20
 """Bytes of a machine on the embedded engine."""
 STDOUT = Path("-")
@@ -84,6 +84,11 @@ STOLEN = "30%"
 )
 @click.option("--reset", is_flag=True, help="Reset the machine (PSCI SYSTEM_RESET) and check it all again.")
 @click.option("--lab", "in_lab", is_flag=True, help="Judge on an emulated arm64 KVM host, see pvtime lab.")
+@click.option(
+    "--lava",
+    metavar="TYPE",
+    help="Only print a job for LAVA that does this on a host of device type TYPE, which is reached by ssh.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of lines.")
 @click.option("--ktap", is_flag=True, help="Print KTAP instead of lines, with the host's checks.")
 @click.option(
@@ -105,6 +110,7 @@ def judge_command(
     migrate: bool,
     reset: bool,
     in_lab: bool,
+    lava: str | None,
     as_json: bool,
     ktap: bool,
     junit: Path | None,
@@ -128,6 +134,7 @@ def judge_command(
     """  # noqa: D301 (click wants the character)
     from pvtime.judge.document import lines, to_json, to_junit, to_ktap
     from pvtime.judge.image_file import judge_image
+    from pvtime.judge.monitor import program_of
     from pvtime.judge.session import LifeEvent
     from pvtime.report.output_file import refuse_unwritable, write_whole
 
@@ -138,6 +145,15 @@ def judge_command(
     if write_image is not None:
         write_whole(write_image, judge_image(image_options), "the image")
         return 0
+    options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
+    options += ["--timeout", str(timeout), "--seconds", str(seconds)]
+    options += [f"--{event.value}" for event in LifeEvent if event in events]
+    if lava is not None:
+        from pvtime.judge.lava import lava_job
+
+        more = ["--lab"] if in_lab else []
+        sys.stdout.write(lava_job(lava, [*options, *more, "--", *command]))
+        return 0
     if as_json + ktap + (junit == STDOUT) > 1:
         raise UsageError("--json, --ktap and --junit - all print to standard output: choose one of them")
     if console == STDOUT:
@@ -147,13 +163,10 @@ def judge_command(
         if path is not None and path != STDOUT:
             refuse_unwritable(path, what)
     if in_lab:
-        options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
-        options += ["--timeout", str(timeout), "--seconds", str(seconds)]
-        options += [f"--{event.value}" for event in LifeEvent if event in events]
         options += [word for word, given in (("--json", as_json), ("--ktap", ktap)) if given]
         return _judge_in_lab(options, junit, console, command)
     if command:
-        result = _judge_vmm(command, Path(command[0]).name, timeout, image_options, events)
+        result = _judge_vmm(command, Path(program_of(command)[-1]).name, timeout, image_options, events)
     else:
         result = _judge_own(engine, placement, vcpus, timeout, image_options, events)
     if junit is not None and junit != STDOUT:
@@ -235,7 +248,7 @@ def _judge_own(
     if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
         options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
         command = [*PVTIME, "run", "--kernel", "{image}", *options]
-        return _judge_vmm(command, name, timeout, f"{image_options} wait={LATE_S}", events)
+        return _judge_vmm(command, name, timeout, f"{image_options} wait={LATE_S[bool(events)]}", events)
     config = MachineConfig(vcpus, MEMORY, judge_kernel(image_options), placement=PlacementName(placement))
 
     def build(machine: Machine) -> Engine:

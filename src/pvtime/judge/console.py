@@ -23,6 +23,9 @@ MAX_CPUS: Final = 64
 """The image's own limit: MAX_CPUS in image/layout.h."""
 
 
+MAX_COUNTS: Final = 8 * MAX_CPUS
+
+
 class Verdict(Enum):
     """A check's result, in the words of the image's lines."""
 
@@ -121,7 +124,7 @@ class Console:
             return None
         if match := _COUNT.fullmatch(line):
             count = Count(CountMoment(match[1]), int(match[2]), int(match[3]), int(match[4]))
-            if count.cpu < MAX_CPUS and len(self.counts) < 2 * MAX_CPUS:
+            if count.cpu < MAX_CPUS and len(self.counts) < MAX_COUNTS:
                 self.counts.append(count)
                 return count
         elif match := _IDLE.fullmatch(line):

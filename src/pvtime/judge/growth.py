@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,20 @@ class HostReading:
 
     stolen: Mapping[int, int]
     at_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A count, and the host's figures before and after it was read."""
+
+    count: Count
+    before: HostReading
+    after: HostReading
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the host knew the vCPU."""
+        return self.count.cpu in self.before.stolen and self.count.cpu in self.after.stolen
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class Growth:
     @property
     def idle_is_in_it(self) -> bool:
         """Whether the time for which the CPU was idle was counted."""
-        return self._explains(self.idle_ns)
+        return self.saved_ns is None and not self._explains(self.paused_ns) and self._explains(self.idle_ns)
 
     def describe(self) -> str:
         """Return the figures, and the likely mistake."""
@@ -126,41 +141,48 @@ class Growths:
     paused_ns: int = 0
     idle_ns: dict[int, int] = field(default_factory=dict)
     """How long a CPU was idle, as it says itself."""
-    _guest: dict[tuple[CountMoment, int], Count] = field(default_factory=dict)
-    _read: dict[tuple[CountMoment, int], tuple[float, float]] = field(default_factory=dict)
-    _host: dict[tuple[CountMoment, int], tuple[int, int]] = field(default_factory=dict)
+    _reads: dict[tuple[CountMoment, int], list[_Read]] = field(default_factory=dict)
 
     def add(self, count: Count, before: HostReading, after: HostReading) -> None:
-        """Take a count of the image that was read between two readings of the host's figures."""
-        key = (count.moment, count.cpu)
-        self._guest[key] = count
-        self._read[key] = before.at_s, after.at_s
-        if count.cpu in before.stolen and count.cpu in after.stolen:
-            self._host[key] = before.stolen[count.cpu], after.stolen[count.cpu]
+        """Take a count of the image that was read between two readings of the host's figures.
+
+        A moment may have more than one: see print_counts in image/checks.c.
+        """
+        self._reads.setdefault((count.moment, count.cpu), []).append(_Read(count, before, after))
 
     def pairs(self) -> list[Growth]:
-        """Return the growth of each vCPU of which guest and host are known at both moments."""
-        return [
-            self._pair(cpu)
-            for moment, cpu in sorted(self._host, key=lambda key: key[1])
-            if moment is CountMoment.BEGIN and (CountMoment.END, cpu) in self._host
-        ]
+        """Return the growth of each vCPU of which guest and host are known at both moments.
 
-    def _pair(self, cpu: int) -> Growth:
-        least_begin, most_begin = self._host[CountMoment.BEGIN, cpu]
-        least_end, most_end = self._host[CountMoment.END, cpu]
-        guest = self._guest[CountMoment.END, cpu].stolen_ns - self._guest[CountMoment.BEGIN, cpu].stolen_ns
-        least, most = least_end - most_begin, most_end - least_begin
+        Of its readings those are taken that fit best.
+        """
+        found = []
+        for cpu in self._cpus():
+            growths = [
+                self._growth(begin, end)
+                for begin in self._reads.get((CountMoment.BEGIN, cpu), ())
+                for end in self._reads.get((CountMoment.END, cpu), ())
+                if begin.is_known and end.is_known
+            ]
+            if growths:
+                found.append(min(growths, key=lambda growth: abs(growth.error_ns)))
+        return found
+
+    def _cpus(self) -> list[int]:
+        return sorted({cpu for _, cpu in self._reads})
+
+    def _growth(self, begin: _Read, end: _Read) -> Growth:
+        cpu = begin.count.cpu
+        least = end.before.stolen[cpu] - begin.after.stolen[cpu]
         saved, used = None, 0
         if self.restored is not None:
             least -= self.restored.uncertain.get(cpu, 0)
-            saved = max(0, self.restored.stolen.get(cpu, 0) - least_begin)
+            saved = max(0, self.restored.stolen.get(cpu, 0) - begin.before.stolen[cpu])
             used = self.restored.used.get(cpu, 0)
         return Growth(
             cpu,
-            guest,
+            end.count.stolen_ns - begin.count.stolen_ns,
             max(0, least),
-            most,
+            end.after.stolen[cpu] - begin.before.stolen[cpu],
             idle_ns=self.idle_ns.get(cpu, 0),
             paused_ns=self.paused_ns,
             saved_ns=saved,
@@ -173,17 +195,18 @@ class Growths:
         More than 0: the VMM held the first lines back, and the host's figures are of a later moment.
         """
         late = 0
-        for moment, cpu in self._guest:
-            end = CountMoment.END, cpu
-            if moment is CountMoment.BEGIN and end in self._guest:
-                guest_ns = self._guest[end].clock_ns - self._guest[moment, cpu].clock_ns
-                host_ns = int((self._read[end][1] - self._read[moment, cpu][0]) * NS)
+        for (moment, cpu), begins in self._reads.items():
+            if moment is not CountMoment.BEGIN:
+                continue
+            for begin, end in itertools.product(begins, self._reads.get((CountMoment.END, cpu), ())):
+                guest_ns = end.count.clock_ns - begin.count.clock_ns
+                host_ns = int((end.after.at_s - begin.before.at_s) * NS)
                 late = max(late, guest_ns - host_ns)
         return late
 
     def check(self) -> CheckResult | None:
         """Return the verdict; None: the image printed no counts."""
-        cpus = {cpu for _, cpu in self._guest}
+        cpus = self._cpus()
         if not cpus:
             return None
         pairs = self.pairs()

@@ -183,18 +183,25 @@ class PvtimeMonitor(SignalMonitor):
 
 
 def monitor_of(command: Sequence[str], folder: Path | None) -> Monitor:
-    """Return the control of what a command starts."""
-    name = Path(command[0]).name
-    if _QEMU.match(name):
+    """Return the control of what a command starts, which may be behind another program: env, taskset."""
+    *_, program = program_of(command)
+    if _QEMU.match(Path(program).name):
         return QemuMonitor(command, folder)
-    if name == "pvtime" or tuple(command[:3]) == PVTIME:
+    if Path(program).name == "pvtime":
         return PvtimeMonitor(command, folder)
     return SignalMonitor(command, folder)
 
 
 def program_of(command: Sequence[str]) -> list[str]:
-    """Return the words of a command that name the program."""
-    return list(command[:3] if tuple(command[:3]) == PVTIME else command[:1])
+    """Return the words of a command up to the VMM's name: the first, if no word is known as a VMM's."""
+    if tuple(command[:3]) == PVTIME:
+        return list(command[:3])
+    for number, word in enumerate(command, 1):
+        if _QEMU.match(Path(word).name) or Path(word).name == "pvtime":
+            return list(command[:number])
+        if word.startswith("-"):
+            break
+    return list(command[:1])
 
 
 def _signal(process: int, number: signal.Signals) -> None:

@@ -38,7 +38,7 @@ USED_NS: Final = 150_000_000
 """A thread's wait for a CPU before the guest is restored on it; more than a comparison is off by."""
 USING_S: Final = 5.0
 """Time in which a thread gets that, or is taken as it is."""
-FOUND_S: Final = 10.0
+FOUND_S: Final = 30.0
 NAP_S: Final = 0.001
 
 
@@ -175,9 +175,11 @@ class Vmm(Subject):
 
     def _end(self) -> None:
         """Read the process's output to its end."""
-        while (data := self._read(FOUND_S)) is not None:
-            if not data and self._process.poll() is None:
-                raise ControlError(f"{Path(self._program).name} has saved the guest and does not end")
+        end = time.monotonic() + FOUND_S
+        while (data := self._read(NAP_S)) is not None:
+            if time.monotonic() > end:
+                name = Path(program_of(self._command)[-1]).name
+                raise ControlError(f"{name} has saved the guest and does not end")
             self._before += data
         with self._process:
             pass

@@ -91,6 +91,25 @@ def test_an_event_explains_an_error_of_its_size(events: dict[str, int], guest_ns
     assert words in Growth(0, guest_ns, 2 * S, 2 * S, **events).mistake()
 
 
+def test_of_several_readings_the_best_are_taken() -> None:
+    # A thread's wait on its way to its sleep is in the host's figure, and not yet in the guest's count.
+    both = growths((0, 2 * S), (8, 8), (2 * S, 2 * S))
+    assert "off by 8 ns" in check(both).reason
+    both.add(Count(CountMoment.BEGIN, 0, 8, 1), HostReading({0: 8}, 0), HostReading({0: 8}, 0))
+    assert check(both).verdict is Verdict.PASS
+    wrong = growths((0, 3 * S), (8, 8), (2 * S, 2 * S))
+    wrong.add(Count(CountMoment.BEGIN, 0, 8, 1), HostReading({0: 8}, 0), HostReading({0: 8}, 0))
+    assert check(wrong).verdict is Verdict.FAIL
+
+
+def test_what_a_thread_had_waited_is_not_taken_for_idle_time() -> None:
+    both = growths((0, 215 * S // 100), (0, 0), (2 * S, 2 * S))
+    both.idle_ns = {0: S // 5}
+    assert "was idle for" in both.idle_was_stolen()
+    both.restored = Restored({0: S}, used={0: S // 5})
+    assert both.idle_was_stolen() == ""
+
+
 def test_waits_that_a_save_need_not_count_widen_the_bounds() -> None:
     both = growths((0, 2 * S - 7), (0, 0), (2 * S, 2 * S))
     assert "off by -7 ns" in check(both).reason
