@@ -75,7 +75,7 @@ def rebase(ticks: int, pv_hz: int, old_hz: int, new_hz: int) -> int:
     """
     if ticks >= _NEVER:
         return ticks
-    return scale(pv_hz, new_hz).first(scale(pv_hz, old_hz).apply(max(0, ticks)))
+    return min(scale(pv_hz, new_hz).first(scale(pv_hz, old_hz).apply(max(0, ticks))), _NEVER - 1)
 
 
 class LptMemory(ABC):

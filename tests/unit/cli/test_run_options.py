@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options of every run: the items and files of --steal become a schedule."""
+"""Options of every run: items and files of --steal become a schedule; the counter is an option of the engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
-from pvtime.cli.run_options import parse_steal
+from pvtime.cli.run_options import parse_steal, run_options
+from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Schedule
+from pvtime.run.options import RunOptions
 
 
 def test_items_and_files_of_them_make_one_schedule(tmp_path: Path) -> None:
@@ -51,3 +54,29 @@ def test_a_device_is_not_read_without_end() -> None:
     # /dev/zero took 1.4 GB in 4 s.
     with pytest.raises(UsageError, match=r"/dev/zero is not a regular file"):
         parse_steal(["@/dev/zero"])
+
+
+def parsed(*arguments: str) -> RunOptions:
+    """Return the options that a command gets."""
+    got: list[RunOptions] = []
+
+    def command(options: RunOptions) -> int:
+        got.append(options)
+        return 0
+
+    click.command()(run_options(command)).main(list(arguments), standalone_mode=False)
+    return got[0]
+
+
+def test_the_counter_s_frequency_is_an_option_of_the_engine_and_lpt_is_off_by_default() -> None:
+    assert not parsed().lpt
+    assert parsed().engine_options == {}
+    options = parsed("--lpt", "--counter-frequency", "25000000", "--engine-option", "internals=off")
+    assert options.lpt
+    assert options.engine_options == {"internals": "off", COUNTER_FREQUENCY: "25000000"}
+
+
+@pytest.mark.parametrize("hz", ["0", "999999", "2000000001", "62.5M"])
+def test_a_frequency_that_no_counter_has_is_refused(hz: str) -> None:
+    with pytest.raises(click.BadParameter, match="give 1000000 to 2000000000"):
+        parsed("--counter-frequency", hz)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources of a machine: the command line of a kernel with the stock userland."""
+"""Sources of a machine: the stock userland's command line, and what a host gives a saved machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from framework.engines import CHOICES
 from framework.saves import write_number
+from pvtime.abi.arm64 import CNTFRQ_EL0
+from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import UsageError
+from pvtime.probe.guest import boot, guest
+from pvtime.probe.probe import Probe
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.source import NO_SCREEN, FromSaved, stock_append
+from pvtime.scenario.leaving import exporter
 
 
 def test_the_stock_userland_keeps_every_vcpu_busy_unless_told() -> None:
@@ -37,3 +43,20 @@ def test_a_saved_machine_that_cannot_be_here_is_refused_by_its_name(tmp_path: Pa
     with pytest.raises(UsageError, match=f"^{tmp_path}/saved: .*bytes of memory are too few"):
         FromSaved(tmp_path / "saved").build(RunOptions(), inbox, NO_SCREEN)
     inbox.close()
+
+
+def test_a_saved_machine_takes_the_frequency_where_it_arrives_and_can_be_given_lpt(tmp_path: Path) -> None:
+    with boot(CHOICES["unicorn"][0].build, guest()) as probe:
+        exporter(probe).save(tmp_path / "saved", keep_running=False)
+    inbox = Inbox(eager=False)
+    options = RunOptions(engine_options={COUNTER_FREQUENCY: "25000000"}, lpt=True)
+    built = FromSaved(tmp_path / "saved").build(options, inbox, NO_SCREEN)
+    try:
+        assert built.machine.config.lpt == 25_000_000
+        assert "its counter had 62500000 Hz, and this host's has 25000000" in built.reason
+        built.engine.start()
+        assert Probe(built.machine, built.engine).read_register(0, CNTFRQ_EL0) == 25_000_000
+    finally:
+        built.engine.stop()
+        built.machine.close()
+        inbox.close()

@@ -251,6 +251,36 @@ def test_an_address_that_is_no_place_for_it_is_refused(argument: int, memories: 
     assert call(LptCall.GET) == 0
 
 
+@given(
+    placement=st.sampled_from(PlacementName),
+    calls=st.lists(
+        st.tuples(
+            st.sampled_from([*PvTime, *LptCall, *RegisterCall]),
+            st.sampled_from(
+                [0, 1, HERE | 1, HERE + 64 | 1, HERE | 3, STOLEN_TIME.base | 1, U64_MAX, *LptCall]
+            )
+            | st.integers(0, U64_MAX),
+        ),
+        max_size=12,
+    ),
+)
+def test_no_call_does_harm(placement: PlacementName, calls: list[tuple[int, int]]) -> None:
+    memories = MemoryMap([])
+    try:
+        memories.allocate(RAM_BASE, 1 << 20, "RAM")
+        call = Calls(make_placement(placement, memories, 2, STOLEN_TIME.base))
+        call.lpt.begin_run(25_000_000)
+        for function, argument in calls:
+            call(function, argument)
+        call.lpt.begin_run(PV_HZ)
+        assert call.lpt.fault is None
+        if (ipa := call.lpt.ipa) is not None:
+            assert read(memories, ipa).sequence_number == 4
+            assert ipa != call.account.ipa
+    finally:
+        memories.close()
+
+
 def test_no_two_structures_are_at_one_address(memories: MemoryMap) -> None:
     call = Calls(make_placement(PlacementName.GUEST, memories, 2, STOLEN_TIME.base))
     assert call(RegisterCall.SET, HERE | 1) == RegisterResult.SUCCESS

@@ -19,7 +19,7 @@ from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.errors import SavedStateError, UsageError
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
-from pvtime.machine.timer import NATIVE, TimerControl
+from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, TimerControl
 from pvtime.probe.guest import boot, guest
 from pvtime.probe.probe import Probe
 from pvtime.steal.live_physical_time import rebase, scale
@@ -55,6 +55,14 @@ def arrived(image: Image, hz: int, internals: str = "on") -> Iterator[Probe]:
     finally:
         engine.stop()
         machine.close()
+
+
+@pytest.fixture(scope="module")
+def image_of_one_that_asked() -> Image:
+    """Return a machine whose guest has asked for the structure."""
+    with boot(CHOICES["unicorn"][0].build, config()) as probe:
+        ask(probe)
+        return take(probe.machine, probe.engine)
 
 
 def count(image: Image) -> int:
@@ -202,6 +210,30 @@ def test_a_hostile_guest_harms_only_itself(engine: Choice) -> None:
         image = take(probe.machine, probe.engine)
     with arrived(image, 25_000_000) as probe:
         assert probe.load(0, structure + 8) == 4, "what the guest wrote there is not believed"
+
+
+@pytest.mark.parametrize("counter", [0, 1 << 62, (1 << 64) - 1])
+@pytest.mark.parametrize("remaining", [-(1 << 64) + 1, 0, (1 << 64) - 1])
+def test_a_state_with_the_greatest_numbers_is_restored(
+    counter: int, remaining: int, image_of_one_that_asked: Image
+) -> None:
+    document = image_of_one_that_asked.document()
+    document["counter"], document["frequency"] = counter, MIN_HZ
+    document["vcpus"][0]["timer"] = {"control": 1, "remaining": remaining}
+    with arrived(image_of_one_that_asked.with_document(document), MAX_HZ) as probe:
+        met = TimerControl(probe.read_register(0, CNTP_CTL_EL0)).istatus
+        assert met == (remaining <= 0)
+
+
+@pytest.mark.parametrize("number", [3, 1 << 64, -2])
+def test_an_impossible_sequence_number_is_refused(number: int, image_of_one_that_asked: Image) -> None:
+    document = image_of_one_that_asked.document()
+    document["lpt"]["sequence_number"] = number
+    with (
+        pytest.raises(SavedStateError, match=r"lpt\.sequence_number"),
+        arrived(image_of_one_that_asked.with_document(document), PV_HZ),
+    ):
+        pass
 
 
 def test_the_kvm_engine_refuses_it_by_name() -> None:
