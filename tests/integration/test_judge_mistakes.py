@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from pvtime.judge.session import ExitCode, Judgement, LifeEvent, judge
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.memory_map import Access
+from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.steal.account import Account, AccountState
 
@@ -271,9 +272,10 @@ def test_a_structure_that_cannot_be_written_is_found() -> None:
 def test_the_number_of_the_drafts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {int(PvTime.ST): DRAFTS_ST, DRAFTS_ST: int(PvTime.ST)}
 
-    def call(*arguments: Any) -> int:
-        *others, registers = arguments
-        return hypercall(*others, [drafts.get(number, number) for number in registers])
+    def call(
+        index: int, account: Account, delay: int, psci: PsciCalls, registers: Sequence[int], *_: Any
+    ) -> int:
+        return hypercall(index, account, delay, psci, [drafts.get(number, number) for number in registers])
 
     monkeypatch.setattr("pvtime.engine.unicorn.guest_traps.hypercall", call)
     check_found(judged(right, options="seconds=0"), "no_live_physical_time", "as in the drafts of 2019")
