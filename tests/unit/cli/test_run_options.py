@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options of every run: items and files of --steal become a schedule; the counter is an option of the engine."""
+"""Options of every run: items and files of --steal become a schedule; the counter is an engine option."""
 
 from __future__ import annotations
 
