@@ -74,6 +74,7 @@ def top_command(interval: float, count: int | None, once: bool, as_json: bool, f
 
 
 def _print_all(sampler: HostSampler, interval: float, count: int | None, as_json: bool, fold: bool) -> None:
+    from pvtime.watch.own_machines import ask_own_machines
     from pvtime.watch.top_view import TopState, sample_to_json
 
     done = 0
@@ -84,7 +85,7 @@ def _print_all(sampler: HostSampler, interval: float, count: int | None, as_json
         sample = sampler.sample()
         done += 1
         if as_json:
-            sys.stdout.write(sample_to_json(sample) + "\n")
+            sys.stdout.write(sample_to_json(sample, ask_own_machines()) + "\n")
             sys.stdout.flush()
         else:
             _print(sample, TopState(folded=fold))
@@ -92,7 +93,8 @@ def _print_all(sampler: HostSampler, interval: float, count: int | None, as_json
 
 def _print(sample: HostSample, state: object) -> None:
     from pvtime.report.table import open_console
-    from pvtime.watch.top_view import TopState, top_table
+    from pvtime.watch.own_machines import ask_own_machines
+    from pvtime.watch.top_view import TopState, own_sentences, top_table
 
     assert isinstance(state, TopState)
     console = open_console(sys.stdout)
@@ -100,7 +102,7 @@ def _print(sample: HostSample, state: object) -> None:
         console.print(NO_VMS)
         return
     console.print(top_table(sample, state))
-    for sentence in sample.missing:
+    for sentence in (*sample.missing, *own_sentences(ask_own_machines())):
         console.print(sentence, soft_wrap=True)
 
 

@@ -13,11 +13,16 @@ import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pvtime.errors import UsageError
 from pvtime.host.process import PROC, parse_stat
 
 __all__ = ["ThreadFigures", "ThreadReader", "allow_many_files", "require_schedstat"]
+
+
+SPARE_FILES: Final = 100
+"""Open files that are left for everything else."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,15 @@ class ThreadReader:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             return None
-        self._fds[name] = fd
+        if fd < _most_kept():  # the lowest free number: a count of the open files
+            self._fds[name] = fd
         try:
             return os.pread(fd, 1024, 0)
         except OSError:
             return None
+        finally:
+            if name not in self._fds:
+                os.close(fd)
 
 
 def allow_many_files() -> None:
@@ -96,6 +105,12 @@ def allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _most_kept() -> int:
+    """Return the number of files that may stay open: any user may start VMs, or what looks like some."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - SPARE_FILES if soft != resource.RLIM_INFINITY else 1 << 30
 
 
 def require_schedstat(proc: Path = PROC) -> None:

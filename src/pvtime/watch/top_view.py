@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from pvtime.host.text import printable
 from pvtime.report import units
+from pvtime.watch.own_machines import OwnVcpu
 from pvtime.watch.sampler import HostSample, VcpuInterval, VmInterval
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SORTS", "TopState", "sample_to_json", "top_table"]
+__all__ = ["SORTS", "TopState", "own_sentences", "sample_to_json", "top_table"]
 
 SCHEMA: Final = 1
 SORTS: Final = ("stolen", "ran", "name")
@@ -134,7 +137,21 @@ def _cause(vm: VmInterval, vcpus: tuple[VcpuInterval, ...] | list[VcpuInterval])
     return _note(vm) or (worst.cause.value if worst else "-")
 
 
-def sample_to_json(sample: HostSample) -> str:
+def own_sentences(own: Sequence[OwnVcpu]) -> list[str]:
+    """Return a line for each vCPU of pvtime's own machines: what its guest believes, beside the truth."""
+    return [
+        f"pvtime:{printable(one.machine)} vCPU {one.index}: truth {units.time(one.truth_ns)}, structure "
+        f"{_beside(one.structure_ns, one.truth_ns)}, guest {_beside(one.guest_ns, one.truth_ns)}"
+        f"{'' if one.told else ': the guest has not asked for stolen time'}"
+        for one in own
+    ]
+
+
+def _beside(ns: int | None, truth_ns: int) -> str:
+    return "-" if ns is None else units.difference(ns - truth_ns)
+
+
+def sample_to_json(sample: HostSample, own: Sequence[OwnVcpu] = ()) -> str:
     """Return a sample as one line of JSON, without the newline; docs/top.md has the fields."""
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -142,6 +159,7 @@ def sample_to_json(sample: HostSample) -> str:
         "elapsed_ns": sample.elapsed_ns,
         "missing": list(sample.missing),
         "vms": [_vm_to_json(vm) for vm in sample.vms],
+        "own": [asdict(one) for one in own],
     }
     return json.dumps(document)
 

@@ -11,8 +11,9 @@ import pytest
 
 from framework.fake_proc import FakeProc
 from pvtime.host.vms import VmFinder
+from pvtime.watch.own_machines import OwnVcpu
 from pvtime.watch.sampler import Cause, HostSampler, VcpuInterval, parse_cpus
-from pvtime.watch.top_view import TopState, sample_to_json, top_table
+from pvtime.watch.top_view import TopState, own_sentences, sample_to_json, top_table
 
 SECOND = 1_000_000_000
 
@@ -157,3 +158,14 @@ def test_a_line_of_json_has_every_figure_as_an_integer(host: Host) -> None:
     (vm,) = document["vms"]
     first = vm["vcpus"][0]
     assert first["ran_ns"] + first["stolen_ns"] + first["off_ns"] + first["stopped_ns"] == first["elapsed_ns"]
+
+
+def test_pvtimes_own_machines_have_structure_and_guest_beside_the_truth(host: Host) -> None:
+    own = [OwnVcpu("we\x1bb", 9, 0, True, 5 * SECOND, 5 * SECOND, 5 * SECOND - 8_000_000)]
+    assert own_sentences(own) == ["pvtime:we\\x1bb vCPU 0: truth 5.000 s, structure 0 ns, guest -8.0 ms"]
+    untold = OwnVcpu("web", 9, 1, False, SECOND, None, None)
+    assert own_sentences([untold]) == [
+        "pvtime:web vCPU 1: truth 1.000 s, structure -, guest -: the guest has not asked for stolen time"
+    ]
+    document = json.loads(sample_to_json(host.sampler.sample(), own))
+    assert document["own"][0]["guest_ns"] == 4_992_000_000
