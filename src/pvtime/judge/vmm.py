@@ -88,6 +88,11 @@ class Vmm(Subject):
         self._open = {self._out, self._err}
         self._threads = VcpuThreads(self._process.pid)
 
+    @property
+    def process(self) -> int:
+        """The id of the process that runs the guest now."""
+        return self._process.pid
+
     def __exit__(self, *_: object) -> None:
         """Kill it."""
         for process in processes_below(self._process.pid):
