@@ -12,7 +12,7 @@ from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parse_size,
 from pvtime.cli.run_options import run_options
 from pvtime.errors import ImagesError, UsageError
 from pvtime.machine.layout import MAX_VCPUS
-from pvtime.run.options import GuestOptions, RunOptions
+from pvtime.run.options import STDOUT, GuestOptions, RunOptions
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["run_command"]
@@ -30,6 +30,18 @@ __all__ = ["run_command"]
     type=FILE_NAME,
     metavar="FILE",
     help="initrd to boot with it. Default: the stock userland.",
+)
+@click.option(
+    "--exec",
+    "execute",
+    metavar="COMMAND",
+    help="Run COMMAND in a shell of the stock guest, print what it prints, and end with its exit code.",
+)
+@click.option(
+    "--rootfs",
+    type=FILE_NAME,
+    metavar="DIR|TAR",
+    help="Root file system of arm64 for --exec, such as a container's: docs/workloads.md.",
 )
 @click.option("--append", default="", metavar="TEXT", help="Append TEXT to the kernel's command line.")
 @click.option(
@@ -87,6 +99,8 @@ __all__ = ["run_command"]
 def run_command(
     kernel: Path | None,
     initrd: Path | None,
+    execute: str | None,
+    rootfs: Path | None,
     append: str,
     vcpus: int,
     memory: int,
@@ -111,6 +125,7 @@ def run_command(
         pvtime run --vcpus 2 --duration 10
         pvtime run --interactive
         pvtime run --vcpus 2 --steal 1:4s@6 --duration 10 --report out.json
+        pvtime run --steal 30% --exec 'time seq 1 100000 | tail -1'
     """  # noqa: D301 (click wants the character)
     from pvtime.run.run_machine import run_machine
     from pvtime.run.source import FromKernel
@@ -119,11 +134,15 @@ def run_command(
     for name, value in (("--busy", busy), ("--boot-timeout", boot_timeout), ("--warm", warm or None)):
         if value is not None and initrd is not None:
             raise UsageError(f"{name} needs the stock userland: leave out {name} or --initrd")
+    _check_execution(execute, rootfs, initrd, options, warm=warm)
+    if execute is not None and busy is None:
+        busy = 0
     if busy is not None and busy > vcpus:
         raise UsageError(f"--busy {busy} is more than --vcpus {vcpus}: give {vcpus} or less")
     guest = GuestOptions(
         kernel=kernel,
         initrd=initrd,
+        rootfs=rootfs,
         append=append,
         vcpus=vcpus,
         memory=memory,
@@ -136,7 +155,7 @@ def run_command(
     if warm and options.interactive:
         raise UsageError("--warm starts behind the shell's first lines: leave out --warm or --interactive")
     source = FromWarm(guest) if warm else FromKernel(guest)
-    options = replace(options, boot_timeout=boot_timeout)
+    options = replace(options, boot_timeout=boot_timeout, execute=execute)
     try:
         if not who:
             return run_machine(source, options)
@@ -146,3 +165,24 @@ def run_command(
             return run_machine(source, options)
     except ImagesError as error:
         raise ImagesError(f"{error}; or give --kernel and --initrd") from error
+
+
+def _check_execution(
+    execute: str | None, rootfs: Path | None, initrd: Path | None, options: RunOptions, *, warm: bool
+) -> None:
+    """Check the options of a command in the guest.
+
+    :raises UsageError: they exclude each other, or others.
+    """
+    if rootfs is not None and execute is None:
+        raise UsageError("--rootfs is for a command: give --exec, too")
+    if execute is None:
+        return
+    if initrd is not None:
+        raise UsageError("--exec needs the stock userland: leave out --exec or --initrd")
+    if options.interactive or options.detach:
+        raise UsageError("--exec excludes --interactive and --detach: leave one of them out")
+    if STDOUT in (options.report, options.report_stream):
+        raise UsageError("--exec has standard output: give the report a file")
+    if rootfs is not None and warm:
+        raise UsageError("--warm has no --rootfs: leave one of them out")

@@ -55,14 +55,21 @@ class RunOptions:
     """File for samples and events while the machine runs; :data:`STDOUT` as for the report."""
     stream_interval: float = 1.0
     """Seconds between two samples of it."""
+    execute: str | None = None
+    """Command for a shell of the stock guest; the run ends with it, and has its exit code."""
     quiet: bool = False
     interactive: bool = False
     """Connect the guest's console to the user's terminal."""
 
     @property
+    def _takes_stdout(self) -> bool:
+        """Whether standard output has something for programs."""
+        return self.execute is not None or STDOUT in (self.report, self.report_stream)
+
+    @property
     def output(self) -> TextIO:
         """The stream for what people read."""
-        return sys.stderr if STDOUT in (self.report, self.report_stream) else sys.stdout
+        return sys.stderr if self._takes_stdout else sys.stdout
 
     @property
     def progress_output(self) -> TextIO | None:
@@ -72,7 +79,7 @@ class RunOptions:
     @property
     def report_only(self) -> bool:
         """Whether the report is the only output."""
-        return self.quiet and STDOUT in (self.report, self.report_stream)
+        return self.quiet and self._takes_stdout
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class GuestOptions:
     """None: the stock kernel."""
     initrd: Path | None = None
     """None: the stock userland, which has an agent."""
+    rootfs: Path | None = None
+    """Directory or tar that is the root of the commands in the stock guest."""
     append: str = ""
     """Words for the kernel's command line, behind those for the stock userland."""
     vcpus: int = 1

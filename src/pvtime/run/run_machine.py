@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pvtime.engine.base import Outcome
-from pvtime.errors import UsageError
+from pvtime.errors import GuestCommandError, UsageError
 from pvtime.report import document, output_file
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
 from pvtime.run.inbox import Inbox
@@ -149,8 +149,15 @@ def _run_session(
             keyboard.commands[HELP] = partial(view.lines, KEYS_HELP)
             keyboard.commands[FIGURES] = partial(_show_figures, view, session)
             inbox.watch(terminal.fd, keyboard.readable)
+        execution = None
+        if options.execute is not None:
+            from pvtime.run.execution import Execution
+
+            execution = Execution(options.execute, session, inbox)
         with contextlib.closing(control):
             result = session.run()
+        if execution is not None:
+            result = replace(result, execution=execution.result)
         return result if streamed is None else streamed.end(result)
 
 
@@ -200,8 +207,16 @@ def _finish(options: RunOptions, result: RunResult) -> int:
         print_report(result.report, result.last, options.output)
     for note in result.notes:
         print(f"pvtime: {note}", file=sys.stderr)
+    if result.execution is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(result.execution.output)
+        sys.stdout.buffer.flush()
     if result.error is not None:
         raise result.error
     if result.signal is not None:
         return 128 + result.signal
+    if result.execution is not None:
+        return result.execution.code
+    if options.execute is not None and result.report.outcome not in GUEST_FAILED:
+        raise GuestCommandError(f"the guest has ended before the command in it had: {options.execute}")
     return EXIT_GUEST_FAILED if result.report.outcome in GUEST_FAILED else 0

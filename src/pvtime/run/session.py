@@ -60,6 +60,8 @@ class RunResult:
     """The signal that ended the run."""
     error: PvtimeError | None
     """The reason for which the engine, or a save, failed."""
+    execution: ShellResult | None = None
+    """The end of the command that the run was for; None: there was none, or it has not ended."""
 
 
 class Session:

@@ -33,6 +33,7 @@ __all__ = [
     "FromMigration",
     "FromSaved",
     "MachineSource",
+    "rootfs_of",
     "stock_append",
 ]
 
@@ -103,6 +104,7 @@ class FromKernel:
         # The user's own files come first: nothing is fetched beside one that is refused.
         kernel = load_kernel(guest.kernel) if guest.kernel else None
         initrd = load_initrd(guest.initrd) if guest.initrd else None
+        rootfs = rootfs_of(guest) if guest.rootfs is not None else b""
         if kernel is None or initrd is None:
             from pvtime.userland.build import build_initramfs
 
@@ -111,7 +113,7 @@ class FromKernel:
                 _check_arguments(without_images, kind, options, inbox)
             stock = _stock_images(options.progress_output)
             kernel = kernel or load_kernel(stock.kernel)
-            initrd = initrd or build_initramfs(stock.busybox)
+            initrd = initrd or build_initramfs(stock.busybox) + rootfs
         return self._machine_config(kernel, initrd, options, screen)
 
     def _machine_config(
@@ -145,6 +147,28 @@ def _native_hz(options: RunOptions) -> int:
     :raises UsageError: no counter has the one that was asked for.
     """
     return counter_rate(options.engine_options).hz
+
+
+def rootfs_of(guest: GuestOptions) -> bytes:
+    """Return the user's root file system, a cpio archive.
+
+    :raises UsageError: it cannot be read, or does not fit into the guest's memory.
+    """
+    from pvtime.userland.rootfs import rootfs_archive
+
+    assert guest.rootfs is not None
+    archive = rootfs_archive(guest.rootfs)
+    needed = 2 * len(archive) + UNPACK_ROOM
+    if needed > guest.memory:
+        raise UsageError(
+            f"{guest.rootfs} is unpacked into the guest's memory, which is too small for that: give "
+            f"--memory {(needed >> 20) + 1}M"
+        )
+    return archive
+
+
+UNPACK_ROOM: Final = 96 << 20
+"""Bytes of the guest's memory for all but the root file system, which is there twice while it is unpacked."""
 
 
 def _fetch_needed() -> bool:

@@ -9,6 +9,7 @@ node needs no root. (The Python packages for this are untyped and read their ent
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def regular(name: str, data: bytes, mode: int = 0o644) -> CpioEntry:
 
 def symlink(name: str, target: str) -> CpioEntry:
     """Describe a symbolic link; a link's target is its data."""
-    return CpioEntry(name, stat.S_IFLNK | 0o777, target.encode())
+    return CpioEntry(name, stat.S_IFLNK | 0o777, os.fsencode(target))
 
 
 def char_device(name: str, major: int, minor: int, mode: int = 0o600) -> CpioEntry:
@@ -80,7 +81,7 @@ def _check(entry: CpioEntry) -> None:
 
 
 def _append(out: bytearray, inode: int, entry: CpioEntry) -> None:
-    name = entry.name.encode() + b"\0"
+    name = os.fsencode(entry.name) + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     uid = gid = mtime = dev_major = dev_minor = check = 0
     fields = (

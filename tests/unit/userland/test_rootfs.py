@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A user's root file system: what of a directory or a tar comes into the guest, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pvtime.errors import UsageError
+from pvtime.run.options import GuestOptions
+from pvtime.run.source import rootfs_of
+from pvtime.userland import cpio
+from pvtime.userland.rootfs import rootfs_archive
+
+TREE = [
+    cpio.directory("rootfs"),
+    cpio.directory("rootfs/bin", 0o755),
+    cpio.symlink("rootfs/link", "/bin/tool"),
+    cpio.fifo("rootfs/pipe", 0o600),
+    cpio.regular("rootfs/bin/tool", b"\x7fELF", 0o4755),
+]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return a directory with a file of each kind."""
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True, mode=0o755)
+    (root / "bin" / "tool").write_bytes(b"\x7fELF")
+    (root / "bin" / "tool").chmod(0o4755)
+    (root / "link").symlink_to("/bin/tool")
+    os.mkfifo(root / "pipe", 0o600)
+    with socket.socket(socket.AF_UNIX) as left_out:
+        left_out.bind(str(root / "socket"))
+    return root
+
+
+def test_a_directory_comes_as_it_is_and_no_link_is_followed(tree: Path) -> None:
+    assert rootfs_archive(tree) == cpio.archive(TREE)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_a_tar_is_the_same_as_its_directory(tree: Path, mode: str) -> None:
+    path = tree.parent / "root.tar"
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name in ("bin", "link", "pipe", "bin/tool"):
+            tar.add(tree / name, f"./{name}", recursive=False)
+        device = tarfile.TarInfo("./dev/null")
+        device.type = tarfile.CHRTYPE
+        tar.addfile(device)
+    assert rootfs_archive(path) == cpio.archive([*TREE, cpio.directory("rootfs/dev")])
+
+
+def written(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    """Write a tar."""
+    with tarfile.open(path, "w") as tar:
+        for member, data in members:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_a_hard_link_has_its_targets_data(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("b")
+    link.type, link.linkname = tarfile.LNKTYPE, "a"
+    path = written(tmp_path / "tar", (tarfile.TarInfo("a"), b"data"), (link, b""))
+    assert rootfs_archive(path) == cpio.archive(
+        [cpio.directory("rootfs"), *(cpio.regular(f"rootfs/{name}", b"data") for name in "ab")]
+    )
+    link.linkname = "gone"
+    with pytest.raises(UsageError, match="b is a link to a file that is not in the tar"):
+        rootfs_archive(written(tmp_path / "tar", (link, b"")))
+
+
+@pytest.mark.parametrize("name", ["../init", "a/../../init", "/../init", "./.."])
+def test_a_file_outside_of_the_root_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="outside of its root"):
+        rootfs_archive(written(tmp_path / "tar", (tarfile.TarInfo(name), b"")))
+
+
+def test_what_is_neither_is_refused(tmp_path: Path) -> None:
+    for name, data in (("text", b"no tar"), ("empty", b""), ("cut", b"\x1f\x8b\x08\x00half")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UsageError, match="neither a directory nor a whole tar"):
+            rootfs_archive(tmp_path / name)
+    with pytest.raises(UsageError, match="No such file"):
+        rootfs_archive(tmp_path / "gone")
+
+
+def test_one_that_the_guests_memory_cannot_hold_is_refused_with_the_memory_that_can(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(64 << 20))
+    with pytest.raises(UsageError, match="give --memory 225M"):
+        rootfs_of(GuestOptions(rootfs=tmp_path, memory=128 << 20))
+    assert len(rootfs_of(GuestOptions(rootfs=tmp_path, memory=225 << 20))) > 64 << 20
+
+
+def test_another_program_lists_the_same(tree: Path) -> None:
+    done = subprocess.run(
+        ["cpio", "-t", "--quiet"], input=rootfs_archive(tree), capture_output=True, check=True
+    )
+    assert done.stdout.decode().split() == [entry.name for entry in TREE]
