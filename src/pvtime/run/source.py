@@ -91,7 +91,8 @@ class FromKernel:
         kind, reason = registry.choose(self.guest.engine)
         config = self.config(kind, options, inbox, screen)
         machine, engine = _build(config, kind, options, inbox)
-        return BuiltMachine(machine, engine, agent=self.guest.initrd is None, reason=f"{kind.name}: {reason}")
+        agent = self.guest.initrd is None
+        return BuiltMachine(machine, engine, agent=agent, reason=_reason(machine, engine, reason))
 
     def config(
         self, kind: registry.EngineKind, options: RunOptions, inbox: Inbox, screen: os.terminal_size
@@ -300,12 +301,18 @@ def _rebuild(
         raise type(error)(f"{name}: {error}") from error
 
 
+def _reason(machine: Machine, engine: Engine, reason: str) -> str:
+    """Return the reason for an engine, and what else a user should know of the machine."""
+    lpt = None if machine.lpt is None else f"Live Physical Time (never merged) at {machine.lpt.pv_hz} Hz"
+    return "; ".join(filter(None, [f"{engine.name}: {reason}", lpt, engine.notice]))
+
+
 def _resumed(machine: Machine, engine: Engine, description: Description) -> BuiltMachine:
     return BuiltMachine(
         machine,
         engine,
         agent=description.agent,
-        reason="; ".join(filter(None, [f"{engine.name}: {RAN_BEFORE}", engine.notice])),
+        reason=_reason(machine, engine, RAN_BEFORE),
         resumed=True,
         release=description.release,
     )

@@ -53,6 +53,7 @@ def test_a_saved_machine_takes_the_frequency_where_it_arrives_and_can_be_given_l
     built = FromSaved(tmp_path / "saved").build(options, inbox, NO_SCREEN)
     try:
         assert built.machine.config.lpt == 25_000_000
+        assert "; Live Physical Time (never merged) at 25000000 Hz; " in built.reason
         assert "its counter had 62500000 Hz, and this host's has 25000000" in built.reason
         built.engine.start()
         assert Probe(built.machine, built.engine).read_register(0, CNTFRQ_EL0) == 25_000_000

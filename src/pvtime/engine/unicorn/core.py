@@ -97,7 +97,7 @@ class Core(ABC):
             self._uc.ctl_set_tcg_buffer_size(CODE_CACHE_SIZE)
             self._handle = self._uc._uch
             self.page_sizes = IdAa64Mmfr0(self._uc.cpr_read(*ID_AA64MMFR0_EL1)).page_sizes
-        self._executor = Executor(self.kick)
+            self._executor = Executor(self.kick)
         self._failure: BaseException | None = None
         self._idle = False
         self._start = LIBRARY.uc_emu_start

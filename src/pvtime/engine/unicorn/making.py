@@ -28,7 +28,7 @@ _executors: WeakSet[Executor] = WeakSet()
 
 
 class Executor:
-    """One CPU's part: :meth:`begin` before each run, and :meth:`end` after it.
+    """One CPU's part: :meth:`begin` before each run, and :meth:`end` after it. Make it within :func:`alone`.
 
     :param kick: ends a run.
     """

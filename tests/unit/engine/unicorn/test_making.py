@@ -21,7 +21,8 @@ class FakeCpu:
         self.runs = 0
         self.ends = threading.Event()
         self._kicked = threading.Event()
-        self._executor = Executor(self._kicked.set)
+        with alone():
+            self._executor = Executor(self._kicked.set)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
