@@ -106,6 +106,8 @@ def apt_config(home: Path, words: list[str]) -> None:
 
 def apt_cache(home: Path, words: list[str]) -> None:
     """Answer ``show`` and ``depends --recurse``."""
+    if home.joinpath("mode").exists() and home.joinpath("mode").read_text() == "preferences":
+        sys.exit("E: Invalid record in the preferences file /etc/apt/preferences, no Package header")
     if "depends" in words:
         for package in sorted(home.joinpath("packages").iterdir()):
             print(package.name)
@@ -130,6 +132,8 @@ def apt_get(home: Path, words: list[str], mode: str) -> None:
                 "W: first a warning\nE: Failed to fetch the index: Could not resolve 'mirror.test'\nE: more"
             )
         return
+    if mode == "preferences" and words[2] == "download":
+        sys.exit("E: Invalid record in the preferences file /etc/apt/preferences, no Package header")
     packages = [word for word in words[3:] if not word.startswith("-")]
     for done, package in enumerate(packages):
         deb = home / "packages" / package / "deb"

@@ -26,6 +26,8 @@ __all__ = ["ARCHITECTURE", "Archive"]
 
 STATUS: Final = re.compile(r"dlstatus:[0-9]+:([0-9.]+):")
 DEPENDS: Final = re.compile(r" (?P<alternative>[ |])(?:Pre)?Depends: (?P<package>\S+)")
+UNKNOWN: Final = re.compile("Unable to locate package|No packages found|no candidate|Can't find a source")
+"""apt's errors about a package that no source has."""
 REMOTE: Final = re.compile(r"'[^']*' (\S+) ([0-9]+) (\w+):([0-9a-f]+)")
 
 LISTS_ROOM: Final = 96 << 20
@@ -113,6 +115,8 @@ class Archive:
         try:
             return apt.locate([package])[0]
         except (ImagesError, IndexError) as error:
+            if isinstance(error, ImagesError) and not self._stale and not UNKNOWN.search(str(error)):
+                raise
             raise ImagesError(self.missing(package)) from error
 
     def missing(self, package: str) -> str:
@@ -171,10 +175,15 @@ class _Apt:
         return ""
 
     def show(self, package: str) -> dict[str, str]:
-        """Return the fields of the newest version of ``package``; empty if no source has it."""
+        """Return the fields of the newest version of ``package``; empty if no source has it.
+
+        :raises ImagesError: apt failed for another reason.
+        """
         try:
             text = self._run("apt-cache", "show", "--no-all-versions", package)
-        except ImagesError:
+        except ImagesError as error:
+            if not UNKNOWN.search(str(error)):
+                raise
             return {}
         fields = re.findall(r"^([\w-]+): (.*)$", text, re.MULTILINE)
         return dict(fields)

@@ -208,6 +208,8 @@ def test_the_progress_counts_bytes_up_to_the_total(apt: FakeApt, cache: Path) ->
         ("hash", "Hash Sum mismatch"),
         ("room", "No space left on device"),
         ("offline", "Could not resolve 'mirror.test'"),
+        # It was told as a package that no source has.
+        ("preferences", "Invalid record in the preferences file"),
     ],
 )
 def test_what_apt_says_went_wrong_is_the_line(apt: FakeApt, cache: Path, mode: str, named: str) -> None:
