@@ -47,3 +47,15 @@ def test_the_command_is_installed() -> None:
 def test_the_changes_of_this_version_are_told() -> None:
     assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+
+
+def test_every_file_of_the_packages_is_installed() -> None:
+    # The module's and the judge's sources, the userland: what is no Python is installed if a pattern says so.
+    package = ROOT / "src" / "pvtime"
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "pvtime"
+    ]
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    data = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {"module", "image", "init", "guests"} <= {part for path in data for part in path.parts}
+    assert data - installed == set(), "no pattern of package-data has them"
