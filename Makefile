@@ -16,7 +16,7 @@ test: lint need-qemu
 	@tools/need aarch64-linux-gnu-as binutils-aarch64-linux-gnu "the guests' bytes are not compared"
 	@tools/need x86_64-linux-gnu-as binutils-x86-64-linux-gnu "the guests' bytes are not compared"
 	@tools/need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "the kernel module is not tested"
-	@tools/need prometheus prometheus "pvtime export is not tested with it"
+	@tools/fetch-prometheus
 	@tools/need cpio cpio "what pvtime archives is not listed by another program"
 	@$(BIN)/pytest -n $(WORKERS)
 

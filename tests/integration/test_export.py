@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,17 +18,20 @@ from typing import Any
 import pytest
 
 from framework.wait import wait_until
+from pvtime.images.cache import cache_directory
 from pvtime.watch.exporter import COUNTERS, GAUGES
 
 SHIPPED = Path(__file__).parents[2] / "contrib" / "export"
 
 
 @pytest.fixture
-def prometheus() -> str:
-    """Return the program's name, where it is installed."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed (Debian: apt install prometheus)")
-    return "prometheus"
+def programs() -> dict[str, str]:
+    """Return the paths of Prometheus' programs: the host's, or those of tools/fetch-prometheus."""
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(cache_directory() / "prometheus/usr/bin")])
+    found = {name: shutil.which(name, path=places) for name in ("prometheus", "promtool")}
+    if None in found.values():
+        pytest.skip("prometheus is not there (make test fetches it: tools/fetch-prometheus)")
+    return {name: str(path) for name, path in found.items()}
 
 
 def free_port() -> int:
@@ -36,10 +40,10 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_each_alert_fires_on_its_own_cause_and_on_nothing_else(prometheus: str) -> None:
+def test_each_alert_fires_on_its_own_cause_and_on_nothing_else(programs: dict[str, str]) -> None:
     for command in (["check", "rules", "rules.yml", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
         done = subprocess.run(
-            ["promtool", *command], cwd=SHIPPED, capture_output=True, text=True, check=False
+            [programs["promtool"], *command], cwd=SHIPPED, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -55,7 +59,9 @@ def test_rules_and_dashboard_use_only_metrics_that_exist() -> None:
     assert json.loads(SHIPPED.joinpath("dashboard.json").read_text())["panels"]
 
 
-def test_a_real_prometheus_scrapes_it_and_evaluates_its_rules(prometheus: str, tmp_path: Path) -> None:
+def test_a_real_prometheus_scrapes_it_and_evaluates_its_rules(
+    programs: dict[str, str], tmp_path: Path
+) -> None:
     exported, port = free_port(), free_port()
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -69,7 +75,7 @@ def test_a_real_prometheus_scrapes_it_and_evaluates_its_rules(prometheus: str, t
     commands = [
         [sys.executable, "-m", "pvtime", "export", "--listen", f"127.0.0.1:{exported}"],
         [
-            prometheus,
+            programs["prometheus"],
             f"--config.file={file}",
             f"--storage.tsdb.path={tmp_path}/data",
             f"--web.listen-address=127.0.0.1:{port}",

@@ -21,7 +21,8 @@ __all__ = ["report_command"]
 @click.argument("file", type=FILE_NAME)
 @click.argument("other", type=FILE_NAME, required=False)
 @click.option("--html", type=FILE_NAME, metavar="OUT", help="Write a page of HTML to OUT.")
-def report_command(file: Path, other: Path | None, html: Path | None) -> int:
+@click.option("--svg", type=FILE_NAME, metavar="OUT", help="Write the page's strips to OUT, as one picture.")
+def report_command(file: Path, other: Path | None, html: Path | None, svg: Path | None) -> int:
     """Print the report FILE of pvtime run --report again, or compare it with OTHER.
 
     With OTHER, it prints each figure's difference, and whether that is beyond the error with which one run is
@@ -38,20 +39,26 @@ def report_command(file: Path, other: Path | None, html: Path | None) -> int:
         pvtime report out.json --html out.html
         pvtime who web1 --trace web1.json; pvtime report web1.json --html web1.html
     """  # noqa: D301 (click wants the character)
-    if html is None:
+    if html is None and svg is None:
         return _print(file, other)
     if other is not None:
-        raise UsageError("--html draws one recording: leave out OTHER, or --html to compare")
+        option = "--svg" if html is None else "--html"
+        raise UsageError(f"{option} draws one recording: leave out OTHER, or {option} to compare")
     from pvtime.report.output_file import refuse_unwritable, write_whole
-    from pvtime.watch.page import to_html
+    from pvtime.watch.page import to_html, to_svg
     from pvtime.watch.recordings import MAX_BYTES, read_recording
 
-    refuse_unwritable(html, "the page")
+    for out, what in ((html, "the page"), (svg, "the picture")):
+        if out is not None:
+            refuse_unwritable(out, what)
     with oserror_context(str(file), UsageError), file.open("rb") as opened:
         data = opened.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise UsageError(f"{file} has more than {MAX_BYTES >> 20} MiB: record for a shorter time")
-    write_whole(html, to_html(read_recording(data.decode("utf-8", "replace"))), "the page")
+    recording = read_recording(data.decode("utf-8", "replace"))
+    for out, draw, what in ((html, to_html, "the page"), (svg, to_svg, "the picture")):
+        if out is not None:
+            write_whole(out, draw(recording), what)
     return 0
 
 

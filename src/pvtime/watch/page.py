@@ -16,7 +16,7 @@ from pvtime.host.text import printable
 from pvtime.report import units
 from pvtime.watch.recordings import Recording, Track
 
-__all__ = ["COLUMNS", "to_html"]
+__all__ = ["COLUMNS", "to_html", "to_svg"]
 
 COLUMNS: Final = 600
 WIDTH: Final = 900
@@ -89,8 +89,43 @@ def _legend(colours: dict[str, str]) -> str:
     return f"<p>{''.join(keys)}</p>"
 
 
+def to_svg(recording: Recording) -> str:
+    """Return the strips alone, with a legend and the marks, as a picture."""
+    colours = _colours(recording)
+    row, top = HEIGHT + 24, 24 + 18 * len(colours)
+    height = top + row * len(recording.tracks) + 24
+    keys = (
+        f'<rect x="0" y="{at * 18 + 24}" width="12" height="12" fill="{colour}"/>'
+        f'<text x="18" y="{at * 18 + 34}">{escape(printable(what))}</text>'
+        for at, (what, colour) in enumerate(colours.items())
+    )
+    strips = (
+        f'<text x="0" y="{top + at * row + 16}">{escape(printable(track.name, 120))}</text>'
+        f'<g transform="translate(0 {top + at * row + 22})">{_strip(track, recording, colours)}</g>'
+        for at, track in enumerate(recording.tracks)
+    )
+    end = f"{recording.end:.1f} s"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="{WIDTH}" height="{height}" fill="#fff"/>'
+        f'<text x="0" y="14" font-weight="bold">{escape(printable(recording.title, 120))}</text>'
+        f"{''.join(keys)}{''.join(strips)}"
+        f'<text x="0" y="{height - 6}">0 s</text>'
+        f'<text x="{WIDTH}" y="{height - 6}" text-anchor="end">{end}</text></svg>\n'
+    )
+
+
 def _track(track: Track, recording: Recording, colours: dict[str, str]) -> str:
-    """Return a vCPU's strip."""
+    """Return a vCPU's strip under its name."""
+    return (
+        f"<h2>{escape(printable(track.name, 120))}</h2>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img">'
+        f"{_strip(track, recording, colours)}</svg>"
+    )
+
+
+def _strip(track: Track, recording: Recording, colours: dict[str, str]) -> str:
+    """Return a vCPU's columns and the marks."""
     end = recording.end or 1.0
     columns: list[defaultdict[str, float]] = [defaultdict(float) for _ in range(COLUMNS)]
     width = end / COLUMNS
@@ -116,19 +151,16 @@ def _track(track: Track, recording: Recording, colours: dict[str, str]) -> str:
         f'stroke="#000" stroke-dasharray="2"><title>{escape(printable(mark.text, 200))}</title></line>'
         for mark in recording.marks[:MOST_MARKS]
     ]
-    return (
-        f"<h2>{escape(printable(track.name, 120))}</h2>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img">'
-        f"{''.join(rectangles)}{''.join(lines)}</svg>"
-    )
+    return f'<g shape-rendering="crispEdges">{"".join(rectangles)}{"".join(lines)}</g>'
 
 
 def _shares(column: dict[str, float], colours: dict[str, str]) -> tuple[tuple[str, int], ...]:
-    """Return what a column is made of, from the bottom, in thousandths."""
+    """Return what a column is made of, from the bottom, in thousandths: equal columns are one."""
     whole = sum(column.values())
     if whole <= 0:
         return ()
-    return tuple((what, round(1000 * column[what] / whole)) for what in colours if column.get(what, 0) > 0)
+    shares = ((what, 10 * round(100 * column.get(what, 0.0) / whole)) for what in colours)
+    return tuple((what, share) for what, share in shares if share)
 
 
 def _column(
@@ -138,7 +170,7 @@ def _column(
     x, wide = first * WIDTH / COLUMNS, (last - first + 1) * WIDTH / COLUMNS
     for what, share in shares:
         height, y = share * HEIGHT / 1000, HEIGHT - (bottom + share) * HEIGHT / 1000
-        text = f"{first * width:.3f} s to {(last + 1) * width:.3f} s: {printable(what)} {share / 10:.1f} %"
+        text = f"{first * width:.3f} s to {(last + 1) * width:.3f} s: {printable(what)} {share // 10} %"
         found.append(
             f'<rect x="{x:.1f}" y="{y:.2f}" width="{wide:.1f}" height="{height:.2f}" fill="{colours[what]}">'
             f"<title>{escape(text)}</title></rect>"

@@ -8,6 +8,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pvtime.cli.command import main
 from pvtime.errors import UsageError
 from pvtime.host.vms import HostVcpu, HostVm
-from pvtime.watch.page import COLUMNS, REST, to_html
+from pvtime.watch.page import COLUMNS, REST, to_html, to_svg
 from pvtime.watch.perfetto import to_perfetto
 from pvtime.watch.recordings import Mark, Recording, read_recording
 from pvtime.watch.who import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult
@@ -104,7 +105,7 @@ def test_a_trace_of_who_is_drawn_slice_by_slice() -> None:
     html, page = page_of(to_perfetto(WHO))
     assert page.tags.count("svg") == 1
     assert page.tags.count("rect") == 2
-    assert "0.000 s to 1.000 s: ran 100.0 %" in html
+    assert "0.000 s to 1.000 s: ran 100 %" in html
     assert "qemu:web1 vCPU 0" in html
 
 
@@ -125,16 +126,25 @@ def test_samples_of_top_are_drawn_one_after_the_other() -> None:
     later = TOP | {"time_ns": 11 * SECOND}
     html, page = page_of(lines([TOP, later]))
     assert page.tags.count("svg") == 1
-    assert "0.000 s to 2.000 s: stolen: quota 100.0 %" in html
+    assert "0.000 s to 2.000 s: stolen: quota 100 %" in html
 
 
 def test_a_machines_samples_have_the_injected_part_and_the_events() -> None:
     html, page = page_of(lines(STREAM))
-    assert "stolen: on purpose 25.0 %" in html
-    assert "stolen: by the host and other vCPUs 75.0 %" in html
+    assert "stolen: on purpose 25 %" in html
+    assert "stolen: by the host and other vCPUs 75 %" in html
     assert page.tags.count("line") == 1
     assert "-5 ns" in html
     assert "<td>1.500 s</td><td>soft-lockup: " in html
+
+
+def test_the_picture_is_well_formed_and_has_the_strips_and_the_marks() -> None:
+    picture = ElementTree.fromstring(to_svg(read_recording(lines(STREAM))))
+    kinds = [element.tag.rpartition("}")[2] for element in picture.iter()]
+    assert kinds.count("g") == 2
+    assert kinds.count("line") == 1
+    assert set(kinds) == {"svg", "rect", "text", "g", "title", "line"}
+    assert "2.0 s" in [element.text for element in picture.iter()]
 
 
 def test_a_last_line_that_was_cut_off_is_left_out() -> None:
