@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,7 @@ def test_a_long_recording_is_a_page_of_bounded_size() -> None:
 
 
 NO_RECORDINGS = (
+    json.dumps({"traceEvents": [{"ph": "X", "pid": 1, "tid": 1, "name": "ran", "ts": math.inf, "dur": 1}]}),
     *("", "[]", "{}", "null", "1", "[" * 9999, "x\ny", '{"vms": 1}', '{"notes": []}', '{"outcome": 1}'),
     *('{"traceEvents": 1}', '{"traceEvents": [{}]}', '{"machine": 1}'),
     '{"machine": {"name": "a", "engine": "b"}}\n7',
