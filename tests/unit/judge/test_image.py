@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -54,3 +55,26 @@ def test_options_are_written_behind_the_header_and_nothing_else_is() -> None:
     assert image[:64] + plain[64:80] + image[80:] == plain
     with pytest.raises(ValueError, match="64 bytes"):
         judge_image("x" * OPTIONS_SIZE)
+
+
+def test_it_is_an_efi_application_too() -> None:
+    image, (pe,) = judge_image(), struct.unpack_from("<I", judge_image(), 60)
+    assert image[:2] == b"MZ"
+    assert image[pe : pe + 4] == b"PE\0\0"
+    machine, sections = struct.unpack_from("<HH", image, pe + 4)
+    assert (machine, sections) == (0xAA64, 1)
+    (optional_size,) = struct.unpack_from("<H", image, pe + 20)
+    optional = pe + 24
+    (magic,) = struct.unpack_from("<H", image, optional)
+    entry, size, headers = (struct.unpack_from("<I", image, optional + at)[0] for at in (16, 56, 60))
+    (subsystem,) = struct.unpack_from("<H", image, optional + 68)
+    assert (magic, subsystem) == (0x20B, 10), "PE32+, an EFI application"
+    assert size == judge_kernel().image_size
+    in_memory, at, in_file, offset = struct.unpack_from("<4I", image, optional + optional_size + 8)
+    # All behind the headers is in the one section, and in the file.
+    assert at == offset == headers
+    assert at + in_memory == size
+    assert offset + in_file == len(image)
+    assert at <= entry < at + in_file
+    # A branch, to where the entry is written.
+    assert struct.unpack_from("<I", image, entry)[0] >> 26 == 0b000101

@@ -6,23 +6,93 @@
 #include "layout.h"
 
 #define R_AARCH64_RELATIVE 1027
+#define PE_PAGE 0x1000
+#define PE_SECTOR 0x200
+#define SCTLR_M (1 << 0)
+#define SCTLR_C (1 << 2)
 
 	.section .head, "ax"
 	.globl _head
 _head:
+	ccmp	x18, #0, #0xd, pl	// "MZ": the same file is an EFI application (PE/COFF), and this does no harm
 	b	first_cpu
-	.long	0
 	.quad	0			// text_offset
 	.quad	_end - _head		// image_size
 	.quad	0xa			// flags: little-endian, 4 KiB pages, anywhere in memory
 	.quad	0, 0, 0
 	.ascii	"ARM\x64"
-	.long	0
+	.long	pe_header - _head
 	.globl	image_options
 image_options:				// pvtime judge writes them here, as it can give every VMM a file
 	.space	OPTIONS_SIZE
 
+// PE/COFF (Microsoft's specification, and the kernel's arch/arm64/kernel/efi-header.S): one section has all.
+	.align	3
+pe_header:
+	.ascii	"PE"
+	.short	0
+	.short	0xaa64			// arm64
+	.short	1			// sections
+	.long	0, 0, 0
+	.short	section_table - optional_header
+	.short	0x206			// executable, no line numbers, no debugging
+optional_header:
+	.short	0x20b			// PE32+
+	.byte	2, 20
+	.long	__bss_start - efi_entry	// code
+	.long	0
+	.long	0
+	.long	efi_entry - _head
+	.long	efi_entry - _head
+	.quad	0			// base
+	.long	PE_PAGE, PE_SECTOR
+	.short	0, 0, 0, 0, 0, 0
+	.long	0
+	.long	_end - _head		// size in memory
+	.long	PE_PAGE			// headers
+	.long	0
+	.short	10			// an EFI application
+	.short	0
+	.quad	0, 0, 0, 0
+	.long	0
+	.long	6			// directories: none is used
+	.quad	0, 0, 0, 0, 0, 0
+section_table:
+	.ascii	".text\0\0\0"
+	.long	_end - _head - PE_PAGE, PE_PAGE
+	.long	__bss_start - _head - PE_PAGE, PE_PAGE
+	.long	0, 0
+	.short	0, 0
+	.long	0xe0000020		// code that is read, written and executed
+	.org	PE_PAGE
+efi_entry:				// x0: the image's handle, x1: the system table
+	b	efi_main
+
 	.text
+// Go on as the boot protocol has it, with MMU and caches off, the device tree in x0.
+	.globl	enter_from_efi
+enter_from_efi:
+	mov	x19, x0
+	msr	daifset, #0xf
+	mrs	x1, CurrentEL
+	cmp	x1, #8
+	b.ne	1f
+	mrs	x1, sctlr_el2
+	bic	x1, x1, #SCTLR_M
+	bic	x1, x1, #SCTLR_C
+	msr	sctlr_el2, x1
+	b	2f
+1:	mrs	x1, sctlr_el1
+	bic	x1, x1, #SCTLR_M
+	bic	x1, x1, #SCTLR_C
+	msr	sctlr_el1, x1
+2:	isb
+	ic	iallu
+	dsb	nsh
+	isb
+	mov	x0, x19
+	b	first_cpu
+
 first_cpu:
 	msr	daifset, #0xf
 	mov	x19, x0			// the device tree
