@@ -6,18 +6,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_origin
 
 from pvtime.engine.base import Outcome
-from pvtime.errors import UsageError
-from pvtime.report.model import SCHEMA, RunReport
+from pvtime.errors import UsageError, one_line
+from pvtime.report.model import SCHEMA, RunReport, VcpuRow
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["MAX_NS", "MAX_SECONDS", "from_json", "to_json"]
 
 T = TypeVar("T")
+
+MAX_NS: Final = 1 << 64
+MAX_SECONDS: Final = MAX_NS / 1e9
 
 
 def to_json(report: RunReport) -> str:
@@ -31,6 +34,8 @@ def to_json(report: RunReport) -> str:
 
 def from_json(text: str) -> RunReport:
     """Parse a report.
+
+    A report may be another user's: its texts are returned as one line without control characters.
 
     :raises UsageError: ``text`` is not JSON, lacks a field, has one of a wrong type or value, or has a schema
         that this release does not know. Unknown fields are ignored: later releases may add some.
@@ -48,11 +53,24 @@ def from_json(text: str) -> RunReport:
         raise UsageError(f"the report has schema {schema}; this release reads schema {SCHEMA}")
     converter = _converter()
     try:
-        return converter.structure(document, RunReport)
+        report = converter.structure(document, RunReport)
     except Exception as error:  # cattrs groups what is wrong with each field
         first = transform_error(error, format_exception=lambda cause, _type: str(cause))[0]
         reason, _, path = first.rpartition(" @ $")
         raise UsageError(f"the report{path and ': '}{path.lstrip('.')} {reason}") from None
+    _check_vcpus(report.vcpus, len(report.vcpus), "vcpus")
+    if report.begin is not None:
+        _check_vcpus(report.begin.vcpus, len(report.vcpus), "begin.vcpus")
+    return report
+
+
+def _check_vcpus(rows: tuple[VcpuRow, ...], count: int, name: str) -> None:
+    """Check that there is a row for each vCPU, in their order.
+
+    :raises UsageError: there is not.
+    """
+    if not rows or [row.index for row in rows] != list(range(count)):
+        raise UsageError(f"the report: {name} does not have every vCPU once, in the order of their index")
 
 
 @cache
@@ -93,9 +111,17 @@ def _converter() -> Converter:
         structure = homogenous_tuple_structure_factory(cls, converter)
         return exactly((list,), "a list", lambda document: structure(document, cls))
 
-    converter.register_structure_hook(int, exactly((int,), "an integer", int))
-    converter.register_structure_hook(float, exactly((int, float), "a number", float))
-    converter.register_structure_hook(str, exactly((str,), "a text", str))
+    def within(limit: float, structure: Callable[[Any], T]) -> Callable[[Any], T]:
+        def build(value: float) -> T:
+            if not -limit <= value <= limit:  # NaN too
+                raise ValueError(f"is beyond {limit:g}")
+            return structure(value)
+
+        return build
+
+    converter.register_structure_hook(int, exactly((int,), "an integer", within(MAX_NS, int)))
+    converter.register_structure_hook(float, exactly((int, float), "a number", within(MAX_SECONDS, float)))
+    converter.register_structure_hook(str, exactly((str,), "a text", one_line))
     converter.register_structure_hook(bool, exactly((bool,), "true or false", bool))
     converter.register_structure_hook(Outcome, exactly((str,), "a text", Outcome))
     converter.register_structure_hook_factory(is_dataclass, complete)

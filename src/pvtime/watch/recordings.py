@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pvtime.errors import UsageError
-from pvtime.report.document import from_json
+from pvtime.report.document import MAX_NS, MAX_SECONDS, from_json
 from pvtime.report.model import VcpuRow
 
 __all__ = ["Mark", "Recording", "Slice", "ThreeFigures", "Track", "read_recording"]
@@ -130,12 +130,36 @@ def read_recording(text: str) -> Recording:
     for key, read in kinds:
         if isinstance(first, dict) and key in first:
             try:
-                return read(documents)
+                return _checked(read(documents))
             except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
                 raise UsageError(f"the recording is damaged: {error!s:.100}") from error
     raise UsageError(
         "this is no recording: give a file of pvtime run --report, stat --follow, top --json or who --trace"
     )
+
+
+def _checked(recording: Recording) -> Recording:
+    """Return a recording that can be drawn: JSON may have NaN, numbers without limit, and other types.
+
+    :raises ValueError: a time is no time, or a text no text.
+    """
+    numbers: list[object] = [mark.at for mark in recording.marks]
+    texts: list[object] = [*recording.sentences, *(mark.text for mark in recording.marks)]
+    for track in recording.tracks:
+        for one in track.slices:
+            numbers += (one.begin, one.end, one.seconds)
+            texts.append(one.what)
+    for number in numbers:
+        if not isinstance(number, int | float) or not -MAX_SECONDS <= number <= MAX_SECONDS:
+            raise ValueError(f"a time is {number!r:.20}")
+    for figures in recording.figures:
+        for ns in (figures.truth_ns, figures.structure_ns, figures.guest_ns):
+            if ns is not None and (type(ns) is not int or abs(ns) > MAX_NS):
+                raise ValueError(f"a time is {ns!r:.20}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a name is {text!r:.20}")
+    return recording
 
 
 def _documents(text: str) -> list[Any]:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvtime.cli.command import main
 from pvtime.engine.base import Outcome
 from pvtime.errors import UsageError
 from pvtime.report import document
@@ -19,17 +21,19 @@ from pvtime.report.model import SCHEMA, Reading, RunReport, VcpuRow
 from pvtime.userland.protocol import CpuTimes
 
 ns = st.integers(0, 2**64 - 1)
+difference_ns = st.integers(1 - 2**64, 2**64 - 1)
 seconds = st.floats(0, 1e6)
+texts = st.text(st.characters(exclude_categories=("C", "Z")))
 rows = st.builds(
     VcpuRow,
-    index=st.integers(0, 7),
+    index=st.just(0),
     ran_ns=ns,
     truth_ns=ns,
     structure_ns=st.none() | ns,
     guest=st.none() | st.builds(CpuTimes, *[ns] * 10),
-    guest_error_ns=st.none() | st.integers(),
-    lowest_guest_error_ns=st.none() | st.integers(),
-    highest_guest_error_ns=st.none() | st.integers(),
+    guest_error_ns=st.none() | difference_ns,
+    lowest_guest_error_ns=st.none() | difference_ns,
+    highest_guest_error_ns=st.none() | difference_ns,
     guest_steal_falls=ns,
     guest_steal_fell_ns=ns,
     enabled=st.booleans(),
@@ -40,21 +44,35 @@ rows = st.builds(
     idle_ns=ns,
     stopped_ns=ns,
     host_ns=ns,
-    fault=st.none() | st.text(),
+    fault=st.none() | texts,
 )
-reports = st.builds(
-    RunReport,
-    engine=st.text(),
-    placement=st.text(),
-    kernel=st.none() | st.text(),
-    boot_seconds=st.none() | seconds,
-    elapsed_seconds=seconds,
-    outcome=st.sampled_from(Outcome),
-    sampled_seconds=seconds,
-    vcpus=st.lists(rows, max_size=8).map(tuple),
-    begin=st.none() | st.builds(Reading, seconds, st.lists(rows, max_size=8).map(tuple)),
-    schema=st.just(SCHEMA),
-)
+
+
+def readings(vcpus: int) -> st.SearchStrategy[tuple[VcpuRow, ...]]:
+    """Return rows of ``vcpus`` vCPUs, in their order."""
+    return st.tuples(
+        *(rows.map(lambda row, index=index: replace(row, index=index)) for index in range(vcpus))
+    )
+
+
+def reports_of(vcpus: int) -> st.SearchStrategy[RunReport]:
+    """Return reports of machines with ``vcpus`` vCPUs."""
+    return st.builds(
+        RunReport,
+        engine=texts,
+        placement=texts,
+        kernel=st.none() | texts,
+        boot_seconds=st.none() | seconds,
+        elapsed_seconds=seconds,
+        outcome=st.sampled_from(Outcome),
+        sampled_seconds=seconds,
+        vcpus=readings(vcpus),
+        begin=st.none() | st.builds(Reading, seconds, readings(vcpus)),
+        schema=st.just(SCHEMA),
+    )
+
+
+reports = st.integers(1, 4).flatmap(reports_of)
 
 REPORT = RunReport(
     engine="unicorn",
@@ -75,7 +93,7 @@ REPORT = RunReport(
             guest=CpuTimes(1, 2, 3, 4, 5, 6, 7, 4_990_000_000, 9, 10),
         ),
     ),
-    begin=Reading(1.5, ()),
+    begin=Reading(1.5, (VcpuRow(0, 0, 0, 0, True, 0),)),
 )
 
 ROW = asdict(REPORT.vcpus[0])
@@ -120,12 +138,34 @@ def test_unknown_fields_are_ignored_since_later_releases_may_add_some() -> None:
         ({"begin": {"vcpus": []}}, "begin has no field 'elapsed_seconds'"),
         ({"begin": []}, "begin is [], not an object"),
         ({"vcpus": [{}]}, "vcpus[0] has no field 'index'"),
+        ({"vcpus": []}, "vcpus does not have every vCPU once"),
+        ({"vcpus": [ROW | {"index": 1}]}, "vcpus does not have every vCPU once"),
+        ({"vcpus": [ROW | {"index": -1}]}, "vcpus does not have every vCPU once"),
+        ({"begin": {"elapsed_seconds": 1, "vcpus": []}}, "begin.vcpus does not have every vCPU once"),
+        ({"vcpus": [ROW | {"ran_ns": 10**400}]}, "vcpus[0].ran_ns is beyond"),
+        ({"sampled_seconds": float("nan")}, "sampled_seconds is beyond"),
+        ({"elapsed_seconds": float("inf")}, "elapsed_seconds is beyond"),
     ],
 )
 def test_a_field_that_cannot_be_is_refused_by_name(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as refused:
         document.from_json(json.dumps(json.loads(document.to_json(REPORT)) | change))
     assert said in str(refused.value)
+
+
+def test_a_report_of_somebody_else_cannot_control_the_terminal_that_prints_it(
+    capsys: Any, tmp_path: Path
+) -> None:
+    """A kernel's name with an escape sequence was printed as it stood."""
+    evil = "\x1b[2J\nstolen: 0\ud800"
+    row = ROW | {"fault": evil}
+    report = json.loads(document.to_json(REPORT)) | {"vcpus": [row], "kernel": evil, "engine": evil}
+    (path := tmp_path / "out.json").write_text(json.dumps(report | {"placement": evil}))
+    with contextlib.suppress(SystemExit):
+        main(["report", str(path)])
+    printed = capsys.readouterr().out
+    assert "?[2J stolen: 0?" in printed
+    assert all(line.isprintable() for line in printed.splitlines())
 
 
 @pytest.mark.parametrize("field", ["schema", "kernel", "vcpus"])

@@ -205,3 +205,47 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert tmp_path.joinpath("page.html").read_text().startswith("<!DOCTYPE html>")
     assert main(["report", str(tmp_path / "none"), "--html", str(tmp_path / "page.html")]) == 2
     assert "none" in capsys.readouterr().err
+
+
+NO_TIMES = [float("nan"), float("inf"), -float("inf"), 1e308, 10**400, "1", [], None, True]
+
+
+def _values(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all values in a document that have no values in them."""
+    items = (
+        document.items()
+        if isinstance(document, dict)
+        else enumerate(document)
+        if isinstance(document, list)
+        else ()
+    )
+    found = [deeper for key, value in items for deeper in _values(value, (*path, key))]
+    return found or [path]
+
+
+def _with(document: Any, path: tuple[Any, ...], value: object) -> Any:
+    changed = json.loads(json.dumps(document))
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    "recording",
+    [TOP, json.loads(who_to_json(WHO)), json.loads(to_perfetto(WHO)), STREAM],
+    ids=["top", "who", "trace", "stream"],
+)
+def test_no_value_of_a_recording_is_more_than_a_refusal(recording: Any) -> None:
+    """A time that is NaN, or a name that is a number, was a traceback."""
+    refused = 0
+    for path in _values(recording):
+        for value in NO_TIMES:
+            changed = _with(recording, path, value)
+            lines = changed if isinstance(changed, list) else [changed]
+            try:
+                to_html(read_recording("\n".join(map(json.dumps, lines))))
+            except UsageError:
+                refused += 1
+    assert refused
