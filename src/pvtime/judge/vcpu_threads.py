@@ -7,21 +7,12 @@ kvm/PID-FD/vcpuN/pid (Linux 6.0, virt/kvm/kvm_main.c).
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Final
+
+from pvtime.host.vms import vcpu_of_thread
 
 __all__ = ["VcpuThreads", "processes_below"]
-
-_NAMES: Final = re.compile(
-    r"CPU (\d+)/KVM"  # QEMU
-    r"|fc_vcpu (\d+)"  # Firecracker
-    r"|crosvm_vcpu(\d+)"
-    r"|pvtime-vcpu(\d+)"
-    r"|kvm-vcpu-(\d+)"  # kvmtool
-    r"|vcpu(\d+)"  # cloud-hypervisor
-)
 
 
 def processes_below(root: int, proc: Path = Path("/proc")) -> list[int]:
@@ -61,8 +52,8 @@ class VcpuThreads:
     def _by_name(self, process: int) -> dict[int, Path]:
         found = {}
         for path in self._proc.glob(f"{process}/task/[0-9]*/comm"):
-            if match := _NAMES.fullmatch(_text(path)):
-                found[int(match[match.lastindex or 0])] = path.parent
+            if (vcpu := vcpu_of_thread(_text(path))) is not None:
+                found[vcpu] = path.parent
         return found
 
     def _by_kvm(self, process: int) -> dict[int, Path]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pvtime.host.vms import HostVcpu, HostVm, VmFinder
 
 __all__ = ["Cause", "HostSample", "HostSampler", "VcpuInterval", "VmInterval"]
 
+WITHOUT_ROOT: Final = "without root, VMs of other users are seen only if their VMM is known by name"
 LITTLE: Final = 0.01
 """Share of the time below which no cause is looked for."""
 NOHZ_FULL: Final = Path("/sys/devices/system/cpu/nohz_full")
@@ -108,12 +110,18 @@ class HostSampler:
     """Samples again and again; each sample has the time since the one before.
 
     :param clock: monotonic, in ns.
+    :param root: whether all processes' files can be seen; None: as this user may.
     """
 
     def __init__(
-        self, finder: VmFinder | None = None, proc: Path = PROC, clock: Callable[[], int] = time.monotonic_ns
+        self,
+        finder: VmFinder | None = None,
+        proc: Path = PROC,
+        clock: Callable[[], int] = time.monotonic_ns,
+        root: bool | None = None,
     ) -> None:
         self._finder = finder or VmFinder(proc)
+        self._root = os.geteuid() == 0 if root is None else root
         self._proc = proc
         self._clock = clock
         self._mounts = CgroupMounts(proc)
@@ -145,6 +153,8 @@ class HostSampler:
                 del known[gone]
         self._round += 1
         missing = [f"{hidden} vCPUs have no thread that can be told"] if hidden else []
+        if not self._root:
+            missing.append(WITHOUT_ROOT)
         return HostSample(time.time_ns(), elapsed, tuple(intervals), tuple(missing))
 
     def close(self) -> None:

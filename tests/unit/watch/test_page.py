@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvtime.cli.command import main
@@ -184,6 +184,7 @@ def test_what_is_no_recording_gets_one_sentence(text: str) -> None:
         read_recording(text)
 
 
+@settings(max_examples=30)
 @given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), st.lists, max_leaves=5), st.text())
 def test_a_damaged_recording_is_refused_or_drawn(value: Any, key: str) -> None:
     documents: list[dict[str, Any]] = [

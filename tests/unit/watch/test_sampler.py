@@ -12,7 +12,7 @@ import pytest
 from framework.fake_proc import FakeProc
 from pvtime.host.vms import VmFinder
 from pvtime.watch.own_machines import OwnVcpu
-from pvtime.watch.sampler import Cause, HostSampler, VcpuInterval, parse_cpus
+from pvtime.watch.sampler import WITHOUT_ROOT, Cause, HostSampler, VcpuInterval, parse_cpus
 from pvtime.watch.top_view import TopState, own_sentences, sample_to_json, top_table
 
 SECOND = 1_000_000_000
@@ -146,6 +146,11 @@ def test_the_keys_fold_sort_and_end(host: Host) -> None:
     for key in ("j", "k", "up", "down", "x", "\x1b"):
         assert state.press(key, sample)
     assert not state.press("q", sample)
+
+
+def test_what_cannot_be_seen_without_root_is_said(tmp_path: Path) -> None:
+    for root, missing in ((True, ()), (False, (WITHOUT_ROOT,))):
+        assert HostSampler(VmFinder(tmp_path), tmp_path, root=root).sample().missing == missing
 
 
 def test_a_line_of_json_has_every_figure_as_an_integer(host: Host) -> None:
