@@ -50,8 +50,8 @@ rows = st.builds(
 
 def readings(vcpus: int) -> st.SearchStrategy[tuple[VcpuRow, ...]]:
     """Return rows of ``vcpus`` vCPUs, in their order."""
-    return st.tuples(
-        *(rows.map(lambda row, index=index: replace(row, index=index)) for index in range(vcpus))
+    return st.tuples(*[rows] * vcpus).map(
+        lambda found: tuple(replace(row, index=index) for index, row in enumerate(found))
     )
 
 
