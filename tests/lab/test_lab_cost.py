@@ -11,23 +11,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from pvtime.cost.lab_cost import (
+from pvtime.cost.lab_frequencies import (
+    measure_entries,
+    measure_rates,
+)
+from pvtime.cost.lab_loads import LoadSetup
+from pvtime.cost.lab_parts import Part
+from pvtime.cost.lab_rates import RateSetup
+from pvtime.cost.lab_steps import Symbols, observe, read_symbols
+from pvtime.cost.lab_updates import (
     AS_MERGED,
     CACHED,
     MERGED,
     STRAIGHT,
     VCPUS,
     X86,
-    measure_entries,
     measure_growth,
     measure_module,
-    measure_rates,
     measure_updates,
 )
-from pvtime.cost.lab_loads import LoadSetup
-from pvtime.cost.lab_parts import Part
-from pvtime.cost.lab_rates import RateSetup
-from pvtime.cost.lab_steps import Symbols, observe, read_symbols
 from pvtime.cost.lab_workloads import Workload
 from pvtime.errors import UsageError
 from pvtime.images.store import StockImages

@@ -8,11 +8,15 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from pvtime.cost.lab_cost import (
-    INSTRUCTION_NS,
-    GrowthPoint,
     LabCost,
-    UpdateCost,
+)
+from pvtime.cost.lab_frequencies import (
+    INSTRUCTION_NS,
     WorkloadRate,
+)
+from pvtime.cost.lab_updates import (
+    GrowthPoint,
+    UpdateCost,
 )
 
 __all__ = ["LAB_SCHEMA", "to_lab_json"]

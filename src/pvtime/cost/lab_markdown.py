@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.cost.lab_cost import (
-    AS_MERGED,
-    CACHED,
-    MISSED_SLOTS,
-    STRAIGHT,
-    X86,
     LabCost,
-    UpdateCost,
+)
+from pvtime.cost.lab_frequencies import (
     WorkloadRate,
     share,
 )
 from pvtime.cost.lab_parts import Part
 from pvtime.cost.lab_table import cost_tables, markdown_table
+from pvtime.cost.lab_updates import (
+    AS_MERGED,
+    CACHED,
+    MISSED_SLOTS,
+    STRAIGHT,
+    X86,
+    UpdateCost,
+)
 from pvtime.cost.lab_workloads import Workload
 
 __all__ = ["cost_page", "verdicts"]

@@ -7,8 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from pvtime.cost.lab_cost import AS_MERGED, STRAIGHT, LabCost, share
+from pvtime.cost.lab_cost import (
+    LabCost,
+)
+from pvtime.cost.lab_frequencies import (
+    share,
+)
 from pvtime.cost.lab_parts import Part
+from pvtime.cost.lab_updates import (
+    AS_MERGED,
+    STRAIGHT,
+)
 from pvtime.report.table import figures_table, open_console
 
 __all__ = ["CostTable", "cost_tables", "markdown_table", "print_lab_cost"]

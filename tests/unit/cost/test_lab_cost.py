@@ -15,19 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.cost.lab_cost import (
-    AS_MERGED,
-    CACHED,
-    MERGED,
-    STRAIGHT,
-    X86,
-    EntryRate,
-    GrowthPoint,
     LabCost,
-    UpdateCost,
-    WorkloadRate,
-    update_cost,
 )
 from pvtime.cost.lab_document import to_lab_json
+from pvtime.cost.lab_frequencies import (
+    EntryRate,
+    WorkloadRate,
+)
 from pvtime.cost.lab_loads import LoadSetup
 from pvtime.cost.lab_markdown import cost_page, verdicts
 from pvtime.cost.lab_parts import Part
@@ -35,6 +29,16 @@ from pvtime.cost.lab_plot import COLOURS, updates_svg
 from pvtime.cost.lab_steps import ExecutedInstruction, FunctionRun
 from pvtime.cost.lab_table import cost_tables, markdown_table
 from pvtime.cost.lab_ticks import TickCost
+from pvtime.cost.lab_updates import (
+    AS_MERGED,
+    CACHED,
+    MERGED,
+    STRAIGHT,
+    X86,
+    GrowthPoint,
+    UpdateCost,
+    update_cost,
+)
 from pvtime.lab.qemu import LabError
 
 NOP, RET = 0xD503_201F, 0xD65F_03C0

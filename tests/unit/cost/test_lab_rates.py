@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.cost.lab_cost import rate_of, share
+from pvtime.cost.lab_frequencies import (
+    rate_of,
+    share,
+)
 from pvtime.cost.lab_rates import PROBE, RateSetup, WindowCounts, hits_in_histogram, hits_in_profile
 from pvtime.cost.lab_workloads import Workload, workload_guest
 from pvtime.lab.qemu import LabError
