@@ -12,21 +12,22 @@ from pvtime.abi.arm64 import SysReg
 from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.el_setup import ABORTING_MODELS
+from pvtime.engine.unicorn.internals import LAYOUTS, LibraryLayout
 from pvtime.engine.unicorn.internals_core import InternalsCore
 from pvtime.engine.unicorn.public_core import PublicCore
 from pvtime.errors import EngineError, UsageError
 from pvtime.machine.memory import GuestMemory
 
-__all__ = ["make_core", "passes"]
+__all__ = ["PROGRAM", "SYNC", "make_core", "passes"]
 
 _BASE: Final = 0x1_0000
-_SYNC: Final = _BASE + 0xA00
+SYNC: Final = _BASE + 0xA00
 _IRQ: Final = _BASE + 0xA80
 _BRK_SYNDROME: Final = 0xF200_5AA5
 _RESULT: Final = 0x7E57
 
 # Hand-assembled A64; the mnemonics are beside each word. The vectors are at _BASE + 0x800.
-_PROGRAM: Final = {
+PROGRAM: Final = {
     _BASE: (
         0xD281_0000,  # mov x0, #0x800
         0xF2A0_0020,  # movk x0, #1, lsl #16
@@ -40,7 +41,7 @@ _PROGRAM: Final = {
         0x54FF_FFC1,  # b.ne 1b
         0xD400_0002,  # hvc #0
     ),
-    _SYNC: (
+    SYNC: (
         0xD538_5215,  # mrs x21, esr_el1
         0xD538_4020,  # mrs x0, elr_el1
         0x9100_1000,  # add x0, x0, #4
@@ -61,11 +62,11 @@ class _SelfTest:
     :raises EngineError: this build of the library is not one that is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, program: Mapping[int, Sequence[int]], layouts: Mapping[str, LibraryLayout]) -> None:
         memory = GuestMemory(_BASE, 0x1000, "self-test")
-        for address, words in _PROGRAM.items():
+        for address, words in program.items():
             memory.write(address, b"".join(word.to_bytes(4, "little") for word in words))
-        self._core = InternalsCore(CoreConfig("cortex-a72", [memory], [], self))
+        self._core = InternalsCore(CoreConfig("cortex-a72", [memory], [], self), layouts)
         self._calls = 0
 
     def passes(self) -> bool:
@@ -89,10 +90,16 @@ class _SelfTest:
         return False
 
 
-def passes() -> bool:
-    """Return whether the internals are known and an exception, a call and an interrupt arrive by them."""
+def passes(
+    program: Mapping[int, Sequence[int]] = PROGRAM, layouts: Mapping[str, LibraryLayout] = LAYOUTS
+) -> bool:
+    """Return whether the internals are known and an exception, a call and an interrupt arrive by them.
+
+    :param program: the self-test's, as words by address.
+    :param layouts: the builds that are known, by the host's architecture.
+    """
     try:
-        return _SelfTest().passes()
+        return _SelfTest(program, layouts).passes()
     except EngineError:
         return False
 
@@ -101,7 +108,9 @@ _VALUES: Final = {"internals": ("auto", "on", "off"), "allow-abort": ("off", "on
 """The values of each engine option, the default first."""
 
 
-def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
+def make_core(
+    options: Mapping[str, str], config: CoreConfig, layouts: Mapping[str, LibraryLayout] = LAYOUTS
+) -> Core:
     """Make the emulated CPU that ``options`` ask for.
 
     :raises UsageError: an unknown option, value or CPU model, or a model that lets a guest end this process.
@@ -123,8 +132,8 @@ def make_core(options: Mapping[str, str], config: CoreConfig) -> Core:
             f"CPU model {config.model!r}: any program in the guest can make pvtime abort; "
             "give the engine option allow-abort=on if you trust the guest"
         )
-    if chosen["internals"] != "off" and passes():
-        return InternalsCore(config)
+    if chosen["internals"] != "off" and passes(layouts=layouts):
+        return InternalsCore(config, layouts)
     if chosen["internals"] == "on":
         raise EngineError(
             "this build of the Unicorn library is not one whose internals are known: leave out internals=on"

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pvtime.engine.unicorn.uclib import LIBRARY
 
-__all__ = ["ExceptionState", "ExecutionState", "Internals", "find"]
+__all__ = ["LAYOUTS", "ExceptionState", "ExecutionState", "Internals", "LibraryLayout", "find"]
 
 _DO_INTERRUPT = "arm_cpu_do_interrupt_aarch64"
 _CHECK_EXIT_REQUEST = "check_exit_request_aarch64"
@@ -53,7 +54,7 @@ class ExecutionState(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class LibraryLayout:
     """Byte offsets, and the code that they were read from."""
 
     code: dict[str, str]
@@ -67,8 +68,8 @@ class _Layout:
     cpu_env: int
 
 
-_LAYOUTS: Final = {
-    "x86_64": _Layout(
+LAYOUTS: Final = {
+    "x86_64": LibraryLayout(
         code={
             "cpu_exit": "488b8730010000 baffffffff c6471501 c787b881000001000000 66895002",
             _CHECK_EXIT_REQUEST: "488bb770a90000 80bef207000000 7408 c3",
@@ -92,7 +93,7 @@ _LAYOUTS: Final = {
         cpu_exit_flag_pointer=0x130,
         cpu_env=0xA350,
     ),
-    "aarch64": _Layout(
+    "aarch64": LibraryLayout(
         code={
             "cpu_exit": "03204091 25008052 01d040f9 05540039 24008052 642802b9 02008012 22040079",
             _CHECK_EXIT_REQUEST: "01204091 214855f9 22c85f39 42000034 c0035fd6",
@@ -170,7 +171,7 @@ class Internals:
     :param handle: the ``uc_engine`` pointer.
     """
 
-    def __init__(self, handle: int, layout: _Layout) -> None:
+    def __init__(self, handle: int, layout: LibraryLayout) -> None:
         cpu = _pointer(handle + layout.uc_cpu)
         if _pointer(cpu + layout.cpu_env_pointer) != cpu + layout.cpu_env:
             raise ValueError("the CPU's state is not where it should be")
@@ -247,7 +248,7 @@ def _matches(symbol: str, code: str) -> bool:
     return address is not None and ctypes.string_at(address, len(expected)) == expected
 
 
-def _remove_exit_checks(layout: _Layout) -> None:
+def _remove_exit_checks(layout: LibraryLayout) -> None:
     """Link the translator's calls of check_exit_request to that function's own return instruction.
 
     For the whole process. The library's flag for this, ``no_exit_request``, is cleared by its translator at
@@ -263,9 +264,12 @@ def _remove_exit_checks(layout: _Layout) -> None:
     slot.value = function + _CHECK_EXIT_REQUEST_RETURN
 
 
-def find(handle: int) -> Internals | None:
-    """Return the internals of a CPU; None where this build of the library is not one that is known."""
-    layout = _LAYOUTS.get(platform.machine())
+def find(handle: int, layouts: Mapping[str, LibraryLayout] = LAYOUTS) -> Internals | None:
+    """Return the internals of a CPU; None where this build of the library is not one that is known.
+
+    :param layouts: those that are known, by the host's architecture.
+    """
+    layout = layouts.get(platform.machine())
     known = layout is not None and hasattr(LIBRARY, _DO_INTERRUPT)
     if layout is None or not known or not all(_matches(*item) for item in layout.code.items()):
         return None

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import Esr, ExceptionLevel, Pstate
 from pvtime.engine.unicorn.core import INSTRUCTION, Core, CoreConfig
-from pvtime.engine.unicorn.internals import find
+from pvtime.engine.unicorn.internals import LAYOUTS, LibraryLayout, find
 from pvtime.engine.unicorn.uclib import ExceptionNumber
 from pvtime.errors import EngineError
 
@@ -28,9 +28,9 @@ class InternalsCore(Core):
 
     internals = True
 
-    def __init__(self, config: CoreConfig) -> None:
+    def __init__(self, config: CoreConfig, layouts: Mapping[str, LibraryLayout] = LAYOUTS) -> None:
         super().__init__(config)
-        internals = find(self._handle.value or 0)
+        internals = find(self._handle.value or 0, layouts)
         if internals is None:
             raise EngineError("this build of the Unicorn library is not one whose internals are known")
         self._internals = internals

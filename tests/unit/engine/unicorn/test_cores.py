@@ -15,10 +15,11 @@ import pytest
 
 from framework.engines import Choice
 from pvtime.abi.arm64 import ExceptionClass, SysReg
-from pvtime.engine.unicorn import context_layout, cores, internals
+from pvtime.engine.unicorn import context_layout, cores
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.cores import make_core
 from pvtime.engine.unicorn.el_setup import ABORTING_MODELS, CPU_MODELS
+from pvtime.engine.unicorn.internals import LAYOUTS, LibraryLayout
 from pvtime.engine.unicorn.internals_core import InternalsCore
 from pvtime.engine.unicorn.public_core import PublicCore
 from pvtime.errors import EngineError, GuestImageError, UsageError
@@ -49,19 +50,20 @@ def memory() -> Iterator[GuestMemory]:
     memory.close()
 
 
-def core(memory: GuestMemory, options: Mapping[str, str], model: str = "cortex-a72") -> Core:
+def core(
+    memory: GuestMemory,
+    options: Mapping[str, str],
+    model: str = "cortex-a72",
+    layouts: Mapping[str, LibraryLayout] = LAYOUTS,
+) -> Core:
     """Make a CPU."""
-    return make_core(options, CoreConfig(model, [memory], [], NoTraps()))
+    return make_core(options, CoreConfig(model, [memory], [], NoTraps()), layouts)
 
 
-@pytest.fixture
-def other_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have one function of the library be other code than that which was read."""
-    layouts = {
-        machine: replace(layout, code=layout.code | {"cpu_exit": "00" * 8})
-        for machine, layout in internals._LAYOUTS.items()
-    }
-    monkeypatch.setattr(internals, "_LAYOUTS", layouts)
+OTHER_LIBRARY = {
+    machine: replace(layout, code=layout.code | {"cpu_exit": "00" * 8}) for machine, layout in LAYOUTS.items()
+}
+"""One function of the library is other code than that which was read."""
 
 
 def test_this_build_is_known_and_its_internals_are_used(memory: GuestMemory) -> None:
@@ -74,16 +76,14 @@ def test_internals_off_uses_the_public_interface(memory: GuestMemory) -> None:
     assert isinstance(core(memory, {"internals": "off"}), PublicCore)
 
 
-@pytest.mark.usefixtures("other_library")
 def test_an_unknown_build_falls_back_to_the_public_interface(memory: GuestMemory) -> None:
-    assert not cores.passes()
-    assert isinstance(core(memory, {}), PublicCore)
+    assert not cores.passes(layouts=OTHER_LIBRARY)
+    assert isinstance(core(memory, {}, layouts=OTHER_LIBRARY), PublicCore)
 
 
-@pytest.mark.usefixtures("other_library")
 def test_an_unknown_build_and_internals_on_are_refused_in_a_line(memory: GuestMemory) -> None:
     with pytest.raises(EngineError, match="leave out internals=on") as caught:
-        core(memory, {"internals": "on"})
+        core(memory, {"internals": "on"}, layouts=OTHER_LIBRARY)
     assert "\n" not in str(caught.value)
 
 
@@ -95,14 +95,9 @@ def test_a_host_of_another_architecture_is_refused_by_name(
         core(memory, {})
 
 
-def test_a_cpu_that_is_not_where_it_should_be_is_noticed(
-    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layouts = {
-        machine: replace(layout, cpu_env=layout.cpu_env + 8) for machine, layout in internals._LAYOUTS.items()
-    }
-    monkeypatch.setattr(internals, "_LAYOUTS", layouts)
-    assert isinstance(core(memory, {}), PublicCore)
+def test_a_cpu_that_is_not_where_it_should_be_is_noticed(memory: GuestMemory) -> None:
+    layouts = {machine: replace(layout, cpu_env=layout.cpu_env + 8) for machine, layout in LAYOUTS.items()}
+    assert isinstance(core(memory, {}, layouts=layouts), PublicCore)
 
 
 ABORTING = 0x0EDD_1F75
@@ -134,10 +129,9 @@ def test_a_model_is_refused_because_a_guest_can_abort_the_process(model: str) ->
     assert done.returncode == -signal.SIGABRT
 
 
-def test_a_self_test_that_sees_something_else_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = (0xD280_0015, *cores._PROGRAM[cores._SYNC][1:])  # mov x21, #0: not the syndrome
-    monkeypatch.setattr(cores, "_PROGRAM", cores._PROGRAM | {cores._SYNC: handler})
-    assert not cores.passes()
+def test_a_self_test_that_sees_something_else_does_not_pass() -> None:
+    handler = (0xD280_0015, *cores.PROGRAM[cores.SYNC][1:])  # mov x21, #0: not the syndrome
+    assert not cores.passes(cores.PROGRAM | {cores.SYNC: handler})
 
 
 def test_a_context_with_the_syndrome_in_no_known_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
