@@ -161,13 +161,14 @@ def plot(points: Sequence[PointFigures], title: str) -> str:
         _text(LEFT, 20, title),
         _text(LEFT + WIDTH / 2 - 110, HEIGHT + 50, "injected steal, per cent of the vCPUs' time"),
     ]
-    for share in range(0, 101, 20):
-        x, y = _x(share * PPM / 100), _y(share * PPM / 100)
+    highest = _highest(points)
+    for share in range(0, round(100 * highest / PPM) + 1, 20):
+        y = _y(share * PPM / 100, highest)
         out += [
             f'<path d="M{LEFT} {y:.1f}H{WIDTH}" stroke="#dddddd"/>',
-            _text(LEFT - 40, y + 4, f"{share} %"),
-            _text(x - 8, HEIGHT + 28, f"{share}"),
+            _text(LEFT - 45, y + 4, f"{share} %"),
         ]
+    out += [_text(_x(share * PPM / 100) - 8, HEIGHT + 28, f"{share}") for share in range(0, 101, 20)]
     series = [
         (placement, metric)
         for placement in dict.fromkeys(found.point.placement for found in points)
@@ -185,12 +186,12 @@ def plot(points: Sequence[PointFigures], title: str) -> str:
             ((x, y, interval) for x, y, interval in own if x is not None and y is not None),
             key=lambda one: one[0],
         )
-        path = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y, _ in known)
+        path = " ".join(f"{_x(x):.1f},{_y(y, highest):.1f}" for x, y, _ in known)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         for x, y, interval in known:
-            out.append(f'<circle cx="{_x(x):.1f}" cy="{_y(y):.1f}" r="3" fill="{colour}"/>')
+            out.append(f'<circle cx="{_x(x):.1f}" cy="{_y(y, highest):.1f}" r="3" fill="{colour}"/>')
             if interval is not None:
-                low, high = _y(interval.low), _y(interval.high)
+                low, high = _y(interval.low, highest), _y(interval.high, highest)
                 out.append(f'<path d="M{_x(x):.1f} {low:.1f}V{high:.1f}" stroke="{colour}"/>')
         y = TOP + 20 * at
         out += [
@@ -204,8 +205,20 @@ def _x(share: float) -> float:
     return LEFT + (WIDTH - LEFT) * share / PPM
 
 
-def _y(share: float) -> float:
-    return HEIGHT - (HEIGHT - TOP) * share / PPM
+def _y(share: float, highest: float) -> float:
+    return HEIGHT - (HEIGHT - TOP) * share / highest
+
+
+def _highest(points: Sequence[PointFigures]) -> int:
+    """Return the end of the vertical axis: 100 %, or more where a guest's late reports say more."""
+    ends = [
+        value
+        for found in points
+        for metric in ("stolen", "guest_steal")
+        for value in (found.medians[metric], getattr(found.intervals[metric], "high", None))
+        if value is not None
+    ]
+    return max(PPM, -(-round(max(ends, default=0)) // (PPM // 5)) * (PPM // 5))
 
 
 def _text(x: float, y: float, text: str) -> str:
