@@ -112,6 +112,9 @@ def test_what_it_does_not_know_is_refused_with_the_kernels_reason(loaded: Lab) -
         load_module(loaded)
     with pytest.raises(LabError, match="Invalid argument"):
         set_parameter(loaded, "method", "faster")
+    for mistakes in ("none,worse", ",".join(["lost"] * 9)):
+        with pytest.raises(LabError, match="Invalid argument"):
+            set_parameter(loaded, "mistakes", mistakes)
 
 
 def test_it_cannot_be_unloaded_in_use_and_leaves_kvm_as_it_was(lab: Lab) -> None:

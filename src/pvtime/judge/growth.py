@@ -138,6 +138,8 @@ class Growths:
     """Pairs the image's counts with the host's run_delays."""
 
     restored: Restored | None = None
+    incomparable: str = ""
+    """Why the host's figures are not those of one life."""
     paused_ns: int = 0
     idle_ns: dict[int, int] = field(default_factory=dict)
     """How long a CPU was idle, as it says itself."""
@@ -209,6 +211,8 @@ class Growths:
         cpus = self._cpus()
         if not cpus:
             return None
+        if self.incomparable:
+            return CheckResult(NAME, Verdict.SKIP, self.incomparable)
         pairs = self.pairs()
         details = tuple(each.describe() for each in pairs)
         worst = max(pairs, key=lambda each: abs(each.error_ns), default=None)
@@ -233,7 +237,9 @@ class Growths:
 
     def idle_was_stolen(self) -> str:
         """Return the reason if a CPU's idle time was counted as stolen, else nothing."""
-        for each in self.pairs() if self.late_ns() <= LATE_NS else ():
+        if self.incomparable or self.late_ns() > LATE_NS:
+            return ""
+        for each in self.pairs():
             if each.error_ns > PREEMPTION_NS and each.idle_is_in_it:
                 return (
                     f"cpu {each.cpu} was idle for {each.idle_ns} ns, and its count has {each.error_ns} ns "

@@ -150,6 +150,8 @@ class _Session:
                 else:
                     self.growths.restored = self.subject.migrate()
             except ControlError as error:
+                if event is LifeEvent.MIGRATE:
+                    self.growths.incomparable = f"the migration was not completed: {error}"
                 self.results.append(CheckResult(event.value, Verdict.SKIP, str(error)))
             else:
                 details = [f"it took {time.monotonic() - begin:.2f} s, while the host was stealing"]

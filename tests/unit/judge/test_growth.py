@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
 from pvtime.judge.growth import ENOUGH_NS, PREEMPTION_NS, Growth, Growths, HostReading, Restored
+from pvtime.judge.growth import NAME as GROWTH
 
 S = 10**9
 
@@ -115,6 +116,14 @@ def test_waits_that_a_save_need_not_count_widen_the_bounds() -> None:
     assert "off by -7 ns" in check(both).reason
     both.restored = Restored({0: S}, {0: 7})
     assert check(both).verdict is Verdict.PASS
+
+
+def test_a_migration_that_was_not_completed_convicts_nobody() -> None:
+    broken = growths((0, 4 * S), (0, 0), (S, S))
+    broken.idle_ns = {0: 3 * S}
+    broken.incomparable = "it was not completed"
+    assert check(broken) == CheckResult(GROWTH, Verdict.SKIP, "it was not completed")
+    assert broken.idle_was_stolen() == ""
 
 
 def test_a_console_that_came_late_convicts_nobody() -> None:

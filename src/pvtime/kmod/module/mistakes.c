@@ -51,11 +51,12 @@ out:
 
 static int set_mistakes(const char *value, const struct kernel_param *param)
 {
-	char *copy = kstrdup(strim((char *)value), GFP_KERNEL), *rest = copy, *word;
+	char *copy = kstrdup(value, GFP_KERNEL), *rest, *word;
 	int found[MOST], count = 0, index, error = 0;
 
 	if (!copy)
 		return -ENOMEM;
+	rest = strim(copy);
 	while (!error && (word = strsep(&rest, ","))) {
 		index = match_string(names, ARRAY_SIZE(names), word);
 		if (index < 0 || count == MOST)
