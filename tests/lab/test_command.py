@@ -103,7 +103,9 @@ def test_a_wanted_file_that_was_not_written_is_named(tmp_path: Path) -> None:
     process = start("--out", "missing.json", "--", "true", cwd=tmp_path)
     _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode != 0
-    assert err.splitlines()[-1].endswith("the command did not write missing.json in the lab: check --out")
+    assert err.splitlines()[-1].endswith(
+        "the command did not write missing.json in the lab: check the names of its files"
+    )
     assert os.listdir(tmp_path) == []
 
 

@@ -23,19 +23,24 @@ ROOT = Path(pvtime.__file__).parent
 OPTION = re.compile(r"(?:\b([a-z]+) )?(--[a-z][a-z-]+)")
 """An option in a text, and the word before it, which may be a command."""
 
+ADVICE = re.compile(": (give|leave|check|choose|raise|start) ")
+"""A message's remedy, which a command line does not have."""
+
 MACHINES = ("run", "restore", "receive")
 
 COMMANDS_OF = {
     "run/session.py": ("run",),  # a restored machine has no silence to be told of
     "run/warm.py": ("run",),
     "run/runtime_dir.py": MACHINES,
+    "run/source.py": ("run",),  # a kernel is booted there alone
     "run/save_at.py": MACHINES,
     "run/run_control.py": MACHINES,
     "snapshot/tls.py": ("migrate", "receive"),
     "snapshot/endpoint.py": ("migrate", "receive"),
     "snapshot/stream.py": ("migrate", "receive"),
     "engine/kvm/engine.py": ("run",),
-    "lab/lab.py": ("lab",),
+    "engine/unicorn/engine.py": MACHINES,
+    "experiment": ("repeat",),
     "cost/host_table.py": ("cost",),
     "cost/host.py": ("cost",),
     "judge": ("judge",),
@@ -51,6 +56,7 @@ NO_MESSAGES = {
     "images/archive.py": "apt's",
     "images/deb.py": "dpkg-deb's",
     "kmod/build.py": "dpkg's and the linker's",
+    "judge/lava.py": "lava-test-case's",
     "lab/qemu.py": "QEMU's",
 }
 """Modules whose literals are other programs' command lines; in sentences they may name no option."""
@@ -76,7 +82,7 @@ def named() -> Iterator[tuple[str, str, str, str]]:
         if name.startswith(("cli/", "__main__")):
             continue  # one command each
         for text in literals(file):
-            if " " in text and not (name in NO_MESSAGES and ": " not in text):
+            if " " in text and not (name in NO_MESSAGES and not ADVICE.search(text)):
                 for command, option in OPTION.findall(text):
                     yield name, command, option, text
 
