@@ -88,9 +88,9 @@ def repeat_command(
     if arguments[:1] != ("run",):
         raise UsageError("give the run behind --, such as: pvtime repeat --out DIR -- run --duration 3")
     options = list(arguments[1:])
-    if not any(option.partition("=")[0] == "--duration" for option in options):
-        raise UsageError("a run without --duration does not end: give one behind run")
     plan = Plan(runs, parse_steals(steal_sweep), parse_placements(placement_sweep), options)
+    if not (plan.has("--duration") or plan.has("--exec")):
+        raise UsageError("a run without --duration does not end: give one behind run, or --exec")
     plan.keep(out)
     if listed:
         for line in plan.lines(out):

@@ -81,6 +81,10 @@ class Plan:
             if option.partition("=")[0] in OWN_OPTIONS:
                 raise UsageError(f"{option} is the experiment's to give: leave it out of the run's options")
 
+    def has(self, name: str) -> bool:
+        """Whether the run has an option."""
+        return any(option.partition("=")[0] == name for option in self.options)
+
     @property
     def points(self) -> list[Point]:
         """Every combination."""
@@ -94,8 +98,7 @@ class Plan:
     def command(self, job: Job, report: Path) -> list[str]:
         """Return the command of a job, which writes a report."""
         steal = [] if job.point.steal == NOTHING else ["--steal", job.point.steal]
-        given = {option.partition("=")[0] for option in self.options}
-        warm = [] if {"--initrd", "--warm"} & given else ["--warm"]
+        warm = [] if any(map(self.has, ("--initrd", "--rootfs", "--warm"))) else ["--warm"]
         return [
             *(sys.executable, "-m", "pvtime", "run", *self.options, *warm, *steal),
             *("--placement", job.point.placement, "--no-control", "--quiet", "--report", str(report)),

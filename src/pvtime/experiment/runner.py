@@ -102,13 +102,15 @@ class _Running:
         self._partial = self._report.with_suffix(".partial")
         with _pinned(cpu):  # which the child inherits with its first instruction
             # Of its own session: Ctrl-C is for this process, and a run that it cut short would have a report.
-            self._process = subprocess.Popen(
-                plan.command(job, self._partial),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            output = self._report.with_suffix(".out") if plan.has("--exec") else os.devnull
+            with open(output, "wb") as stdout:
+                self._process = subprocess.Popen(
+                    plan.command(job, self._partial),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
 
     def ended(self) -> bool:
         """Whether it has ended well.

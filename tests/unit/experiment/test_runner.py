@@ -61,6 +61,18 @@ def test_jobs_run_pinned_and_those_that_have_a_report_not_again(
     run_jobs(PLAN, tmp_path, [CPU], lambda *_: pytest.fail("nothing is to be run"))
 
 
+def test_what_a_command_in_the_guest_prints_is_kept_beside_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(1, ["0%"], ["userspace"], ["--rootfs", "/root", "--exec", "measure"])
+    assert "--warm" not in plan.command(plan.jobs[0], Path("x"))
+    plan.keep(tmp_path)
+    body = "import pathlib; pathlib.Path({!r}).write_text(''); print('p99 5 ms')"
+    monkeypatch.setattr(Plan, "command", lambda _plan, _job, report: command(body.format(str(report))))
+    run_jobs(plan, tmp_path, [CPU], lambda *_: None)
+    assert (tmp_path / "reports" / "0-userspace-1.out").read_text() == "p99 5 ms\n"
+
+
 def test_an_interruption_ends_the_job_in_progress_without_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
