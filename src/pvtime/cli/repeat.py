@@ -33,7 +33,7 @@ __all__ = ["repeat_command"]
     default="0%",
     show_default=True,
     metavar="LIST",
-    help="Steals, such as 0%,10%,...,90% or 0%,1:50%: a point for each.",
+    help="Steals, a point for each: 0%,1:50%, or a range with dots as in the examples.",
 )
 @click.option(
     "--placement-sweep",
