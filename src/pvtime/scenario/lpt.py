@@ -147,8 +147,8 @@ def _torn_reading(
     reading = moved.end_lpt_read(0, GATE)
     yield Step(
         f"It is moved to {_mhz(hz)} after it has read the counter, and before the scale. Without the "
-        f"sequence number the reading would be {_seconds(reading.unchecked)}; it was read again "
-        f"{reading.retries} time, and is {_seconds(reading.ticks)}."
+        f"sequence number the reading would be {_seconds(reading.unchecked)}; with it the "
+        f"guest reads again (retries: {reading.retries}) and has {_seconds(reading.ticks)}."
     )
     right = reading.ticks == scale(PV_HZ, hz).apply(reading.counter)
     wrong = reading.unchecked != scale(PV_HZ, hz).apply(reading.counter)
