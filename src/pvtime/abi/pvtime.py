@@ -37,7 +37,7 @@ class PvTime(IntEnum):
     ST = 0xC500_0021
     LPT = 0xC500_0022
     """Live Physical Time, never merged: by the RFC of August 2020 (Documentation/virt/kvm/arm/pvtime.rst in
-    it). In the drafts of 2018 and 2019 LPT had 0xC5000021, and PV_TIME_ST this number."""
+    it). In the patches of August 2019 PV_TIME_ST had this number."""
 
 
 class StolenTime(ctypes.LittleEndianStructure):
