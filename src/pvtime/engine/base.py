@@ -174,11 +174,11 @@ class Engine(ABC):
     name: ClassVar[str]
     state_type: ClassVar[type]
     """Dataclass of the engine's state: fields that :mod:`pvtime.snapshot.codec` can encode."""
+    notice: str | None = None
+    """What a user should know of the machine that was restored; None: nothing."""
 
     def __init__(self) -> None:
         self._ending = Ending()
-        self.notice: str | None = None
-        """What a user should know of the machine that was restored; None: nothing."""
 
     @abstractmethod
     def start(self) -> None:
