@@ -33,6 +33,7 @@ class FakeEngine(Engine):
     state_type = FakeState
 
     def __init__(self, vcpus: int = 2) -> None:
+        super().__init__()
         self.vcpus = vcpus
         self.samples = 0
         self.resets = 0
