@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar, cast
 
 from pvtime.errors import PvtimeError, SavedStateError, UsageError
 from pvtime.run.control_protocol import MAX_LINE, ConsoleRequest, Request, request_document, send_line
-from pvtime.snapshot.address import Address
+from pvtime.snapshot.address import PEER_TIMEOUT_S, Address
 from pvtime.snapshot.codec import JsonObject, decode, from_json
 
 __all__ = ["ask", "open_console"]
@@ -66,7 +66,8 @@ def _asked(
     path: Path, request: Request, timeout_s: float | None, *, buffering: int = -1
 ) -> Iterator[tuple[socket.socket, IO[bytes]]]:
     try:
-        connection = Address(path=str(path)).connect()
+        # Nor may the connection take longer: a stopped machine's backlog may be full.
+        connection = Address(path=str(path)).connect(PEER_TIMEOUT_S if timeout_s is None else timeout_s)
     except UsageError as error:
         raise UsageError(f"no machine answers at the control socket {error}") from error
     with connection:

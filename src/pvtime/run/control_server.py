@@ -11,7 +11,7 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,8 @@ class _Client(socketserver.BaseRequestHandler):
 
     server: ControlServer
     request: socket.socket
+    _lasts = False
+    """It is one of :data:`MAX_LASTING`."""
 
     def handle(self) -> None:
         """Serve the request."""
@@ -191,22 +193,22 @@ class _Client(socketserver.BaseRequestHandler):
     def follow(self, request: FollowRequest) -> object:
         """Send samples and events until the client hangs up or the run ends."""
         session, interval = self.server.live.session, request.interval_ns / 1e9
-        with self._lasts():
-            position = session.events.count
-            due = time.monotonic()
-            while True:
-                closed = session.events.closed
-                events, position = session.events.read(position)
-                for event in events:
-                    self._progress(stream.event_document(event))
-                if closed:
-                    break
-                if (now := time.monotonic()) >= due:
-                    due = max(due + interval, now)
-                    self._progress(stream.sample_document(session.figures()))
-                readable, _, _ = select.select([self.request], [], [], min(interval, due - now, 1.0))
-                if readable and not self.request.recv(1024):
-                    break
+        self._last_until_end()
+        position = session.events.count
+        due = time.monotonic()
+        while True:
+            closed = session.events.closed
+            events, position = session.events.read(position)
+            for event in events:
+                self._progress(stream.event_document(event))
+            if closed:
+                break
+            if (now := time.monotonic()) >= due:
+                due = max(due + interval, now)
+                self._progress(stream.sample_document(session.figures()))
+            readable, _, _ = select.select([self.request], [], [], min(interval, due - now, 1.0))
+            if readable and not self.request.recv(1024):
+                break
         return RunEnd((self.server.live.ended() or Outcome.STOPPED).value)
 
     def steal(self, request: StealRequest) -> object:
@@ -239,6 +241,7 @@ class _Client(socketserver.BaseRequestHandler):
         if request.rows and request.columns:
             self.server.live.session.resize(request.rows, request.columns)
         log = self.server.live.session.console
+        self._last_until_end()
         self._then = partial(self._pass_console, max(0, log.end - BACKLOG))
         return {}
 
@@ -258,17 +261,18 @@ class _Client(socketserver.BaseRequestHandler):
 
         return self.server.live.exporter.migrate(request.peer, show)
 
-    @contextlib.contextmanager
-    def _lasts(self) -> Iterator[None]:
-        """Count a connection that lasts.
+    def _last_until_end(self) -> None:
+        """Count this connection, until it ends, as one that lasts.
 
         :raises EngineError: there are many already.
         """
         if not self.server.lasting.acquire(blocking=False):
-            raise EngineError(f"{MAX_LASTING} others follow the machine already: end one of them")
-        try:
-            yield
-        finally:
+            raise EngineError(f"{MAX_LASTING} others follow the machine or its console: end one of them")
+        self._lasts = True
+
+    def finish(self) -> None:
+        """Make room for another connection that lasts."""
+        if self._lasts:
             self.server.lasting.release()
 
     def _pass_console(self, position: int) -> None:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pvtime.errors import PvtimeError
@@ -14,6 +17,8 @@ from pvtime.run.runtime_dir import named_sockets
 __all__ = ["OwnVcpu", "ask_own_machines", "parse_sample"]
 
 TIMEOUT_S: Final = 1.0
+THREADS: Final = 64
+"""Machines that are asked at once: one that was stopped keeps a thread for as long as the time-out."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +35,30 @@ class OwnVcpu:
     guest_ns: int | None
 
 
-def ask_own_machines() -> list[OwnVcpu]:
-    """Return the vCPUs of the user's machines that answer."""
-    found: list[OwnVcpu] = []
+def ask_own_machines(timeout_s: float = TIMEOUT_S) -> list[OwnVcpu]:
+    """Return the vCPUs of the user's machines that answer; all machines are asked at once.
+
+    :param timeout_s: time in which a machine must give an answer, in seconds.
+    """
     try:
         sockets = named_sockets()
     except PvtimeError:
         return []
-    for _, path in sockets:
-        try:
-            info = ask(path, InfoRequest(), MachineInfo, timeout_s=TIMEOUT_S)
-            sample: dict[str, Any] = ask(path, StatRequest(False), None, timeout_s=TIMEOUT_S)
-        except PvtimeError:  # it ends, or is stopped
-            continue
-        found += parse_sample(info.name, info.pid, sample)
-    return found
+    if not sockets:
+        return []
+    with ThreadPoolExecutor(min(THREADS, len(sockets))) as pool:
+        answers = pool.map(partial(_ask, timeout_s=timeout_s), [path for _, path in sockets])
+        return [vcpu for answer in answers for vcpu in answer]
+
+
+def _ask(path: Path, *, timeout_s: float) -> list[OwnVcpu]:
+    """Return a machine's vCPUs; none where it ends, or is stopped."""
+    try:
+        info = ask(path, InfoRequest(), MachineInfo, timeout_s=timeout_s)
+        sample: dict[str, Any] = ask(path, StatRequest(False), None, timeout_s=timeout_s)
+    except PvtimeError:
+        return []
+    return parse_sample(info.name, info.pid, sample)
 
 
 def parse_sample(machine: str, pid: int, document: dict[str, Any]) -> list[OwnVcpu]:
@@ -62,5 +76,5 @@ def parse_sample(machine: str, pid: int, document: dict[str, Any]) -> list[OwnVc
             )
             for row in document["sample"]["vcpus"]
         ]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return []

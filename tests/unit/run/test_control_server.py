@@ -275,6 +275,25 @@ def test_a_client_that_followed_and_has_gone_frees_its_place(served: Served) -> 
     wait_until(follows)
 
 
+def test_consoles_and_clients_that_follow_leave_room_for_the_others(served: Served) -> None:
+    """32 idle consoles kept everybody else from the machine: it could not be stopped by its name."""
+    with contextlib.ExitStack() as lasting:
+        for number in range(control_server.MAX_CLIENTS):
+            client = lasting.enter_context(served.client())
+            request = ConsoleRequest(0, 0) if number % 2 else FollowRequest(3600 * 10**9)
+            client.sendall(json.dumps(request_document(request)).encode() + b"\n")
+            answer = client.recv(4096)
+            assert answer.startswith(b'{"error": "') == (number >= control_server.MAX_LASTING), answer
+        assert ask(served.path, InfoRequest(), MachineInfo).vcpus == 2
+    wait_until(lambda: _console_is_served(served))
+
+
+def _console_is_served(served: Served) -> bool:
+    with served.client() as client:
+        client.sendall(json.dumps(request_document(ConsoleRequest(0, 0))).encode() + b"\n")
+        return client.recv(4096).startswith(b'{"result": {}}')
+
+
 def test_the_steal_of_a_machine_is_changed_and_told(served: Served) -> None:
     assert ask(served.path, StealRequest(["1:30%", "4s@2"]), StealResult).steal == ["1:30ms/100ms", "4s@2s"]
     assert served.engine.schedules == [Schedule.parse(["1:30%", "4s@2"])]
