@@ -25,10 +25,11 @@ def receive_command(address: str, key: Path | None, insecure: bool, options: Run
     Times that pvtime run counts from userland on count from the start here.
 
     \b
-    Examples (then pvtime migrate SOCKET unix:peer, or pvtime migrate SOCKET tcp:HOST:7000 --key pvtime.key
-    with a copy of pvtime.key on the other host):
+    Examples, and what the source then needs; pvtime.key is copied there:
         pvtime receive unix:peer
+        pvtime migrate SOCKET unix:peer
         pvtime receive tcp:0.0.0.0:7000 --key pvtime.key
+        pvtime migrate SOCKET tcp:HOST:7000 --key pvtime.key
     """  # noqa: D301 (click wants the character)
     from pvtime.run.run_machine import run_machine
     from pvtime.run.source import FromMigration

@@ -115,8 +115,8 @@ def chosen_vms(every: Sequence[HostVm], name: str | None) -> list[HostVm]:
         of_name = "" if name is None else f" of the name {name!r}"
         raise UsageError(f"no VM{of_name} is seen on this host: pvtime top --once lists them")
     if name is not None and len(found) > 1:
-        pids = ", ".join(str(vm.pid) for vm in found)
-        raise UsageError(f"{len(found)} VMs have the name {name!r}: give a process's number, of {pids}")
+        pids = " or ".join(str(vm.pid) for vm in found)
+        raise UsageError(f"{len(found)} VMs have the name {name!r}: give the number of its process: {pids}")
     return found
 
 

@@ -119,13 +119,18 @@ def _folded(vm: VmInterval) -> list[tuple[str, ...]]:
         sum(vcpu.stopped_ns for vcpu in vm.vcpus),
     )
     total = units.time(sum(vcpu.total_stolen_ns for vcpu in vm.vcpus))
-    shares = [units.percent(part, elapsed) for part in parts]
+    shares = [_share(part, elapsed) for part in parts]
     return [(vm.vm.label, f"({len(vm.vm.vcpus)})", "", *shares, total, _cause(vm, vm.vcpus))]
 
 
 def _shares(vcpu: VcpuInterval) -> list[str]:
     parts = (vcpu.ran_ns, vcpu.stolen_ns, vcpu.off_ns, vcpu.stopped_ns)
-    return [*(units.percent(part, vcpu.elapsed_ns) for part in parts), units.time(vcpu.total_stolen_ns)]
+    return [*(_share(part, vcpu.elapsed_ns) for part in parts), units.time(vcpu.total_stolen_ns)]
+
+
+def _share(part: int, elapsed: int) -> str:
+    """Return a part of the time in per cent; of a vCPU that is new, none is known."""
+    return units.percent(part, elapsed) if elapsed else "-"
 
 
 def _cpu(vcpu: VcpuInterval) -> str:

@@ -114,6 +114,20 @@ def test_a_new_process_with_an_old_number_starts_from_nothing(host: Host) -> Non
     assert (vcpu.elapsed_ns, vcpu.ran_ns, vcpu.stolen_ns) == (0, 0, 0)
 
 
+def test_a_vcpu_that_was_not_seen_before_has_no_shares(host: Host) -> None:
+    """They were 0.0, as if it had neither run nor waited."""
+    host.later()
+    host.proc.end(50)
+    host.proc.process(50, b"firecracker", [b"firecracker"], threads={51: b"fc_vcpu 0"}, start=500)
+    host.now += SECOND
+    assert host.sampler.sample().vms == ()
+    host.now += SECOND
+    sample = host.sampler.sample()
+    for folded in (False, True):
+        table = top_table(sample, TopState(folded=folded))
+        assert [list(column.cells) for column in table.columns[3:7]] == [["-"]] * 4
+
+
 def test_the_table_fits_80_columns_and_has_no_control_characters_of_others(host: Host) -> None:
     from rich.console import Console
 
