@@ -38,10 +38,13 @@ def ps_command(as_json: bool) -> None:
     """  # noqa: D301 (click wants the character)
     from pvtime.run.roll_call import call_the_roll
 
-    before = {answer.name: answer.info for answer in call_the_roll()}
+    first = call_the_roll()
+    before = {answer.name: answer.info for answer in first if answer.info is not None}
     if before:
         time.sleep(INTERVAL_S)
-    answers = call_the_roll()
+    # A machine that does not answer is waited for once.
+    silent = [answer for answer in first if answer.info is None]
+    answers = sorted([*silent, *call_the_roll(only=before)], key=lambda answer: answer.name)
     shares = [_share(before.get(answer.name), answer.info) for answer in answers]
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "machines": list(map(_document, answers, shares))}))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,13 +33,14 @@ class Answer:
     """Reason for which there is no answer."""
 
 
-def call_the_roll(timeout_s: float = TIMEOUT_S) -> list[Answer]:
+def call_the_roll(timeout_s: float = TIMEOUT_S, only: Collection[str] | None = None) -> list[Answer]:
     """Ask every machine of the user's for its description; sweep the sockets of those that were killed.
 
+    :param only: names of the machines to ask; None: all.
     :param timeout_s: time in which a machine must answer, in seconds.
     :raises UsageError: the directory of the sockets is not this user's alone.
     """
-    sockets = named_sockets()
+    sockets = [(name, path) for name, path in named_sockets() if only is None or name in only]
     if not sockets:
         return []
     with ThreadPoolExecutor(min(THREADS, len(sockets))) as pool:

@@ -444,6 +444,7 @@ def test_twenty_machines_of_a_user_answer_each_for_itself(
         for answer in answers:
             assert answer.info is not None
             assert answer.info.steal == [f"{int(answer.name[1:]) + 1}ms/1s"]
+        assert [answer.name for answer in call_the_roll(DEADLINE, {"m3", "gone"})] == ["m3"]
         for name in names:
             assert machines[name].engine.schedules == [Schedule.parse([f"{int(name[1:]) + 1}ms/1s"])]
     finally:
