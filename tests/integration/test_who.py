@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,12 +26,16 @@ import pytest
 from framework.own_kvm import need_x86_kvm
 from framework.wait import wait_until
 from pvtime.cli.command import main
+from pvtime.host.perf import perf_ring
 from pvtime.host.process import thread_state
+from pvtime.host.tracefs import tracefs
 from pvtime.host.vms import HostVm, VmFinder, examine_process
 from pvtime.watch.verdict import verdicts
 from pvtime.watch.who import CauseKind, VcpuCauses, VmCauses, WhoSession, clock
 
 ENOUGH_NS = 400_000_000
+TICK_NS = 10_000_000
+"""The unit of /proc/stat."""
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
 
 FREEZER_V1 = Path("/sys/fs/cgroup/freezer")
@@ -56,6 +63,27 @@ def _host() -> None:
         pytest.skip("only root may trace the scheduler")
 
 
+@cache
+def the_cpu() -> int:
+    """Return the CPU on which all tests run: one of which perf records that it stops being idle.
+
+    On Linux 6.18 it dropped each such record of one CPU: a vCPU that came from its quota was noticed late.
+    """
+    cpus = sorted(os.sched_getaffinity(0), reverse=True)
+    return next((cpu for cpu in cpus if is_recorded(cpu)), cpus[0])
+
+
+def is_recorded(cpu: int) -> bool:
+    """Whether perf records that a CPU stops being idle."""
+    with tracefs() as system:
+        switch = system.tracepoint("sched_switch")
+    with perf_ring(cpu, 64, [switch], ("prev_pid", "next_pid")) as ring:
+        ring.enable()
+        subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", "sleep 0.01; sleep 0.01"], check=True)
+        records = ring.drain()
+    return all(after[1] == 0 for before, after in pairwise(records) if before[2] == 0)
+
+
 class SpinningVm:
     """A VM in another process, whose vCPUs compute on one CPU."""
 
@@ -79,7 +107,7 @@ class SpinningVm:
 @contextlib.contextmanager
 def vmm(vcpus: int) -> Iterator[SpinningVm]:
     """Have the VM."""
-    command = [sys.executable, "-c", SPIN, str(vcpus), str(max(os.sched_getaffinity(0)))]
+    command = [sys.executable, "-c", SPIN, str(vcpus), str(the_cpu())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
         try:
@@ -109,7 +137,7 @@ def hog() -> Iterator[int]:
     """Have a stopped process that computes beside the vCPUs when it is continued."""
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"]) as process:
         process.send_signal(signal.SIGSTOP)
-        os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(process.pid, {the_cpu()})
         try:
             wait_until(lambda: is_stopped(process.pid))
             yield process.pid
@@ -121,6 +149,16 @@ def is_stopped(pid: int, tid: int | None = None) -> bool:
     """Whether a thread of a process, by default its first, is stopped."""
     state = thread_state(f"/proc/{pid}/task/{tid or pid}")
     return state is not None and state.stopped
+
+
+def own_steal_ns() -> int:
+    """Return the time that this host's own hypervisor took from the CPU, in steps of 10 ms.
+
+    A host that knows its stolen time leaves it out of what a thread ran; to a vCPU that waits, the CPU was
+    that thread's.
+    """
+    (line,) = re.findall(rf"^cpu{the_cpu()} (.*)$", Path("/proc/stat").read_text(), re.M)
+    return int(line.split()[7]) * TICK_NS
 
 
 def ran_ns(pid: int) -> int:
@@ -175,7 +213,7 @@ def row_of(vcpu: VcpuCauses, kind: CauseKind, pid: int | None = None) -> int:
 
 def test_the_time_that_a_hog_ran_beside_a_vcpu_is_what_it_stole() -> None:
     with spinning(1) as vm, hog() as thief, WhoSession([vm], VmFinder().find()) as session:
-        before = ran_ns(thief)
+        before, own = ran_ns(thief), own_steal_ns()
         steps = [
             act(lambda: os.kill(thief, signal.SIGCONT)),
             lambda: ran_ns(thief) - before >= ENOUGH_NS,
@@ -187,13 +225,14 @@ def test_the_time_that_a_hog_ran_beside_a_vcpu_is_what_it_stole() -> None:
         vcpu = only(found)
         # What perf dropped (see tests/unit/watch/test_waits.py) is said to be unknown.
         unknown = row_of(vcpu, CauseKind.UNKNOWN)
-        assert 0.99 * ran - unknown <= row_of(vcpu, CauseKind.PROCESS, thief) <= 1.01 * ran, vcpu
+        most = 1.01 * ran + own_steal_ns() - own + TICK_NS
+        assert 0.99 * ran - unknown <= row_of(vcpu, CauseKind.PROCESS, thief) <= most, vcpu
         assert vcpu.stopped_ns == 0
 
 
 def test_a_hog_and_a_thread_of_the_vmm_at_once_are_told_apart() -> None:
     with vmm(1) as own, hog() as thief, WhoSession([own.vm], VmFinder().find()) as session:
-        before = ran_ns(thief)
+        before, own_before = ran_ns(thief), own_steal_ns()
         burnt: list[int | None] = []
         steps = [
             act(lambda: own.burn(ENOUGH_NS)),
@@ -207,8 +246,9 @@ def test_a_hog_and_a_thread_of_the_vmm_at_once_are_told_apart() -> None:
         ran = {CauseKind.PROCESS: ran_ns(thief) - before, CauseKind.VMM: burnt[-1] or 0}
         vcpu = only(found)
         unknown = row_of(vcpu, CauseKind.UNKNOWN)
+        hidden = own_steal_ns() - own_before + TICK_NS
         for kind, pid in ((CauseKind.PROCESS, thief), (CauseKind.VMM, own.vm.pid)):
-            assert 0.99 * ran[kind] - unknown <= row_of(vcpu, kind, pid) <= 1.01 * ran[kind], vcpu
+            assert 0.99 * ran[kind] - unknown <= row_of(vcpu, kind, pid) <= 1.01 * ran[kind] + hidden, vcpu
 
 
 def test_vcpus_on_one_cpu_steal_from_each_other_what_each_runs() -> None:
@@ -299,7 +339,8 @@ def test_the_time_of_a_quota_is_what_the_cgroup_counts() -> None:
             # Linux 6.18 counts from the moment at which the quota is used up; the thread runs on until its
             # next exit to user space.
             least = 0.99 * (counted[2] - counted[1]) - vcpu.ran_ns
-            assert least <= quota <= vcpu.stolen_ns, vcpu
+            unknown = row_of(vcpu, CauseKind.UNKNOWN) + max(0, vcpu.missing_ns)
+            assert least - unknown <= quota <= vcpu.stolen_ns, vcpu
             assert any(one.startswith("its own quota of CPU time: ") for one in verdicts(found)), vcpu
     finally:
         wait_until(lambda: not group.joinpath("cgroup.procs").read_text())

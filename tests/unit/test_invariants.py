@@ -37,7 +37,7 @@ from pvtime.snapshot.stream import MigrationStream
 from pvtime.steal.placement import PlacementName
 
 VCPUS = 3
-EXAMPLES = 400
+EXAMPLES = 300
 STEPS = 10
 SCHEDULES = [Schedule(), Schedule.parse(["200us/1ms", "1:2ms@0.01"])]
 """What is stolen on purpose, beside what the vCPUs steal from each other."""

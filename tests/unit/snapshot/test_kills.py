@@ -11,7 +11,7 @@ from pathlib import Path
 from framework import saves
 from framework.saves import Found
 
-KILLS = 100
+KILLS = 60
 
 
 def kill(*arguments: object) -> Found:
