@@ -132,7 +132,7 @@ def compare_warm(guest: Guest, rounds: int) -> None:
     Our time is the process's but for the time for which its guest ran, so it includes the process's end.
     """
     machine = ["--vcpus", "1", "--memory", f"{MEMORY}M", "--cpu", "cortex-a72", "--engine", "unicorn"]
-    command = [*PVTIME, *machine, "--warm", "--duration", "0", "--quiet", "--report", "-"]
+    command = [*PVTIME, *machine, "--warm", "--duration", "0.001", "--quiet", "--report", "-"]
     timed(command)  # the guest is booted and kept
     pairs = [(timed(command), timed(guest.qemu(1))) for _ in range(rounds)]
     starts = [own.wall - json.loads(own.output)["elapsed_seconds"] for own, _ in pairs]

@@ -51,7 +51,7 @@ tried there too."""
 
 
 def test_every_behavioural_test_passes_on_kvm_and_none_is_skipped(lab: Lab) -> None:
-    options = ("-p", "no:cacheprovider", "-v", "--engine", "kvm")
+    options = ("-p", "no:cacheprovider", "-v", "--engine", "kvm", "-W", "ignore::DeprecationWarning")
     on_hang = ("-o", f"faulthandler_timeout={HANG_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true")
     wanted = FILES[lab.options.cpu]
     done = succeed(lab, "python3", "-m", "pytest", *options, *on_hang, *(f"tests/{name}" for name in wanted))

@@ -12,6 +12,7 @@ import marshal
 import stat
 import struct
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -64,7 +65,8 @@ def _bytecode(name: str, source: bytes, python: str) -> CpioEntry | None:
     if python != f"{sys.version_info.major}.{sys.version_info.minor}":
         return None
     try:
-        code = compile(source, f"/{name}", "exec", dont_inherit=True)
+        with warnings.catch_warnings(action="ignore"):  # of somebody else's source
+            code = compile(source, f"/{name}", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
     flags = struct.pack("<I", _UNCHECKED_HASH)
