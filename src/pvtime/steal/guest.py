@@ -10,10 +10,10 @@ GET tells where the first is: so firmware and kernel can arbitrate, and no struc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pvtime.abi.layout import U32_MAX
-from pvtime.abi.pvtime import STRUCTURE_ALIGN, STRUCTURE_STRIDE
+from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.abi.registration import PREEMPTED, KvmStealTime, RegisterCall, RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
 from pvtime.steal.live_physical_time import LptMemory
@@ -37,20 +37,20 @@ class Registered(Protocol):
         """The registered address; None: the guest has registered none."""
 
 
-class RegisteredStructure(Structure):
-    """One vCPU's structure, wherever the guest has registered it.
+class _RegisteredMemory:
+    """Memory for one structure of :data:`STRUCTURE_STRIDE` bytes, wherever the guest has registered it.
 
     :param siblings: the machine's structures: no two may be at one address.
     """
 
-    calls = frozenset(RegisterCall)
+    use: ClassVar[str]
+    """Use of the memory, for messages."""
 
     def __init__(self, guest: GuestMap, siblings: Sequence[Registered]) -> None:
         self._guest = guest
         self._siblings = siblings
         self._ipa: int | None = None
         self._mapped: MappedBytes | None = None
-        self._preempted = 0
 
     @property
     def ipa(self) -> int | None:
@@ -71,11 +71,35 @@ class RegisteredStructure(Structure):
         if registration.reserved or ipa in (sibling.ipa for sibling in self._siblings):
             return RegisterResult.INVALID_PARAMETER
         try:
-            self._mapped = self._guest.bind(ipa, len(_EMPTY))
+            self._mapped = self._guest.bind(ipa, STRUCTURE_STRIDE)
         except GuestMemoryError:
             return RegisterResult.INVALID_PARAMETER
-        self._ipa, self._preempted = ipa, 0
+        self._ipa = ipa
         return RegisterResult.SUCCESS
+
+    def _writable(self) -> MappedBytes:
+        if self._mapped is None:
+            raise GuestMemoryError(f"the guest has registered no memory for {self.use}")
+        if self._mapped.unwritable is not None:
+            raise GuestMemoryError(self._mapped.unwritable)
+        return self._mapped
+
+
+class RegisteredStructure(_RegisteredMemory, Structure):
+    """One vCPU's structure, wherever the guest has registered it."""
+
+    calls = frozenset(RegisterCall)
+    use = "its stolen time"
+
+    def __init__(self, guest: GuestMap, siblings: Sequence[Registered]) -> None:
+        super().__init__(guest, siblings)
+        self._preempted = 0
+
+    def register(self, registration: Registration) -> RegisterResult:
+        result = super().register(registration)
+        if result is RegisterResult.SUCCESS:
+            self._preempted = 0
+        return result
 
     def clear(self) -> None:
         self._writable().bytes[:] = _EMPTY
@@ -111,58 +135,15 @@ class RegisteredStructure(Structure):
         """Leave the guest's memory alone."""
         self.register(Registration(0))
 
-    def _writable(self) -> MappedBytes:
-        if self._mapped is None:
-            raise GuestMemoryError("the guest has registered no memory for its stolen time")
-        if self._mapped.unwritable is not None:
-            raise GuestMemoryError(self._mapped.unwritable)
-        return self._mapped
 
-
-class RegisteredLpt(LptMemory):
-    """The structure of Live Physical Time, wherever the guest has registered it.
-
-    :param siblings: the machine's structures: no two may be at one address.
-    """
+class RegisteredLpt(_RegisteredMemory, LptMemory):
+    """The structure of Live Physical Time, wherever the guest has registered it."""
 
     guest_provides = True
-
-    def __init__(self, guest: GuestMap, siblings: Sequence[Registered]) -> None:
-        self._guest = guest
-        self._siblings = siblings
-        self._ipa: int | None = None
-        self._mapped: MappedBytes | None = None
-
-    @property
-    def ipa(self) -> int | None:
-        return self._ipa
-
-    @property
-    def registration(self) -> Registration:
-        return Registration(0 if self._ipa is None else self._ipa | 1)
-
-    def register(self, registration: Registration) -> RegisterResult:
-        if not registration.enable:
-            self._ipa = self._mapped = None
-            return RegisterResult.SUCCESS
-        if self._ipa is not None:
-            return RegisterResult.IN_USE
-        ipa = int(registration.with_(enable=0))
-        if ipa % STRUCTURE_ALIGN or ipa in (sibling.ipa for sibling in self._siblings):
-            return RegisterResult.INVALID_PARAMETER
-        try:
-            self._mapped = self._guest.bind(ipa, STRUCTURE_STRIDE)
-        except GuestMemoryError:
-            return RegisterResult.INVALID_PARAMETER
-        self._ipa = ipa
-        return RegisterResult.SUCCESS
+    use = "Live Physical Time"
 
     def write(self, structure: bytes) -> None:
-        if self._mapped is None:
-            raise GuestMemoryError("the guest has registered no memory for Live Physical Time")
-        if self._mapped.unwritable is not None:
-            raise GuestMemoryError(self._mapped.unwritable)
-        self._mapped.bytes[:] = structure
+        self._writable().bytes[:] = structure
 
 
 class KvmRegisteredStructure:
