@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How often guests are loaded and entered on the lab's KVM, and updated where that is made at each entry.
+"""Frequencies of loads and entries of guests on the lab's KVM, and of updates where each entry makes one.
 
 The lab's time is the count of its instructions (``-icount``).
 """

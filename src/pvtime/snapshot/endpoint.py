@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the other side of a migration is, and how the connection to it is protected."""
+"""The other side of a migration: its address, and the protection of the connection to it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ HERE: Final = Path(__file__).parent
 INIT: Final = HERE / "init"
 STEAL: Final = HERE / "steal"
 SCRIPTS: Final = (INIT, STEAL)
-"""What the userland has beside busybox."""
+"""The userland's own scripts, beside busybox."""
 DIRECTORIES: Final = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether the guest of a machine of pvtime's knows what was stolen from it, in sentences."""
+"""Sentences on a guest of pvtime's own: its knowledge of its stolen time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the figures of ``pvtime who`` mean, in a sentence each."""
+"""The meaning of the figures of ``pvtime who``, in a sentence each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who had the CPU while vCPUs waited for it: the course of ``pvtime who``.
+"""The course of ``pvtime who``: name the threads that had the CPU while vCPUs waited for it.
 
 The scheduler's events are traced for all CPUs, by perf in rings of bounded size, and taken apart here. After
 a while in which it learns what every vCPU does, the window begins. run_delay is read again and again beside
