@@ -30,8 +30,9 @@ from pvtime.host.perf import perf_ring
 from pvtime.host.process import thread_state
 from pvtime.host.tracefs import tracefs
 from pvtime.host.vms import HostVm, VmFinder, examine_process
+from pvtime.watch.causes import CauseKind, VcpuCauses, VmCauses
 from pvtime.watch.verdict import verdicts
-from pvtime.watch.who import CauseKind, VcpuCauses, VmCauses, WhoSession, clock
+from pvtime.watch.who import WhoSession, clock
 
 ENOUGH_NS = 400_000_000
 TICK_NS = 10_000_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pvtime.watch.who import CauseKind, CauseRow, WhoResult
+from pvtime.watch.causes import CauseKind, CauseRow, WhoResult
 
 __all__ = ["to_perfetto"]
 

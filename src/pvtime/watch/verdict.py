@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pvtime.watch.who import CauseKind, CauseRow, VmCauses
+from pvtime.watch.causes import CauseKind, CauseRow, VmCauses
 
 __all__ = ["verdicts"]
 

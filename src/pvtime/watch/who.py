@@ -9,11 +9,9 @@ that, and compared with the waits that were traced.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -26,19 +24,11 @@ from pvtime.host.schedstat import ThreadReader
 from pvtime.host.text import printable
 from pvtime.host.tracefs import tracefs
 from pvtime.host.vms import HostVcpu, HostVm
+from pvtime.watch.causes import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult, sum_rows
 from pvtime.watch.sampler import parse_cpus
 from pvtime.watch.waits import IDLE, OTHERS, QUOTA, UNKNOWN, Activity, Runner, WaitTracker
 
-__all__ = [
-    "CauseKind",
-    "CauseRow",
-    "VcpuCauses",
-    "VmCauses",
-    "WhoResult",
-    "WhoSession",
-    "check_tracing",
-    "clock",
-]
+__all__ = ["WhoSession", "check_tracing", "clock"]
 
 WARM_UP_S: Final = 0.25
 """Seconds of tracing before the window: two and a half periods of the usual quota."""
@@ -76,95 +66,6 @@ def check_tracing() -> None:
 def clock() -> int:
     """Return the time in which the events are dated, in ns."""
     return time.clock_gettime_ns(CLOCK_MONOTONIC_RAW)
-
-
-class CauseKind(StrEnum):
-    """Why a vCPU waited."""
-
-    VM = "another VM"
-    PROCESS = "a process"
-    KERNEL = "the kernel"
-    SIBLING = "its own vCPUs"
-    VMM = "its own VMM"
-    QUOTA = "its own quota"
-    LATENCY = "wake-up latency"
-    """The CPU was idle: it was on its way to the thread."""
-    UNKNOWN = "not known"
-
-
-@dataclass(frozen=True)
-class CauseRow:
-    """A cause and its time."""
-
-    kind: CauseKind
-    name: str
-    """``qemu:web1``, or a process's name; empty where the kind says all. Printable."""
-    pid: int | None
-    ns: int
-
-
-@dataclass(frozen=True)
-class VcpuCauses:
-    """A vCPU's time in the window, in ns."""
-
-    vcpu: HostVcpu
-    elapsed_ns: int
-    ran_ns: int
-    stolen_ns: int
-    blocked_ns: int
-    """It slept: the guest was idle, or the VMM handled an exit."""
-    stopped_ns: int
-    """By a signal, a debugger or the freezer."""
-    longest_ns: int
-    """The longest wait."""
-    rows: tuple[CauseRow, ...]
-    """They sum to :attr:`stolen_ns`."""
-    run_delay_ns: int
-    """What the kernel counted while both counted."""
-    missing_ns: int
-    """What of it the trace does not have."""
-
-
-@dataclass(frozen=True)
-class VmCauses:
-    """A VM's vCPUs."""
-
-    vm: HostVm
-    ended: bool
-    frozen_ns: int
-    vcpus: tuple[VcpuCauses, ...]
-
-    def rows(self) -> list[CauseRow]:
-        """Return the causes of all its vCPUs' waits, the greatest first."""
-        return sum_rows(row for vcpu in self.vcpus for row in vcpu.rows)
-
-    @property
-    def stolen_ns(self) -> int:
-        """Return the stolen time of all its vCPUs."""
-        return sum(vcpu.stolen_ns for vcpu in self.vcpus)
-
-
-@dataclass(frozen=True)
-class WhoResult:
-    """The window's figures."""
-
-    elapsed_ns: int
-    vms: tuple[VmCauses, ...]
-    notes: tuple[str, ...]
-    """What was not possible, in sentences."""
-    begin_ns: int = 0
-    """Beginning of the window, in the time of :attr:`spans`."""
-    spans: tuple[tuple[int, str, int, int, CauseRow | None], ...] = ()
-    """For a picture: thread, activity, begin, end and cause."""
-
-
-def sum_rows(rows: Any) -> list[CauseRow]:
-    """Return one row for each cause, the greatest first."""
-    sums: defaultdict[tuple[CauseKind, str, int | None], int] = defaultdict(int)
-    for row in rows:
-        sums[row.kind, row.name, row.pid] += row.ns
-    found = [CauseRow(*key, ns) for key, ns in sums.items() if ns]
-    return sorted(found, key=lambda row: (-row.ns, row.kind, row.name, row.pid or 0))
 
 
 @dataclass

@@ -7,8 +7,8 @@ import json
 from typing import Any, Final, TextIO
 
 from pvtime.report import units
+from pvtime.watch.causes import CauseRow, VcpuCauses, VmCauses, WhoResult
 from pvtime.watch.verdict import verdicts
-from pvtime.watch.who import CauseRow, VcpuCauses, VmCauses, WhoResult
 
 __all__ = ["print_who", "who_to_json"]
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pvtime.cli.command import main
 from pvtime.errors import UsageError
 from pvtime.host.vms import HostVcpu, HostVm
+from pvtime.watch.causes import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult
 from pvtime.watch.page import COLUMNS, REST, to_html, to_svg
 from pvtime.watch.perfetto import to_perfetto
 from pvtime.watch.recordings import Mark, Recording, read_recording
-from pvtime.watch.who import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult
 from pvtime.watch.who_view import who_to_json
 
 SECOND = 1_000_000_000

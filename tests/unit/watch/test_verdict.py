@@ -9,10 +9,10 @@ from io import StringIO
 import pytest
 
 from pvtime.host.vms import HostVcpu, HostVm
+from pvtime.watch.causes import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult
 from pvtime.watch.own_machines import OwnVcpu
 from pvtime.watch.told import told_sentences
 from pvtime.watch.verdict import verdicts
-from pvtime.watch.who import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult
 from pvtime.watch.who_view import print_who, who_to_json
 
 SECOND = 1_000_000_000
