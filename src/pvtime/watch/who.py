@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pvtime.errors import UsageError
 from pvtime.host.cgroups import CgroupMounts, CpuQuota
@@ -25,6 +24,7 @@ from pvtime.host.text import printable
 from pvtime.host.tracefs import tracefs
 from pvtime.host.vms import HostVcpu, HostVm
 from pvtime.watch.causes import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult, sum_rows
+from pvtime.watch.event_queue import Event, EventQueue
 from pvtime.watch.sampler import parse_cpus
 from pvtime.watch.waits import IDLE, OTHERS, QUOTA, UNKNOWN, Activity, Runner, WaitTracker
 
@@ -110,7 +110,7 @@ class WhoSession:
         self._vm_of: dict[int, HostVm] = {}
         self._quotas: dict[str, _QuotaPoll] = {}
         self._names: dict[Runner, tuple[CauseKind, str, int | None]] = {}
-        self._events: list[tuple[int, int, tuple[Any, ...]]] = []
+        self._events = EventQueue()
         self._increments: list[tuple[int, int, int, list[int]]] = []
         self.window_began = False
         """What happens from now on is in the result."""
@@ -144,12 +144,14 @@ class WhoSession:
         self._tracker = WaitTracker(begin, self._cpus, limited, self._record)
         self._loop(begin + int(WARM_UP_S * 1e9), stop)
         window = clock()
+        self._drain()
         self._process(window)
-        self._resolve_sleepers()
+        self._resolve(at_end=False)
         self._tracker.restart(window)
         self.window_began = True
         for followed in self._followed:
             followed.frozen_ns = 0
+        self._frozen_at = window
         self._loop(window + int(duration * 1e9), stop, compare=True)
         end = clock()
         self._compare(end)
@@ -157,12 +159,13 @@ class WhoSession:
         time.sleep(SLACK_NS / 1e9)
         self._drain()
         self._process(end)
+        ended = self._resolve(at_end=True)
         self._tracker.end_window(end)
         if self._quotas:  # the kernel tells of a throttling when that ends
             longest = max(poll.quota.period_ns for poll in self._quotas.values())
             self._loop(end + min(longest + 2 * int(POLL_S * 1e9), MOST_PERIOD_NS), stop)
             self._process(clock())
-        return self._finish(window, end)
+        return self._finish(window, end, ended)
 
     def all_ended(self) -> bool:
         """Whether the threads of all vCPUs have ended."""
@@ -261,39 +264,29 @@ class WhoSession:
         self._frozen_at = now
 
     _frozen_at = 0
-    _processed = 0
 
     def _drain(self) -> None:
-        events = self._events
+        events: list[Event] = []
         for ring in self._switches:
             cpu = ring.cpu
             events += [(record[0], cpu, record) for record in ring.drain()]
         for kind, rings in ((-1, self._wakeups), (-2, self._migrations)):
             for ring in rings:
                 events += [(record[0], kind, record) for record in ring.drain()]
-        events.sort(key=itemgetter(0))
+        self._events.add(events)
 
     def _process(self, until: int) -> None:
         """Have the tracker see the events until a time."""
         tracker = self._tracker
-        switch, taken = tracker.switch, 0
-        for moment, kind, record in self._events:
-            if moment > until:
-                break
-            taken += 1
-            if moment < self._processed:  # its CPU was stopped between the time and the record
-                record = (self._processed, *record[1:])
-            else:
-                self._processed = moment
+        for kind, record in self._events.take(until):
             if kind >= 0:
-                switch(kind, record)
+                tracker.switch(kind, record)
             elif kind == -1:
                 tracker.wakeup(record)
             elif kind == -2:
                 tracker.migrate(record)
             else:
                 tracker.compare(*record[1:])
-        del self._events[:taken]
         settled = until
         for at, (begin, end, throttled, tids) in enumerate(self._increments):
             if end > until:
@@ -311,6 +304,7 @@ class WhoSession:
 
     def _compare(self, _now: int) -> None:
         """Read each vCPU's run_delay, at a moment in which it is not being put on a CPU."""
+        compared: list[Event] = []
         for followed in self._followed:
             for tid, reader in followed.readers.items():
                 before = reader.run_delay()
@@ -321,17 +315,28 @@ class WhoSession:
                         break
                     before = after
                 if before is not None and before == after:
-                    self._events.append((now, -3, (now, tid, before[0])))
-        self._events.sort(key=itemgetter(0))
+                    compared.append((now, -3, (now, tid, before[0])))
+        self._events.add(compared)
 
-    def _resolve_sleepers(self) -> None:
-        """Resolve the vCPUs of which no event came: they sleep, are stopped, or run or wait all the time."""
+    def _resolve(self, *, at_end: bool) -> set[tuple[int, int]]:
+        """Resolve the vCPUs of which no event came by their states; return the VMs of those that ended.
+
+        One that runs or waits at the beginning of the window is left to its next event.
+        """
+        ended = set()
         for followed in self._followed:
             for tid, reader in followed.readers.items():
                 figures = reader.read()
-                if figures is not None and figures.state != "R":
-                    stopped = figures.state in "Tt"
-                    self._tracker.resolve(tid, Activity.STOPPED if stopped else Activity.SLEEPS)
+                activity = Activity.SLEEPS
+                if figures is None:
+                    ended.add(followed.vm.key)
+                elif figures.state == "R":
+                    activity = Activity.RUNS if figures.ran_ns else Activity.WAITS
+                elif figures.state in "Tt":
+                    activity = Activity.STOPPED
+                if at_end or activity in (Activity.SLEEPS, Activity.STOPPED):
+                    self._tracker.resolve(tid, activity)
+        return ended
 
     def _identify(self, runner: Runner) -> tuple[CauseKind, str, int | None]:
         """Return the kind, name and process of a thread that had the CPU; it may have ended."""
@@ -351,16 +356,8 @@ class WhoSession:
 
     # The result.
 
-    def _finish(self, begin: int, end: int) -> WhoResult:
+    def _finish(self, begin: int, end: int, ended: set[tuple[int, int]]) -> WhoResult:
         tracker = self._tracker
-        ended = set()
-        for followed in self._followed:
-            for tid, reader in followed.readers.items():
-                figures = reader.read()
-                if figures is None:
-                    ended.add(followed.vm.key)
-                elif figures.state == "R":
-                    tracker.resolve(tid, Activity.RUNS if figures.ran_ns else Activity.WAITS)
         tracker.finish(clock())
         for runner in tracker.new_runners:
             self._names[runner] = self._identify(runner)
