@@ -66,16 +66,17 @@ def _host() -> None:
 
 @cache
 def the_cpu() -> int:
-    """Return the CPU on which all tests run: one of which perf records that it stops being idle.
+    """Return the CPU on which all tests run: one of which it is traced that it stops being idle.
 
-    On Linux 6.18 it dropped each such record of one CPU: a vCPU that came from its quota was noticed late.
+    A kernel was seen that traces nothing of one CPU's idle thread (docs/who.md): a vCPU that came from its
+    quota was noticed late.
     """
     cpus = sorted(os.sched_getaffinity(0), reverse=True)
     return next((cpu for cpu in cpus if is_recorded(cpu)), cpus[0])
 
 
 def is_recorded(cpu: int) -> bool:
-    """Whether perf records that a CPU stops being idle."""
+    """Whether it is traced that a CPU stops being idle."""
     with tracefs() as system:
         switch = system.tracepoint("sched_switch")
     with perf_ring(cpu, 64, [switch], ("prev_pid", "next_pid")) as ring:
@@ -224,7 +225,7 @@ def test_the_time_that_a_hog_ran_beside_a_vcpu_is_what_it_stole() -> None:
         found = Course(session, steps).run()
         ran = ran_ns(thief) - before
         vcpu = only(found)
-        # What perf dropped (see tests/unit/watch/test_waits.py) is said to be unknown.
+        # What was not traced (see tests/unit/watch/test_waits.py) is said to be unknown.
         unknown = row_of(vcpu, CauseKind.UNKNOWN) + abs(vcpu.missing_ns)
         most = 1.01 * ran + own_steal_ns() - own + TICK_NS + abs(vcpu.missing_ns)
         assert 0.99 * ran - unknown <= row_of(vcpu, CauseKind.PROCESS, thief) <= most, vcpu

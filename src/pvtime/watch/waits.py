@@ -334,7 +334,7 @@ class WaitTracker:
             self._become(vcpu, Activity.STOPPED if state & _STOPPED else Activity.SLEEPS, now)
 
     def _lose(self, now: int, running: int) -> None:
-        """Note that a thread left its CPU without a record. perf drops those of some threads."""
+        """Note that a thread left its CPU without a record. A kernel may trace some threads not at all."""
         self.lost_switches += 1
         vcpu = self.vcpus.get(running)
         if vcpu is not None and vcpu.activity is Activity.RUNS:

@@ -381,8 +381,8 @@ class WhoSession:
             )
         if tracker.lost_switches:
             notes.append(
-                f"{tracker.lost_switches} switches left no record, and their time is not known: perf drops "
-                "the records of some threads"
+                f"{tracker.lost_switches} switches left no record, and their time is not known: this kernel "
+                "does not trace some threads"
             )
         if tracker.dropped_spans:
             notes.append(f"the picture ends early: {tracker.dropped_spans} pieces did not fit")

@@ -175,7 +175,7 @@ def test_what_the_kernel_counted_and_the_trace_has_not_is_missing() -> None:
 
 
 def test_a_switch_that_is_missing_is_noticed_and_accuses_nobody() -> None:
-    """Seen on Linux 6.18: of some threads perf drops every record."""
+    """Seen on one host: its kernel traces nothing of some threads."""
     tracker = WaitTracker(0, {VCPU: 1})
     tracker.switch(1, switch(0, HOG, VCPU))
     tracker.switch(1, switch(10, VCPU, 75))
