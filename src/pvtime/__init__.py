@@ -5,6 +5,16 @@ The names of the public API (docs/api.md) are imported when they are used first:
 not to pay for them.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == __name__:
+    # python -m pvtime, and this is our first line: until __main__ handles signals, Ctrl-C has its default
+    # action, not a traceback from an import. What comes before, site and runpy, is the interpreter's.
+    import _signal  # type: ignore[import-not-found]
+
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # as it is in a script's background
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 __all__ = [
     "EngineError",
     "EventKind",

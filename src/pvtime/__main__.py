@@ -4,7 +4,8 @@
 Until a command runs there is nothing to clean up, and the process exits at once. From then on Ctrl-C, SIGTERM
 and SIGHUP raise an exception, so that every command ends with its cleanup. The exit code is 128 and the
 number of the signal, and there is never a traceback. What cannot be handled here is Ctrl-C while the
-interpreter itself starts: it takes 10 ms on a quiet host, before the first line of ``bin/pvtime``.
+interpreter itself starts: it takes 10 ms on a quiet host, before the first line of ``bin/pvtime`` or, with
+``python -m``, of the package.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ RETRY_S = 0.01
 """Delay of an ending that came where no exception can be raised, or as a wait began."""
 
 
-class Terminated(SystemExit):
-    """SIGTERM or SIGHUP has come."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP has come.
+
+    The interpreter drops any other exception in places such as the compiler's constant folding, where it also
+    looks for signals: seen in an import of a module that has no bytecode yet, and SIGTERM was lost.
+    """
 
 
 def _exit_at_once(number: int, _frame: object) -> None:
@@ -46,7 +51,7 @@ def _end(number: int, _frame: object) -> None:
     ended_by.append(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise Terminated(128 + number)
+    raise Terminated
 
 
 def _handle(handler: signal._HANDLER) -> None:
@@ -93,6 +98,7 @@ def main() -> int:
 
     try:
         open_closed()
+        from pvtime.cli.command import EXIT_INTERRUPTED
         from pvtime.cli.command import main as run_command_line
     except (ImportError, MemoryError, OSError) as error:
         with contextlib.suppress(OSError):  # nobody is there to read it
@@ -105,10 +111,9 @@ def main() -> int:
         # Where there can be no more files or threads, the command says so, if it must.
         with contextlib.suppress(OSError, RuntimeError):
             _WaitInterrupter()
-        return run_command_line()
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Exception:
+        code = run_command_line()
+        return 128 + ended_by[-1] if code == EXIT_INTERRUPTED and ended_by else code
+    except (Exception, KeyboardInterrupt):
         # Before Python 3.12 an exception in __set_name__, as in an import of rich, becomes a RuntimeError.
         if not ended_by:
             raise
@@ -120,7 +125,7 @@ def main() -> int:
 
 
 def _print_unless_interrupted(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """Print an exception, except Ctrl-C's that comes while :func:`main` ends."""
+    """Print an exception, except a signal's that comes while :func:`main` ends."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
 
@@ -130,7 +135,7 @@ def _retry_ending(ignored: sys.UnraisableHookArgs) -> None:
 
     An exception cannot leave a callback: the interpreter would print it, and Ctrl-C would be lost.
     """
-    if isinstance(ignored.exc_value, KeyboardInterrupt | Terminated):
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
         signal.signal(signal.SIGALRM, functools.partial(_raise, ignored.exc_value))
         signal.setitimer(signal.ITIMER_REAL, RETRY_S)
     else:

@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
         """Run a command. After a signal nothing more is printed: where nobody reads, it would wait."""
         try:
             return super().invoke(ctx)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             discard(sys.stdout.fileno())
             discard(sys.stderr.fileno())
             raise

@@ -165,8 +165,8 @@ class Lab:
                 frame = emulator.frames.get(
                     timeout=None if deadline is None else max(0, deadline - time.monotonic())
                 )
-            except KeyboardInterrupt:
-                if interrupted:
+            except KeyboardInterrupt as error:
+                if interrupted or type(error) is not KeyboardInterrupt:  # SIGTERM's is a subclass
                     raise
                 interrupted = True
                 emulator.send(_signal(signal.SIGINT))

@@ -347,6 +347,44 @@ def test_ctrl_c_before_our_first_import_gets_no_traceback_unless_it_is_ignored(i
     assert (code, err) == (-signal.SIGTERM if ignored else -signal.SIGINT, "")
 
 
+def test_ctrl_c_in_the_first_imports_of_python_m_gets_no_traceback(tmp_path: Path) -> None:
+    # A module in the working directory stands for one of the standard library that takes long to import.
+    (tmp_path / "signal.py").write_text(
+        "import time\nprint('importing', flush=True)\nwhile True: time.sleep(0.05)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvtime", "ps"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert (code, err) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("program", [["-c", "import other", "pvtime"], ["-m", "other", "pvtime"]])
+def test_ctrl_c_of_another_program_that_imports_pvtime_stays_its_own(
+    program: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__main__.py").touch()
+    (tmp_path / "other" / "__init__.py").write_text(
+        "import pvtime, signal\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'trap - INT; exec "$@"', "sh", sys.executable, *program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n"
+
+
 SIGNAL_IN_SET_NAME = """
 import signal, sys
 class Field:
@@ -387,13 +425,30 @@ sys.exit(main())
 """
 
 
+SIGNAL_IN_THE_COMPILER = """
+import ctypes, operator, sys
+from functools import partial
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pvtime.cli.images":
+            send = partial(getattr(ctypes.CDLL(None), "raise"), int(sys.argv[2]))
+            # No instruction of Python's is between these calls.
+            list(map(operator.call, [send, partial(compile, "2**64", "", "exec")]))
+sys.meta_path.insert(0, Finder())
+from pvtime.__main__ import main
+sys.argv[1] = "images"
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("program", [SIGNAL_IN_A_CALLBACK, SIGNAL_IN_SET_NAME])
+@pytest.mark.parametrize("program", [SIGNAL_IN_A_CALLBACK, SIGNAL_IN_SET_NAME, SIGNAL_IN_THE_COMPILER])
 def test_a_signal_where_no_exception_can_pass_is_neither_lost_nor_printed(
     program: str, number: signal.Signals
 ) -> None:
     # "Exception ignored in: <function _get_module_lock.<locals>.cb>", and the run went on; in an import of
-    # rich "RuntimeError: Error calling __set_name__ on 'Field' instance '_cells' in 'Column'".
+    # rich "RuntimeError: Error calling __set_name__ on 'Field' instance '_cells' in 'Column'"; and where a
+    # constant expression was compiled, nothing at all but a pvtime top that ran on.
     done = subprocess.run(
         [sys.executable, "-c", program, "", str(int(number))],
         capture_output=True,
