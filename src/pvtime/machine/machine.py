@@ -108,6 +108,8 @@ class Machine:
             raise UsageError(f"{config.vcpus} vCPUs: give 1 to {MAX_VCPUS}")
         check_memory_size(config.memory)
         self.config = config
+        self.boots = 0
+        """Times that its guest was loaded: at the start, unless it was restored, and at each reset."""
         self.mpidrs = list(range(config.vcpus))
         """Each vCPU's affinity fields: as KVM numbers them."""
         self._set_irq: SetIrq | None = None
@@ -159,6 +161,7 @@ class Machine:
 
         :raises UsageError: the device tree is too large.
         """
+        self.boots += 1
         self.map.clear()
         self.console.reset()
         self.agent.reset()

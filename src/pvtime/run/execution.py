@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from pvtime.errors import PvtimeError
+from pvtime.errors import GuestCommandError, PvtimeError
 from pvtime.run.inbox import Inbox, QuitRequested
 from pvtime.run.session import Session
 from pvtime.run.shell_jobs import ShellResult
@@ -25,6 +25,8 @@ class Execution:
         self._inbox = inbox
         self.result: ShellResult | None = None
         """The command's end; None: it has not ended."""
+        self.error: GuestCommandError | None = None
+        """The reason for which it has no end, though the machine had not ended."""
         threading.Thread(target=self._run, name="pvtime-exec", daemon=True).start()
 
     def _run(self) -> None:
@@ -35,6 +37,8 @@ class Execution:
             _, position = events.read(position, None)
         try:
             self.result = self._session.shell(self._command, NO_LIMIT_S)
+        except GuestCommandError as error:
+            self.error = error
         except PvtimeError:
             return  # the machine has ended
         self._inbox.put(QuitRequested())

@@ -92,6 +92,10 @@ class Session:
         self._engine = built.engine
         self._agent = built.machine.agent if built.agent else None
         self._resumed = built.resumed
+        self._agent_up = built.agent and built.resumed
+        """The stock userland has reported since the machine's last reset."""
+        self._resets = 0
+        """Resets that were noticed."""
         self._inbox = inbox
         self._view = view
         self._options = options
@@ -137,8 +141,8 @@ class Session:
 
     @property
     def is_up(self) -> bool:
-        """Whether the stock userland has reported."""
-        return self._times.ready_at is not None
+        """Whether the stock userland has reported since the machine's last reset."""
+        return self._agent_up
 
     @property
     def elapsed_seconds(self) -> float:
@@ -205,6 +209,7 @@ class Session:
         Of many reports of /proc/stat at once the last counts: a sample is of its moment, not of the others'.
         And each takes a sample: a guest that sent a megabyte of them kept Ctrl-C waiting for 19 s.
         """
+        self._notice_resets()
         report: protocol.StatReport | None = None
         messages = self._decoder.feed(self._inbox.take_agent())
         for message in messages:
@@ -232,8 +237,20 @@ class Session:
         if report is not None:
             self._handle_report(report)
 
+    def _notice_resets(self) -> None:
+        """Note that there is no agent until userland is up again."""
+        resets = self._machine.boots - (0 if self._resumed else 1)
+        if resets > self._resets:
+            self._resets = resets
+            self._agent_up = False
+            self._asked_at = None
+            self._shell_jobs.reset()
+
     def _handle_ready(self, ready: protocol.Ready) -> None:
-        self._times.ready_at = self._times.now()
+        self._agent_up = True
+        # Times count from the first: else a guest that reports again and again would never come to the end.
+        if self._times.ready_at is None:
+            self._times.ready_at = self._times.now()
         # Another kernel may have taken over.
         self._banner.panicked = False
         self._final = None
@@ -242,6 +259,8 @@ class Session:
         self.add_event(EventKind.USERLAND, f"userland of kernel {ready.release} is up")
         if self._size:
             self._tell_agent("size", self._size.rows, self._size.columns)
+        if self._times.give_up_at is not None:
+            self._tell_agent("stop")  # the agent that was told is gone
 
     def _handle_report(self, report: protocol.StatReport) -> None:
         self._asked_at = None
@@ -325,29 +344,31 @@ class Session:
         """
         self._shown_at = now
         unanswered = self._asked_at is not None and now >= self._asked_at + self._timeouts.stat_reply
-        if self._times.ready_at is None or unanswered:
+        if not self._agent_up or unanswered:
             self._view.moment(self._sample(None))
-        if self._times.ready_at is not None and (self._asked_at is None or unanswered):
+        if self._agent_up and (self._asked_at is None or unanswered):
             self._asked_at = now
             self._tell_agent("stat")
 
     def _request_power_off(self, seconds: float) -> None:
         """End the run: ask a guest that has an agent to power off within ``seconds``; stop any other now."""
         asked = self._times.give_up_at is not None
-        self._times.limit_power_off(seconds if self._times.ready_at is not None else 0.0)
+        self._times.limit_power_off(seconds if self._agent_up else 0.0)
         if seconds and not asked:
             self._tell_agent("stop")
 
     def _give_up(self) -> None:
         """Stop the engine: the guest cannot be asked to power off, or did not do so in time."""
-        if self._times.ready_at is not None:
+        if self._agent_up:
             self._notes.append("the guest did not power off when asked, so it was stopped")
+        elif self._times.ready_at is not None:
+            self._notes.append("the guest was booting again after a reset, so it was stopped")
         elif self._agent is not None and self._signal is None:
             self._notes.append("the stock userland never reported, so the guest was stopped")
         self._ended = EngineEnded(Outcome.STOPPED)
 
     def _tell_agent(self, verb: str, *numbers: int) -> None:
-        if self._times.ready_at is not None and self._agent is not None:
+        if self._agent_up and self._agent is not None:
             self._agent.receive(protocol.encode(verb, *numbers))
 
     # Figures

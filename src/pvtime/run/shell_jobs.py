@@ -34,6 +34,8 @@ class _Job:
     def __init__(self) -> None:
         self.output = bytearray()
         self.code: int | None = None
+        self.lost = False
+        """The guest was reset."""
 
 
 class ShellJobs:
@@ -55,7 +57,7 @@ class ShellJobs:
 
         :param timeout: seconds until it must have ended.
         :raises UsageError: the command is too long.
-        :raises GuestCommandError: it has not ended in time. It may run on.
+        :raises GuestCommandError: it has not ended in time, and may run on; or the guest was reset meanwhile.
         :raises GuestEndedError: the machine has ended.
         """
         give_up_at = time.monotonic() + timeout
@@ -64,21 +66,20 @@ class ShellJobs:
             number, job = self._number, _Job()
             self._jobs[number] = job
         try:
-            self._send_whole(number, command, give_up_at)
+            self._send_whole(number, job, command, give_up_at)
             with self._changed:
                 self._changed.wait_for(
-                    lambda: job.code is not None or self._over, give_up_at - time.monotonic()
+                    lambda: job.code is not None or job.lost or self._over, give_up_at - time.monotonic()
                 )
                 if job.code is not None:
                     return ShellResult(job.code, bytes(job.output))
-                if self._over:
-                    raise GuestEndedError("the machine has ended before the command in it had")
+                self._refuse_lost(job)
             raise GuestCommandError(f"the command has not ended within {timeout:g} s: {command}")
         finally:
             with self._changed:
                 del self._jobs[number]
 
-    def _send_whole(self, number: int, command: str, give_up_at: float) -> None:
+    def _send_whole(self, number: int, job: _Job, command: str, give_up_at: float) -> None:
         try:
             data = encode_shell(number, command)
         except ValueError:
@@ -87,11 +88,16 @@ class ShellJobs:
             ) from None
         with self._sending:
             while data := data[self._send(data) :]:
-                if self._over:
-                    raise GuestEndedError("the machine has ended before the command in it had")
+                self._refuse_lost(job)
                 if time.monotonic() > give_up_at:
                     raise GuestCommandError("the guest takes no command: it may have stopped")
                 time.sleep(RETRY_INTERVAL_S)
+
+    def _refuse_lost(self, job: _Job) -> None:
+        if self._over:
+            raise GuestEndedError("the machine has ended before the command in it had")
+        if job.lost:
+            raise GuestCommandError("the guest was reset before the command in it had ended")
 
     def handle(self, message: ShellOutput | ShellExit) -> None:
         """Take what the agent has sent."""
@@ -104,6 +110,13 @@ class ShellJobs:
             else:
                 job.code = message.code
                 self._changed.notify_all()
+
+    def reset(self) -> None:
+        """Note that the guest was reset: no command that runs in it ends any more."""
+        with self._changed:
+            for job in self._jobs.values():
+                job.lost = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Note that the machine has ended."""

@@ -56,7 +56,7 @@ class Timetable:
         self._clock = clock
         self.start = clock()
         self.ready_at = self.start if agent and resumed else None
-        """Time of userland's report; None until it has reported."""
+        """Time of userland's first report; None until it has reported."""
         self.silence_at = None if resumed else self.start + timeouts.silence
         """Time at which the guest's silence is told; None: its console has spoken, or that was told."""
         self.halt_ends_at: float | None = None

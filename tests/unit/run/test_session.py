@@ -11,6 +11,7 @@ import pytest
 from framework.fakes import FakeEngine
 from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError, SavedStateError
+from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
 from pvtime.machine.image import KernelImage
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.report.model import Moment
@@ -130,6 +131,10 @@ class Bench:
             return self.session.run()
         finally:
             self.machine.close()
+
+    def boot(self) -> None:
+        """Load the guest, as an engine does at its start and at each reset."""
+        self.machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
 
     def stop_politely(self, command: bytes) -> None:
         """Be a guest that obeys ``stop``."""
@@ -285,6 +290,65 @@ def test_the_console_of_a_resumed_machine_may_be_silent() -> None:
     bench.inbox.later(100, bench.engine.power_off)
     bench.run()
     assert bench.view.text == b""
+
+
+def test_a_guest_that_reports_again_and_again_does_not_put_off_the_end() -> None:
+    # Each "ready" was a new start of --duration, and of the save: a guest decided when they came.
+    bench = Bench(duration=7)
+    bench.obey = bench.stop_politely
+    for second in range(1, 100):
+        bench.inbox.later(second, lambda: bench.inbox.agent(b"ready 6.1\n"))
+    result = bench.run()
+    assert result.report.elapsed_seconds == pytest.approx(1 + 7)
+    assert result.report.boot_seconds == pytest.approx(1)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_guest_that_boots_again_when_the_duration_ends_is_stopped_at_once(resumed: bool) -> None:
+    # It had nobody who could power it off, and ran on until that could be given up.
+    bench = Bench(duration=7, resumed=resumed)
+    if not resumed:
+        bench.boot()
+        bench.inbox.later(1, lambda: bench.inbox.agent(b"ready 6.1\n"))
+    bench.inbox.later(3, bench.boot)
+    result = bench.run()
+    assert result.report.elapsed_seconds == pytest.approx((0 if resumed else 1) + 7)
+    assert result.report.outcome is Outcome.STOPPED
+    assert result.notes == ("the guest was booting again after a reset, so it was stopped",)
+    assert bench.heard == []
+
+
+def test_userland_that_is_up_again_after_a_reset_is_asked_to_power_off() -> None:
+    bench = Bench(duration=7, interval=1)
+    bench.obey = bench.stop_politely
+    bench.boot()
+    bench.inbox.agent(b"ready 6.1\n")
+    bench.inbox.later(3.5, bench.boot)
+    bench.inbox.later(4.5, lambda: bench.inbox.console(b"text\n"))
+    up: list[bool] = []
+    bench.inbox.later(4.7, lambda: up.append(bench.session.is_up))
+    bench.inbox.later(5.5, lambda: bench.inbox.agent(b"ready 6.1\n"))
+    result = bench.run()
+    assert up == [False]
+    assert not [at for at in bench.heard_at if 4.5 <= at < 5.5]
+    assert bench.heard_at[bench.heard.index(b"stop\n")] == pytest.approx(7)
+    assert result.report.elapsed_seconds == pytest.approx(7, abs=0.1)
+    assert result.notes == ()
+
+
+def test_another_kernel_that_took_over_before_it_could_be_asked_is_asked_to_power_off() -> None:
+    bench = Bench(duration=7)
+    bench.inbox.agent(b"ready 6.1\n")
+
+    def take_over() -> None:
+        bench.obey = bench.stop_politely
+        bench.inbox.agent(b"ready 6.12\n")
+
+    bench.inbox.later(9, take_over)
+    result = bench.run()
+    assert bench.heard_at == [pytest.approx(7), pytest.approx(9)]
+    assert result.report.elapsed_seconds == pytest.approx(9)
+    assert result.notes == ()
 
 
 def test_without_an_agent_the_duration_counts_from_the_start_and_the_engine_is_stopped() -> None:

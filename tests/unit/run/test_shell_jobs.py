@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands in a guest that ends or is reset before they do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from framework.wait import DEADLINE
+from pvtime.errors import GuestCommandError, GuestEndedError
+from pvtime.run.shell_jobs import ShellJobs
+
+
+@pytest.mark.parametrize("takes", [True, False])
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (ShellJobs.reset, GuestCommandError("the guest was reset")),
+        (ShellJobs.close, GuestEndedError("the machine")),
+    ],
+)
+def test_a_command_does_not_outlive_the_guest_that_it_runs_in(
+    takes: bool, end: Callable[[ShellJobs], None], error: Exception
+) -> None:
+    # A guest that was reset never tells the end of a command: run --exec waited for it without end.
+    sent = threading.Event()
+
+    def send(data: bytes) -> int:
+        sent.set()
+        return len(data) if takes else 0
+
+    jobs = ShellJobs(send)
+
+    def finish() -> None:
+        sent.wait(DEADLINE)
+        end(jobs)
+
+    threading.Thread(target=finish, daemon=True).start()
+    with pytest.raises(type(error), match=str(error)):
+        jobs.run("sleep 1000", DEADLINE)
