@@ -2,8 +2,8 @@
 """Tracepoints by perf_event_open(2), in rings of the kernel's that end with this process.
 
 perf rather than an instance of tracefs: the kernel closes the events of a process that is killed, while an
-instance would stay, tracing. Both have the same records (docs/who.md). Its times are in ns, its records of one
-size, so that :mod:`struct` takes a whole ring apart in one call.
+instance would stay, tracing. Both have the same records (docs/who.md). Its times are in ns, its records of
+one size, so that :mod:`struct` takes a whole ring apart in one call.
 """
 
 from __future__ import annotations
