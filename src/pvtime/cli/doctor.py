@@ -64,8 +64,9 @@ def _examine_vm(name: str, as_json: bool) -> int:
     from pvtime.cli.who import chosen_vms
     from pvtime.host.schedstat import allow_many_files, require_schedstat
     from pvtime.host.vms import VmFinder
+    from pvtime.watch.guests import ask_guests
     from pvtime.watch.own_machines import ask_own_machines
-    from pvtime.watch.told import told_sentences
+    from pvtime.watch.told import guest_sentences, told_sentences
     from pvtime.watch.verdict import verdicts
     from pvtime.watch.who import WhoSession
 
@@ -73,10 +74,15 @@ def _examine_vm(name: str, as_json: bool) -> int:
     allow_many_files()
     every = VmFinder().find()
     chosen = chosen_vms(every, name)
+    before = ask_guests(chosen)
     with WhoSession(chosen, every) as session:
         (found,) = session.run(VM_SECONDS).vms
-    own = [vcpu for vcpu in ask_own_machines() if vcpu.pid == found.vm.pid]
-    sentences = [*verdicts(found), *told_sentences(own)]
+    pid = found.vm.pid
+    if found.vm.vmm == "pvtime":
+        told = told_sentences([vcpu for vcpu in ask_own_machines() if vcpu.pid == pid])
+    else:
+        told = guest_sentences(before[pid], ask_guests(chosen)[pid])
+    sentences = [*verdicts(found), *told]
     if as_json:
         sys.stdout.write(
             json.dumps({"schema": 1, "vm": found.vm.label, "verdicts": sentences}, indent=2) + "\n"

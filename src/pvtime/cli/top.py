@@ -48,7 +48,8 @@ def top_command(interval: float, count: int | None, once: bool, as_json: bool, f
     for a CPU. It needs no root; without it, VMs of other users are found by the names of their threads.
 
     Keys: q ends; s sorts by stolen, ran or name; f folds all VMs; j, k and the arrows choose a VM, and Enter
-    opens or folds it.
+    opens or folds it; g shows the guests' own figures: pvtime's machines are asked, and QEMU's monitors and
+    guest agents where their sockets are named on its command line.
 
     \b
     Examples:
@@ -74,9 +75,11 @@ def top_command(interval: float, count: int | None, once: bool, as_json: bool, f
 
 
 def _print_all(sampler: HostSampler, interval: float, count: int | None, as_json: bool, fold: bool) -> None:
+    from pvtime.watch.guests import GuestErrors, ask_guests
     from pvtime.watch.own_machines import ask_own_machines
     from pvtime.watch.top_view import TopState, sample_to_json
 
+    errors = GuestErrors()
     done = 0
     due = time.monotonic()
     while count is None or done < count:
@@ -85,7 +88,9 @@ def _print_all(sampler: HostSampler, interval: float, count: int | None, as_json
         sample = sampler.sample()
         done += 1
         if as_json:
-            sys.stdout.write(sample_to_json(sample, ask_own_machines()) + "\n")
+            own = ask_own_machines()
+            guests = errors.add(ask_guests([vm.vm for vm in sample.vms], own))
+            sys.stdout.write(sample_to_json(sample, own, guests) + "\n")
             sys.stdout.flush()
         else:
             _print(sample, TopState(folded=fold))
@@ -93,8 +98,9 @@ def _print_all(sampler: HostSampler, interval: float, count: int | None, as_json
 
 def _print(sample: HostSample, state: object) -> None:
     from pvtime.report.table import open_console
+    from pvtime.watch.guests import ask_guests
     from pvtime.watch.own_machines import ask_own_machines
-    from pvtime.watch.top_view import TopState, own_sentences, top_table
+    from pvtime.watch.top_view import TopState, guest_lines, own_sentences, top_table
 
     assert isinstance(state, TopState)
     console = open_console(sys.stdout)
@@ -102,7 +108,9 @@ def _print(sample: HostSample, state: object) -> None:
         console.print(NO_VMS)
         return
     console.print(top_table(sample, state))
-    for sentence in (*sample.missing, *own_sentences(ask_own_machines())):
+    own = ask_own_machines()
+    guests = guest_lines(ask_guests([vm.vm for vm in sample.vms], own))
+    for sentence in (*sample.missing, *own_sentences(own), *guests):
         console.print(sentence, soft_wrap=True)
 
 
@@ -112,18 +120,29 @@ def _live(sampler: HostSampler, interval: float, count: int | None, fold: bool) 
     from rich.text import Text
 
     from pvtime.report.table import open_console
-    from pvtime.watch.top_view import TopState, top_table
+    from pvtime.watch.guests import GuestPoller
+    from pvtime.watch.top_view import TopState, chosen_guest, top_table
 
     console = open_console(sys.stdout)
     state = TopState(folded=fold)
+    poller = GuestPoller()
 
     def drawing(sample: HostSample) -> Group:
         vms, vcpus = len(sample.vms), sum(len(vm.vcpus) for vm in sample.vms)
         title = f"pvtime top: {vms} VMs, {vcpus} vCPUs; per cent of {sample.elapsed_ns / 1e9:.2f} s"
-        lines = [Text(title, style="bold", overflow="ellipsis", no_wrap=True), Text(" ".join(sample.missing))]
-        body = top_table(sample, state, max(1, console.height - HEAD_LINES)) if vms else Text(NO_VMS)
-        keys = f"q end   s sort ({state.sort})   f fold all   j k choose   Enter open or fold"
+        guests = poller.answers()
+        second = chosen_guest(sample, state, guests) if state.guests else " ".join(sample.missing)
+        lines = [
+            Text(text, style=style, overflow="ellipsis", no_wrap=True)
+            for text, style in ((title, "bold"), (second, ""))
+        ]
+        rows = max(1, console.height - HEAD_LINES)
+        body = top_table(sample, state, rows, guests) if vms else Text(NO_VMS)
+        keys = f"q end  s sort ({state.sort})  f fold all  j k choose  Enter open or fold  g guests"
         return Group(*lines, body, Text(keys, style="dim", no_wrap=True))
+
+    def ask() -> None:
+        poller.request([vm.vm for vm in sample.vms])
 
     sample = sampler.sample()
     shown = 0
@@ -133,9 +152,13 @@ def _live(sampler: HostSampler, interval: float, count: int | None, fold: bool) 
             for key in pressed(max(0.0, due - time.monotonic())):
                 if not state.press(key, sample):
                     return
+                if state.guests:
+                    ask()
             if time.monotonic() >= due:
                 sample = sampler.sample()
                 due, shown = time.monotonic() + interval, shown + 1
+                if state.guests:
+                    ask()
             live.update(drawing(sample), refresh=True)
 
 

@@ -58,6 +58,7 @@ NO_MESSAGES = {
     "kmod/build.py": "dpkg's and the linker's",
     "judge/lava.py": "lava-test-case's",
     "lab/qemu.py": "QEMU's",
+    "watch/guests.py": "options of other VMMs",
 }
 """Modules whose literals are other programs' command lines; in sentences they may name no option."""
 

@@ -77,6 +77,8 @@ def test_keys_are_obeyed_at_once_and_the_terminal_is_left_as_it_was(screen: Scre
     screen.press(b"\x1b[Bj")
     screen.press(b"s")
     screen.see("s sort (name)")
+    screen.press(b"g")
+    screen.see("g guests")
     screen.press(b"q")
     assert screen.end() == 0
     assert termios.tcgetattr(screen.slave) == screen.before
