@@ -69,8 +69,8 @@ class RunEvent:
 class EventLog:
     """The last events of a run, from its start to its end. For any thread."""
 
-    def __init__(self) -> None:
-        self._events: deque[RunEvent] = deque(maxlen=LOG_LENGTH)
+    def __init__(self, length: int = LOG_LENGTH) -> None:
+        self._events: deque[RunEvent] = deque(maxlen=length)
         self._count = 0
         self._closed = False
         self._changed = threading.Condition()

@@ -29,6 +29,7 @@ __all__ = ["check_name", "listen_as", "named_sockets", "runtime_directory", "soc
 SUFFIX: Final = ".sock"
 
 LOCK_TIMEOUT_S: Final = 5.0
+"""Seconds for others that start a machine, or sweep, at the same time."""
 LOCK_RETRY_S: Final = 0.02
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
@@ -75,15 +76,16 @@ def runtime_directory(*, create: bool = False) -> Path | None:
     return path
 
 
-def listen_as(name: str) -> OwnSocket:
+def listen_as(name: str, *, patience_s: float = LOCK_TIMEOUT_S) -> OwnSocket:
     """Return the control socket of a machine of this name; clients are served once the machine runs.
 
+    :param patience_s: seconds for others that start a machine at the same time.
     :raises UsageError: it is not a name, a machine of this name runs, or the host refuses.
     """
     directory = runtime_directory(create=True)
     assert directory is not None, "it was created"
     path = directory / f"{check_name(name)}{SUFFIX}"
-    with oserror_context(f"control socket {path}", UsageError), _locked(path.parent):
+    with oserror_context(f"control socket {path}", UsageError), _locked(path.parent, patience_s):
         try:
             return OwnSocket(str(path))
         except OSError as error:
@@ -138,14 +140,14 @@ def socket_of(machine: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold the directory's lock for the block.
 
     :raises OSError: somebody else holds it, and does not go on.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        give_up_at = time.monotonic() + LOCK_TIMEOUT_S
+        give_up_at = time.monotonic() + patience_s
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,11 +29,18 @@ CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class LineWriter:
-    """Writes lines to a file on a thread of its own: a pipe that nobody reads must not hold up a run."""
+    """Writes lines to a file on a thread of its own: a pipe that nobody reads must not hold up a run.
 
-    def __init__(self, path: Path) -> None:
+    :param length: lines that wait for a reader.
+    :param patience_s: seconds for the last lines, to a reader that takes none.
+    """
+
+    def __init__(
+        self, path: Path, *, length: int = QUEUE_LENGTH, patience_s: float = CLOSE_TIMEOUT_S
+    ) -> None:
         self._path = path
-        self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LENGTH)
+        self._patience_s = patience_s
+        self._queue: queue.Queue[str | None] = queue.Queue(length)
         self._lost = 0
         self._error: OSError | UsageError | None = None
         self._thread = threading.Thread(target=self._run, name="pvtime-stream", daemon=True)
@@ -52,8 +59,8 @@ class LineWriter:
         :raises UsageError: lines were lost, since the file system refused them or nobody read them.
         """
         try:
-            self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
-            self._thread.join(CLOSE_TIMEOUT_S)
+            self._queue.put(None, timeout=self._patience_s)
+            self._thread.join(self._patience_s)
         except queue.Full:
             self._lost += 1
         if isinstance(self._error, UsageError):

@@ -56,9 +56,8 @@ def event(text: str) -> RunEvent:
     return RunEvent(1.0, EventKind.PANIC, text)
 
 
-def test_readers_of_the_log_get_each_event_once_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LOG_LENGTH", 3)
-    log = EventLog()
+def test_readers_of_the_log_get_each_event_once_and_its_end() -> None:
+    log = EventLog(3)
     assert log.read(0) == ([], 0)
     log.add(event("a"))
     assert log.read(0) == ([event("a")], 1)

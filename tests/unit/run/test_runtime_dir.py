@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from pvtime.errors import UsageError
-from pvtime.run import runtime_dir
 from pvtime.run.runtime_dir import check_name, listen_as, named_sockets, runtime_directory, socket_of, sweep
 from pvtime.snapshot.address import OwnSocket
 
@@ -91,9 +90,8 @@ def test_a_dead_socket_is_swept_or_taken_over(runtime: Path) -> None:
         assert named_sockets() == []
 
 
-def test_many_that_start_at_once_with_one_name_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_that_start_at_once_with_one_name_are_one() -> None:
     # Between bind(2) and listen(2) a socket refuses connections, as a dead one does, and would be swept.
-    monkeypatch.setattr(runtime_dir, "LOCK_TIMEOUT_S", 60.0)
     listeners: list[OwnSocket] = []
     refused: list[str] = []
     together = threading.Barrier(8)
@@ -101,7 +99,7 @@ def test_many_that_start_at_once_with_one_name_are_one(monkeypatch: pytest.Monke
     def start() -> None:
         together.wait()
         try:
-            listeners.append(listen_as("web"))
+            listeners.append(listen_as("web", patience_s=60))
         except UsageError as error:
             refused.append(str(error))
 

@@ -17,7 +17,6 @@ from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.errors import UsageError
 from pvtime.report.model import Moment, VcpuRow
 from pvtime.report.views import QuietView
-from pvtime.run import stream_view
 from pvtime.run.events import EventKind, RunEvent
 from pvtime.run.stream_view import LineWriter, StreamView
 
@@ -48,13 +47,9 @@ def test_the_stream_has_a_sample_every_interval_and_every_event(tmp_path: Path) 
     ]
 
 
-def test_a_reader_that_takes_nothing_holds_up_nobody_and_the_loss_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream_view, "QUEUE_LENGTH", 5)
-    monkeypatch.setattr(stream_view, "CLOSE_TIMEOUT_S", 0.05)
+def test_a_reader_that_takes_nothing_holds_up_nobody_and_the_loss_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    writer = LineWriter(tmp_path / "fifo")  # an open that waits for a reader
+    writer = LineWriter(tmp_path / "fifo", length=5, patience_s=0.05)  # an open that waits for a reader
     for _ in range(10):
         writer.put({})
     with pytest.raises(UsageError, match="lines of the stream were lost"):
