@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pvtime.abi.kvm import KvmIoctl
 from pvtime.engine.base import Engine
 from pvtime.engine.registry import ENGINES
 from pvtime.inject.schedule import NOTHING, Schedule
@@ -21,6 +22,8 @@ __all__ = ["CHOICES", "Choice", "Host", "host_of"]
 
 PINNED: Final = 0
 """The CPU that vCPUs share."""
+IOCTL: Final = 29
+"""The number of ioctl among arm64's system calls (include/uapi/asm-generic/unistd.h)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Host(ABC):
 
     @abstractmethod
     def asleep(self, index: int) -> bool:
-        """Whether the vCPU waits for something else than a CPU."""
+        """Whether the vCPU sleeps in the guest or is off: nobody steals from it until it is woken."""
 
 
 class ThreadHost(Host):
@@ -95,9 +98,9 @@ class ThreadHost(Host):
             schedstat.close()
 
     def asleep(self, index: int) -> bool:
-        """See :meth:`Host.asleep`."""
-        stat = Path(f"/proc/self/task/{self._tid(index)}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] == "S"
+        """See :meth:`Host.asleep`: in KVM_RUN. A thread that waits for Python's lock is asleep as well."""
+        call = Path(f"/proc/self/task/{self._tid(index)}/syscall").read_text().split()
+        return call[:1] == [str(IOCTL)] and int(call[2], 16) == KvmIoctl.RUN
 
 
 class TurnHost(Host):

@@ -86,9 +86,8 @@ def test_exactly_the_pages_that_the_payload_writes(engine: Choice) -> None:
 
 def not_zero(memory: GuestMemory) -> list[int]:
     """Return the pages of a region that hold anything."""
-    return [
-        memory.base + at for at in range(0, memory.size, PAGE) if any(memory.read(memory.base + at, PAGE))
-    ]
+    zero = bytes(PAGE)
+    return [ipa for ipa in range(memory.base, memory.region.end, PAGE) if memory.read(ipa, PAGE) != zero]
 
 
 def test_memory_that_is_taken_away_keeps_its_log(engine: Choice) -> None:

@@ -181,7 +181,7 @@ def test_an_access_that_the_guest_left_for_is_complete_before_it_is_saved(engine
     payload.cbz(15, "again").power_off().label("wrong").keep(12, 2).power_off()
     with boot_on(engine, payload) as guest:
         guest.engine.start()
-        for _ in range(20):
+        for _ in range(6):
             rounds = guest.result(0)
             until(guest, 0, rounds + 1)
             guest.engine.pause()
