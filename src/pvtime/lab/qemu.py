@@ -29,6 +29,10 @@ CPUS: Final = ("neoverse-n1", "cortex-a72")
 """KVM runs with VHE on the first and without on the second. ``max`` would be 3 to 5 times slower: it has
 pointer authentication, which is slow to emulate."""
 
+KERNEL_PARAMETERS: Final = "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init nokaslr norandmaps"
+"""QEMU hands out a seed for KASLR, with which Linux isolates its page tables: each system call then empties the
+emulator's TLB."""
+
 CONSOLE_TAIL: Final = 64 * 1024
 """Bytes kept of the kernel's console, for a message about a failure."""
 
@@ -74,7 +78,7 @@ class LabOptions:
             *accel,
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-kernel", str(kernel), "-initrd", initrd),
-            *("-append", "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"),
+            *("-append", KERNEL_PARAMETERS),
             *("-serial", "stdio"),
             # The second line is a PCI 16550, whose driver is in Debian's kernel image itself.
             *("-chardev", f"socket,id=link,fd={link}", "-device", "pci-serial,chardev=link"),
