@@ -29,6 +29,7 @@ with contextlib.suppress(ImportError):  # the lab does not have it, nor any test
     settings.register_profile(
         "pvtime", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
     )
+    settings.register_profile("long", parent=settings.get_profile("pvtime"), max_examples=2000)
     settings.load_profile("pvtime")
 
 
