@@ -30,8 +30,8 @@ CPUS: Final = ("neoverse-n1", "cortex-a72")
 pointer authentication, which is slow to emulate."""
 
 KERNEL_PARAMETERS: Final = "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init nokaslr norandmaps"
-"""QEMU hands out a seed for KASLR, with which Linux isolates its page tables: each system call then empties the
-emulator's TLB."""
+"""QEMU hands out a seed for KASLR, with which Linux isolates its page tables: each system call then empties
+the emulator's TLB."""
 
 CONSOLE_TAIL: Final = 64 * 1024
 """Bytes kept of the kernel's console, for a message about a failure."""
