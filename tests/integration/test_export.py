@@ -202,7 +202,7 @@ def test_a_real_prometheus_alerts_on_steal_that_the_test_made_and_on_nothing_els
     file = tmp_path / "prometheus.yml"
     file.write_text(json.dumps(config))  # JSON is YAML
     commands = [
-        [sys.executable, "-m", "pvtime", "export", "--listen", f"127.0.0.1:{exported}"],
+        [sys.executable, "-m", "pvtime", "export", "--waits", "--listen", f"127.0.0.1:{exported}"],
         [
             programs["prometheus"],
             f"--config.file={file}",
@@ -244,6 +244,9 @@ def test_a_real_prometheus_alerts_on_steal_that_the_test_made_and_on_nothing_els
         groups = wait_until(lambda: every_rule_was_evaluated(ask("rules")))
         assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
         found = firing()
+        query = f'query?query=pvtime_vcpu_wait_seconds_count{{vm="{victim}"}}'
+        (waits,) = wait_until(lambda: (ask(query) or {}).get("result"))
+        assert float(waits["value"][1]) > 0
     # What this host's other load steals from the VM with the quota is steal, and may be an alert too.
     ours = {each for each in found if each[1] in {str(victim), str(quiet), str(limited)}}
     assert ours - {("PvtimeNeighbourSteals", str(limited))} == expected

@@ -32,8 +32,11 @@ def _address(text: str) -> tuple[str, int]:
     help="Serve at this address.",
 )
 @click.option("--libvirt-names", is_flag=True, help="Add names of libvirt, for existing dashboards.")
+@click.option(
+    "--waits", is_flag=True, help="Trace the waits, as root, and serve a histogram of their lengths."
+)
 @click.option("--once", is_flag=True, help="Print the metrics, and end.")
-def export_command(listen: tuple[str, int], libvirt_names: bool, once: bool) -> int:
+def export_command(listen: tuple[str, int], libvirt_names: bool, waits: bool, once: bool) -> int:
     """Serve the stolen time of every vCPU on this host as metrics, for Prometheus.
 
     They are those of pvtime top, as counters that never fall. It needs the Python package prometheus_client,
@@ -42,6 +45,7 @@ def export_command(listen: tuple[str, int], libvirt_names: bool, once: bool) -> 
     \b
     Examples:
         pvtime export --listen 0.0.0.0:9752
+        pvtime export --waits
         pvtime export --once
     """  # noqa: D301 (click wants the character)
     try:
@@ -54,11 +58,15 @@ def export_command(listen: tuple[str, int], libvirt_names: bool, once: bool) -> 
     from pvtime.host.schedstat import allow_many_files, require_schedstat
     from pvtime.watch.exporter import HostCollector
     from pvtime.watch.sampler import HostSampler
+    from pvtime.watch.wait_histogram import WaitTracer
 
+    if waits and once:
+        raise UsageError("--waits and --once exclude each other: waits are traced while it serves")
     require_schedstat()
     allow_many_files()
     registry = CollectorRegistry()
-    registry.register(HostCollector(HostSampler(), libvirt_names=libvirt_names))
+    tracer = WaitTracer() if waits else None
+    registry.register(HostCollector(HostSampler(), libvirt_names=libvirt_names, waits=tracer))
     if once:
         sys.stdout.write(generate_latest(registry).decode())
         return 0

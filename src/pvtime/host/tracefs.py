@@ -8,15 +8,20 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from pvtime.errors import UsageError, host_reason
 from pvtime.host.mounts import mount_detached
 
-__all__ = ["Tracepoint", "parse_format", "tracefs"]
+__all__ = ["Tracepoint", "parse_format", "require_host_pids", "tracefs"]
 
 _PLACES: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _FIELD: Final = re.compile(r"field:([^;]*?)(\w+)(\[\d*\])?;\s*offset:(\d+);\s*size:(\d+);")
+
+
+INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
+"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,23 @@ def parse_format(name: str, text: str) -> Tracepoint:
         raise ValueError(f"the format of {name} has no ID")
     fields = {match[2]: (int(match[4]), int(match[5])) for match in _FIELD.finditer(text)}
     return Tracepoint(name, int(number[1]), fields)
+
+
+def require_host_pids(command: str) -> None:
+    """Check that thread numbers are the host's here, as they are in the events.
+
+    :param command: for the message.
+    :raises UsageError: this is a container with numbers of its own.
+    """
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return
+    if namespace != INITIAL_PID_NAMESPACE:
+        raise UsageError(
+            f"{command} runs in a container: the kernel traces the host's thread numbers, which have no "
+            "meaning here. Run it on the host, or in a container that shares the host's PID namespace"
+        )
 
 
 class Tracefs:

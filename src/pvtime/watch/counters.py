@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from pvtime.watch.own_machines import OwnVcpu
 from pvtime.watch.sampler import Cause, HostSample, VcpuInterval, VmInterval
 
-__all__ = ["CounterBook", "Labels", "MetricReading", "readings"]
+__all__ = ["CounterBook", "Labels", "MetricReading", "readings", "thread_labels"]
 
 Labels: TypeAlias = tuple[str, ...]
 REMEMBERED: Final = 100_000
@@ -65,13 +65,35 @@ class MetricReading:
     value: float
 
 
+def vm_labels(sample: HostSample) -> dict[int, Labels]:
+    """Return each VM's VMM and name by its process; where two have the same, with that."""
+    counted = Counter(vm.vm.label for vm in sample.vms)
+    return {
+        vm.vm.pid: (
+            vm.vm.vmm,
+            vm.vm.name if counted[vm.vm.label] == 1 else f"{vm.vm.name}#{vm.vm.pid}",
+        )
+        for vm in sample.vms
+    }
+
+
+def thread_labels(sample: HostSample) -> dict[int, Labels]:
+    """Return the labels of each vCPU by its thread."""
+    names = vm_labels(sample)
+    return {
+        vcpu.vcpu.tid: (*names[vm.vm.pid], vcpu.vcpu.label)
+        for vm in sample.vms
+        for vcpu in vm.vcpus
+        if vcpu.vcpu.tid is not None
+    }
+
+
 def readings(sample: HostSample, own: Iterable[OwnVcpu], book: CounterBook) -> Iterator[MetricReading]:
     """Return all metrics of a sample of the host; times in s. See docs/export.md."""
-    counted = Counter(vm.vm.label for vm in sample.vms)
+    names = vm_labels(sample)
     yield MetricReading("pvtime_vms", (), len(sample.vms))
     for vm in sample.vms:
-        name = vm.vm.name if counted[vm.vm.label] == 1 else f"{vm.vm.name}#{vm.vm.pid}"
-        labels = (vm.vm.vmm, name)
+        labels = names[vm.vm.pid]
         yield MetricReading("pvtime_vm_halted", labels, float(vm.stopped or vm.frozen))
         if vm.throttled_ns is not None:
             total = book.add("pvtime_vm_throttled_seconds", labels, vm.throttled_ns)

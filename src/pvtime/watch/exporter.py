@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pvtime.watch.counters import CounterBook, MetricReading, readings
+from pvtime.watch.counters import CounterBook, MetricReading, readings, thread_labels
 from pvtime.watch.own_machines import OwnVcpu, ask_own_machines
 from pvtime.watch.sampler import HostSampler
+from pvtime.watch.wait_histogram import WaitTracer
 
 __all__ = ["HostCollector"]
 
@@ -42,6 +43,8 @@ GAUGES: Final = {
     "pvtime_vm_halted": (_VM, "1 where the VM is stopped or frozen."),
     "pvtime_vcpu_told": (_VCPU, "1 where the guest has stolen time, of a machine of pvtime's."),
 }
+WAITS: Final = "pvtime_vcpu_wait_seconds"
+"""Name of the histogram."""
 LIBVIRT: Final = {
     "pvtime_vcpu_delay_seconds": "libvirt_domain_vcpu_delay_seconds",
     "pvtime_vcpu_running_seconds": "libvirt_domain_vcpu_time_seconds",
@@ -53,6 +56,7 @@ class HostCollector(Collector):
     """Samples the host when it is scraped.
 
     :param libvirt_names: have the figures that libvirt's exporter has under its names too.
+    :param waits: have its histograms too, of the vCPUs that each sample finds.
     """
 
     def __init__(
@@ -60,10 +64,12 @@ class HostCollector(Collector):
         sampler: HostSampler,
         *,
         libvirt_names: bool = False,
+        waits: WaitTracer | None = None,
         own: Callable[[], Sequence[OwnVcpu]] = ask_own_machines,
     ) -> None:
         self._sampler = sampler
         self._libvirt = libvirt_names
+        self._waits = waits
         self._own = own
         self._book = CounterBook()
         self._lock = threading.Lock()
@@ -71,12 +77,28 @@ class HostCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the metrics."""
         with self._lock:
-            found = list(readings(self._sampler.sample(), self._own(), self._book))
+            sample = self._sampler.sample()
+            found = list(readings(sample, self._own(), self._book))
+            if self._waits is not None:
+                self._waits.follow(thread_labels(sample))
         yield from families(found, libvirt_names=self._libvirt)
+        if self._waits is not None:
+            yield from wait_families(self._waits)
 
     def describe(self) -> list[Metric]:
         """Return nothing: a registry then does not sample when this is registered."""
         return []
+
+
+def wait_families(waits: WaitTracer) -> Iterator[Metric]:
+    """Return the histogram of the waits, and how many records it lacks."""
+    family = HistogramMetricFamily(WAITS, "Waits of the vCPU's thread for a CPU.", labels=_VCPU)
+    for labels, buckets, seconds in waits.histograms():
+        family.add_metric(labels, buckets, seconds)
+    yield family
+    lost = CounterMetricFamily("pvtime_wait_records_lost", "Records that the kernel had no room for.")
+    lost.add_metric((), waits.lost)
+    yield lost
 
 
 def families(found: Iterable[MetricReading], *, libvirt_names: bool) -> Iterator[Metric]:

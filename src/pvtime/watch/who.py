@@ -21,7 +21,7 @@ from pvtime.host.perf import PerfRing, perf_ring
 from pvtime.host.process import PROC, read_bytes, thread_state
 from pvtime.host.schedstat import ThreadReader
 from pvtime.host.text import printable
-from pvtime.host.tracefs import tracefs
+from pvtime.host.tracefs import require_host_pids, tracefs
 from pvtime.host.vms import HostVcpu, HostVm
 from pvtime.watch.causes import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult, sum_rows
 from pvtime.watch.event_queue import Event, EventQueue
@@ -46,8 +46,6 @@ MOST_PAGES: Final = 2048
 """Of a CPU's ring: records of 4 s at 20,000 switches a second, should this process have to wait for a CPU."""
 MAX_FILTERED: Final = 100
 """Threads in a filter of the kernel's: its text must fit a page."""
-INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
-"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
 CLOCK_MONOTONIC_RAW: Final = time.CLOCK_MONOTONIC_RAW
 
 TRACEPOINTS: Final = ("sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task")
@@ -120,7 +118,7 @@ class WhoSession:
     def __enter__(self) -> WhoSession:
         """Open the rings."""
         try:
-            self._refuse_namespace()
+            require_host_pids("pvtime who")
             for followed in self._followed:
                 self._follow(followed)
             if not self._vm_of:
@@ -174,18 +172,6 @@ class WhoSession:
         )
 
     # Setting up.
-
-    @staticmethod
-    def _refuse_namespace() -> None:
-        try:
-            namespace = str(Path("/proc/self/ns/pid").readlink())
-        except OSError:
-            return
-        if namespace != INITIAL_PID_NAMESPACE:
-            raise UsageError(
-                "pvtime who runs in a container: the kernel traces the host's thread numbers, which have no "
-                "meaning here. Run it on the host, or in a container that shares the host's PID namespace"
-            )
 
     def _follow(self, followed: _Followed) -> None:
         vm = followed.vm
