@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -181,3 +181,85 @@ def test_without_openssl_a_new_key_is_refused_with_the_remedy(
     with pytest.raises(UsageError, match="install it, or give a PEM file"):
         create_key(tmp_path / "key")
     assert os.listdir(tmp_path) == []
+
+
+def forward(reader: socket.socket, writer: socket.socket, record: list[bytes]) -> None:
+    """Pass bytes on, and record them, until the reader's peer closes."""
+    with writer, suppress(OSError):  # one of the peers may end first
+        while data := reader.recv(1 << 16):
+            record.append(data)
+            writer.sendall(data)
+
+
+@pytest.fixture
+def tapped() -> Iterator[tuple[socket.socket, socket.socket, list[bytes]]]:
+    """Return two ends of a connection, and what the first will have sent."""
+    (source, tap), (outlet, target) = socket.socketpair(), socket.socketpair()
+    sent: list[bytes] = []
+    for end in (source, target):
+        end.settimeout(DEADLINE)
+    threads = [
+        threading.Thread(target=forward, args=(tap, outlet, sent)),
+        threading.Thread(target=forward, args=(outlet, tap, [])),
+    ]
+    for thread in threads:
+        thread.start()
+    yield source, target, sent
+    for end in (source, target):
+        end.close()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_recorded_connection_that_is_sent_again_is_refused(
+    keys: tuple[Path, Path],
+    tapped: tuple[socket.socket, socket.socket, list[bytes]],
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    key = TlsKey(keys[0])
+    source, target, sent = tapped
+    assert meet(lambda: key.client(source), lambda: key.server(target)) == ["READY", "a secret"]
+    recorded = b"".join(sent)
+    assert b"a secret" not in recorded
+
+    def send_again() -> socket.socket:
+        ends[0].sendall(recorded)
+        return ends[0]
+
+    said = meet(send_again, lambda: key.server(ends[1]))
+    assert "there is no TLS connection to the peer" in said[1]
+
+
+def test_a_target_that_is_shown_its_own_bytes_is_not_convinced(
+    keys: tuple[Path, Path],
+) -> None:
+    # Both sides have one key: nobody may pass for the other by sending back what it sent.
+    key = TlsKey(keys[0], handshake_timeout_s=0.5)
+    for side in key.client, key.server:
+        here, there = socket.socketpair()
+        echo = threading.Thread(target=forward, args=(there, there, []))
+        echo.start()
+        with pytest.raises(MigrationError, match=r"no TLS connection|timed out"):
+            side(here)
+        here.close()
+        echo.join()
+
+
+def test_two_targets_or_two_sources_that_are_connected_do_not_convince_each_other(
+    keys: tuple[Path, Path],
+) -> None:
+    for role in "client", "server":
+        sides = socket.socketpair()
+        key = TlsKey(keys[0], handshake_timeout_s=0.5)
+        said: list[str] = []
+
+        def take(end: socket.socket, key: TlsKey = key, role: str = role, said: list[str] = said) -> None:
+            with pytest.raises(MigrationError) as caught:
+                getattr(key, role)(end)
+            said.append(str(caught.value))
+
+        thread = threading.Thread(target=take, args=(sides[0],))
+        thread.start()
+        take(sides[1])
+        thread.join()
+        assert len(said) == 2
