@@ -45,7 +45,7 @@ ENTRY = "__main__"
 
 USES_BESIDE = {"cli", "scenario", "cost", "lab", "doctor", "run", "report"}
 
-FREE = {"errors", "files", "numerals", "schema", "streams", "__init__"}
+FREE = {"errors", "files", "numerals", "schema", "seal", "streams", "__init__"}
 """Modules that every package may import; they import nothing else of pvtime."""
 
 PUBLIC = {"api", "run"}

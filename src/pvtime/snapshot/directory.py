@@ -2,7 +2,8 @@
 """Saved machines on the disk, in the format of docs/saved.md.
 
 A guest's memory may hold secrets: only its owner can read the files. When a machine is loaded, every file is
-input, and nothing of it is used unverified.
+input, and nothing of it is used unverified. What this user has saved, and nobody has written since, is known
+by its seal (:mod:`pvtime.seal`) and needs no checksum.
 
 Measured on an idle Debian guest of 256 MB (2-core x86_64, ext4): saved in 0.10 s, loaded in 0.08 s.
 """
@@ -10,9 +11,10 @@ Measured on an idle Debian guest of 256 MB (2-core x86_64, ext4): saved in 0.10 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -23,6 +25,7 @@ from pvtime.files import free_bytes
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import extents
+from pvtime.seal import Seal, await_tick, is_private, seal_of
 from pvtime.snapshot.atomic_dir import atomic_dir, is_partial, open_directory
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.manifest import (
@@ -30,18 +33,22 @@ from pvtime.snapshot.manifest import (
     KERNEL,
     MANIFEST,
     MAX_MANIFEST,
+    SEALS,
     FileEntry,
     Manifest,
     is_memory,
     is_saved_file,
     memory_name,
 )
-from pvtime.snapshot.memory_file import read_memory, write_memory
+from pvtime.snapshot.memory_file import copy_memory, read_memory, write_memory
 from pvtime.snapshot.state import SavedState
 
 __all__ = ["SavedDirectory", "load", "write"]
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+MAX_SEALS: Final = 1 << 16
+"""Bytes."""
 
 # Without O_NONBLOCK, the open of a FIFO in a file's place would wait for a writer.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -77,6 +84,7 @@ def write(path: Path, description: Description, state: SavedState, memories: Seq
                 entries[memory_name(memory.base)] = FileEntry(memory.size, digest)
             manifest = Manifest.of(description, state, entries).to_bytes()
             _write_bytes(directory, MANIFEST, manifest)
+            _write_bytes(directory, SEALS, _seals(directory, [MANIFEST, *entries]))
         return size + len(manifest)
     finally:
         os.close(parent)
@@ -96,6 +104,12 @@ def _write_bytes(directory: int, name: str, data: bytes) -> FileEntry:
     with _create(directory, name) as file, open(file, "wb", closefd=False) as stream:
         stream.write(data)
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _seals(directory: int, names: Iterable[str]) -> bytes:
+    await_tick()
+    seals = {name: seal_of(os.stat(name, dir_fd=directory, follow_symlinks=False)) for name in names}
+    return json.dumps(seals).encode("ascii")
 
 
 @contextmanager
@@ -139,6 +153,7 @@ class SavedDirectory:
     def __init__(self, path: Path, directory: int) -> None:
         self._path = path
         self._directory = directory
+        self._seals = self._read_seals()
         with self._open(MANIFEST) as file:
             self._manifest = Manifest.from_bytes(self._read(file, MAX_MANIFEST), str(path / MANIFEST))
         for name in self._manifest.files:
@@ -172,7 +187,11 @@ class SavedDirectory:
             for memory in memories:
                 name = memory_name(memory.base)
                 with self._open_sized(name) as file:
-                    self._verify(name, read_memory(file, memory))
+                    if self._is_sealed(name, file):
+                        copy_memory(file, memory)
+                        self._check_unchanged(name, file)
+                    else:
+                        self._verify(name, read_memory(file, memory))
         except BaseException:
             for memory in memories:
                 memory.clear()
@@ -192,9 +211,34 @@ class SavedDirectory:
 
     def _read_image(self, name: str) -> bytes:
         with self._open_sized(name) as file:
+            sealed = self._is_sealed(name, file)
             data = self._read(file, self._manifest.files[name].size)
-        self._verify(name, hashlib.sha256(data).hexdigest())
+            if sealed:
+                self._check_unchanged(name, file)
+            else:
+                self._verify(name, hashlib.sha256(data).hexdigest())
         return data
+
+    def _read_seals(self) -> dict[str, Seal]:
+        """Return the seals of the files; none where they are not this user's, or damaged."""
+        try:
+            with self._open(SEALS) as file:
+                if not is_private(os.fstat(file)):
+                    return {}
+                seals = json.loads(self._read(file, MAX_SEALS))
+        except (SavedStateError, ValueError, RecursionError):
+            return {}
+        return seals if isinstance(seals, dict) else {}
+
+    def _is_sealed(self, name: str, file: int) -> bool:
+        """Whether nobody has written an open file since it was saved."""
+        seal = seal_of(os.fstat(file))
+        return seal is not None and self._seals.get(name) == seal
+
+    def _check_unchanged(self, name: str, file: int) -> None:
+        """Check that a file whose seal was valid was not written while it was read."""
+        if not self._is_sealed(name, file):
+            raise SavedStateError(f"{self._path / name} has been changed while it was read: try again")
 
     def _verify(self, name: str, digest: str) -> None:
         if digest != self._manifest.files[name].sha256:

