@@ -38,9 +38,6 @@ ENOUGH_NS = 400_000_000
 TICK_NS = 10_000_000
 """The unit of /proc/stat."""
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
-
-FREEZER_V1 = Path("/sys/fs/cgroup/freezer")
-
 SPIN = """
 import os, sys, time, threading
 from pvtime.probe.x86 import x86_vm
@@ -280,32 +277,53 @@ def test_a_stopped_vm_is_not_stolen_from_and_the_verdict_says_so() -> None:
     assert verdicts(found)[0].startswith("not steal: the VM was stopped for ")
 
 
-def test_a_frozen_vm_is_not_stolen_from_and_the_verdict_says_how_it_was_stopped() -> None:
-    if not FREEZER_V1.joinpath("cgroup.procs").exists():
-        pytest.skip("this host has no cgroup version 1 with the freezer")
-    group = FREEZER_V1 / f"pvtime-test-{os.getpid()}"
+@contextlib.contextmanager
+def freezer(version: int) -> Iterator[tuple[Path, Callable[[bool], None], Callable[[], bool]]]:
+    """Have a cgroup that can be frozen; yield it, how to freeze or thaw it, and whether it is frozen."""
+    mounts = Path("/proc/self/mountinfo").read_text()
+    kind = r"cgroup \S+ \S*\bfreezer\b" if version == 1 else "cgroup2 "
+    found = re.search(rf"(?m)^\S+ \S+ \S+ / (\S+) .* - {kind}", mounts)
+    if found is None:
+        pytest.skip(f"this host has no cgroup version {version} with a freezer")
+    group = Path(found[1]) / f"pvtime-test-{os.getpid()}"
     group.mkdir()
+
+    def freeze(on: bool) -> None:
+        if version == 1:
+            group.joinpath("freezer.state").write_text("FROZEN" if on else "THAWED")
+        else:
+            group.joinpath("cgroup.freeze").write_text(str(int(on)))
+
+    def is_frozen() -> bool:
+        if version == 1:
+            return group.joinpath("freezer.state").read_text() == "FROZEN\n"
+        return "frozen 1" in group.joinpath("cgroup.events").read_text()
+
     try:
-        with spinning(1) as vm:
-            group.joinpath("cgroup.procs").write_text(str(vm.pid))
-            state = group / "freezer.state"
-            times: list[int] = []
-            with WhoSession([vm], [vm]) as session:
-                steps = [
-                    act(lambda: state.write_text("FROZEN")),
-                    lambda: state.read_text() == "FROZEN\n",
-                    act(lambda: times.append(clock())),
-                    lambda: clock() - times[0] >= 2 * ENOUGH_NS,
-                    act(lambda: state.write_text("THAWED")),
-                ]
-                found = Course(session, steps).run()
-            # It is looked at before each step, so not in the first round and not in the last.
-            assert only(found).stopped_ns >= ENOUGH_NS
-            assert verdicts(found)[0].startswith("not steal: the VM was frozen by its cgroup for ")
+        yield group, freeze, is_frozen
     finally:
-        group.joinpath("freezer.state").write_text("THAWED")
+        freeze(False)
         wait_until(lambda: not group.joinpath("cgroup.procs").read_text())
         group.rmdir()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_frozen_vm_is_not_stolen_from_and_the_verdict_says_how_it_was_stopped(version: int) -> None:
+    with freezer(version) as (group, freeze, is_frozen), spinning(1) as vm:
+        group.joinpath("cgroup.procs").write_text(str(vm.pid))
+        times: list[int] = []
+        with WhoSession([vm], [vm]) as session:
+            steps = [
+                act(lambda: freeze(True)),
+                is_frozen,
+                act(lambda: times.append(clock())),
+                lambda: clock() - times[0] >= 2 * ENOUGH_NS,
+                act(lambda: freeze(False)),
+            ]
+            found = Course(session, steps).run()
+        # It is looked at before each step, so not in the first round and not in the last.
+        assert only(found).stopped_ns >= ENOUGH_NS
+        assert verdicts(found)[0].startswith("not steal: the VM was frozen by its cgroup for ")
 
 
 def test_a_vm_that_ends_meanwhile_has_its_figures_until_then() -> None:

@@ -25,6 +25,8 @@ __all__ = ["HostVcpu", "HostVm", "VmFinder", "examine_process", "vcpu_of_thread"
 KVM_RUN: Final = 0xAE80
 MAX_FILES: Final = 20_000
 """Open files of a process that are looked through for a vCPU's."""
+MAX_THREADS: Final = 20_000
+"""Threads of a process that are looked through for those of its vCPUs, the oldest first: 8 us each."""
 MAX_VCPUS: Final = 4096
 
 _VCPU_FILE: Final = re.compile(r"anon_inode:(?:\[)?kvm-vcpu:(\d{1,9})(?:\])?")
@@ -185,7 +187,7 @@ def _vcpu_files(pid: int, proc: Path) -> dict[int, int]:
 def _named_threads(pid: int, proc: Path) -> tuple[dict[int, int], bool]:
     """Return the threads that are named like vCPUs, by index, and whether it is one for all."""
     found: dict[int, int] = {}
-    for tid in thread_ids(pid, proc):
+    for tid in sorted(thread_ids(pid, proc))[:MAX_THREADS]:
         name = (
             (read_bytes(f"{proc}/{pid}/task/{tid}/comm", 64) or b"").rstrip(b"\n").decode("ascii", "replace")
         )
@@ -211,7 +213,7 @@ def _debugfs_threads(pid: int, debug: Path) -> dict[int, int]:
 def _threads_in_kvm_run(pid: int, files: dict[int, int], proc: Path) -> dict[int, int]:
     """Return the threads that are in KVM_RUN, by the vCPU whose file they have called it on."""
     found = {}
-    for tid in thread_ids(pid, proc):
+    for tid in sorted(thread_ids(pid, proc))[:MAX_THREADS]:
         # "16 0xb 0xae80 0x0 …": ioctl's number, the file, the request (fs/proc/base.c, proc_pid_syscall).
         fields = (read_bytes(f"{proc}/{pid}/task/{tid}/syscall") or b"").split()
         try:
@@ -232,8 +234,8 @@ class VmFinder:
     """Finds the VMs again and again, at the cost of looking at what is new.
 
     A process that is none may become one, by execve or when it makes its VM: it is looked at again after 1,
-    2, 4 and so on up to 64 refreshes. A VM is looked at again when one of its vCPUs has no thread yet, and
-    every 16th refresh: vCPUs are added while it runs.
+    2, 4 and so on up to 64 refreshes, and a VM of which a vCPU has no thread yet up to 16. All VMs are looked
+    at every 16th refresh: vCPUs are added while they run.
     """
 
     def __init__(self, proc: Path = PROC, debug: Path | None = None) -> None:
@@ -269,5 +271,6 @@ class VmFinder:
             distance = min(64, max(1, 2 * distance))
         else:
             self._vms[pid] = vm
-            distance = 16 if all(vcpu.tid is not None for vcpu in vm.vcpus) else 1
+            known = all(vcpu.tid is not None for vcpu in vm.vcpus)
+            distance = 16 if known else min(16, max(1, 2 * distance))
         self._due[pid] = (self._round + distance, distance)

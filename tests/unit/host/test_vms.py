@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from framework.fake_proc import FakeProc
-from pvtime.host.vms import HostVcpu, VmFinder, examine_process, vcpu_of_thread
+from pvtime.host import vms
+from pvtime.host.vms import HostVcpu, HostVm, VmFinder, examine_process, vcpu_of_thread
 
 
 @pytest.fixture
@@ -100,3 +101,25 @@ def test_a_process_that_becomes_a_vm_is_found_soon_and_forgotten_when_it_ends(pr
     assert finder.find() == []
     proc.process(50, b"firecracker", [b"firecracker"], threads={51: b"fc_vcpu 0"}, start=900)
     assert [(vm.vmm, vm.start_ticks) for vm in finder.find()] == [("firecracker", 900)]
+
+
+def test_a_vcpu_whose_thread_is_not_known_does_not_cost_a_look_at_every_refresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VMM with 100,000 threads and such a vCPU took 5 s of each sample of pvtime top."""
+    proc = FakeProc(tmp_path / "proc")
+    proc.process(50, b"qemu-kvm", vcpu_files={5: 0})
+    looks: list[int] = []
+    examine = vms.examine_process
+
+    def counted(pid: int, proc: Path, debug: Path | None) -> HostVm | None:
+        looks.append(pid)
+        return examine(pid, proc, debug)
+
+    monkeypatch.setattr(vms, "examine_process", counted)
+    finder = VmFinder(proc.root, tmp_path)
+    for _ in range(64):
+        finder.find()
+    assert len(looks) <= 8
+    proc.process(50, b"qemu-kvm", threads={51: b"CPU 0/KVM"})
+    assert [finder.find()[0].vcpus[0].tid for _ in range(16)][-1] == 51
