@@ -8,6 +8,7 @@ host, the vCPU waits for as long as that thread runs: the two figures are one, f
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,18 +39,36 @@ TICK_NS = 10_000_000
 """The unit of /proc/stat."""
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
 SPIN = """
-import os, sys, time, threading
-from pvtime.probe.x86 import x86_vm
+import ctypes, fcntl, mmap, os, struct, sys, time, threading
+from pvtime.probe.x86 import CODE, x86_vm
 count, cpu = map(int, sys.argv[1:])
 def burn(ns):
     os.sched_setaffinity(0, {cpu})
     while time.thread_time_ns() < ns:
         pass
     print(time.thread_time_ns(), flush=True)
+def request(fd, number, form, *values):
+    fcntl.ioctl(fd, number, bytearray(struct.pack(form, *values)))
+def hold(vm):
+    # Take the program's page away, and give it back after the next line.
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = mmap.mmap(-1, 4096)
+    copy[:] = vm.ram.read(CODE, 4096)
+    source = ctypes.addressof(ctypes.c_char.from_buffer(copy))
+    page = vm.ram.address + CODE
+    fd = libc.syscall(323, os.O_CLOEXEC)
+    request(fd, 0xc018aa3f, "=QQQ", 0xaa, 0, 0)  # UFFDIO_API
+    request(fd, 0xc020aa00, "=QQQQ", page, 4096, 1, 0)  # UFFDIO_REGISTER, for missing pages
+    libc.madvise(ctypes.c_void_p(page), 4096, mmap.MADV_DONTNEED)
+    sys.stdin.readline()
+    request(fd, 0xc028aa03, "=QQQQq", page, source, 4096, 0, 0)  # UFFDIO_COPY
 with x86_vm(count) as vm, vm.spinning(cpu, *vm.vcpus):
     print(flush=True)
     for line in sys.stdin:
-        threading.Thread(target=burn, args=(int(line),)).start()
+        if line == "hold\\n":
+            hold(vm)
+        else:
+            threading.Thread(target=burn, args=(int(line),)).start()
 """
 
 
@@ -80,7 +98,7 @@ def is_recorded(cpu: int) -> bool:
         ring.enable()
         subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", "sleep 0.01; sleep 0.01"], check=True)
         records = ring.drain()
-    return all(after[1] == 0 for before, after in pairwise(records) if before[2] == 0)
+    return all(after[1] == 0 for before, after in itertools.pairwise(records) if before[2] == 0)
 
 
 class SpinningVm:
@@ -92,8 +110,19 @@ class SpinningVm:
 
     def burn(self, ns: int) -> None:
         """Have a thread of the VMM's compute for so long, on the same CPU."""
+        self._command(b"%d\n" % ns)
+
+    def hold_page(self) -> None:
+        """Have the vCPU wait for a page of its program."""
+        self._command(b"hold\n")
+
+    def give_page(self) -> None:
+        """Have the page be given."""
+        self._command(b"give\n")
+
+    def _command(self, line: bytes) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(b"%d\n" % ns)
+        self.process.stdin.write(line)
         self.process.stdin.flush()
 
     def burnt(self) -> int | None:
@@ -197,6 +226,12 @@ def act(action: Callable[[], object]) -> Callable[[], bool]:
     return step
 
 
+def next_round() -> Callable[[], bool]:
+    """Return a step that ends in the round after its first."""
+    rounds = itertools.count()
+    return lambda: next(rounds) > 0
+
+
 def only(found: VmCauses) -> VcpuCauses:
     """Return the VM's only vCPU, with its figures checked: rows and columns sum, to the nanosecond."""
     (vcpu,) = found.vcpus
@@ -275,6 +310,29 @@ def test_a_stopped_vm_is_not_stolen_from_and_the_verdict_says_so() -> None:
         found = Course(session, steps).run()
     assert only(found).stopped_ns >= times[1] - times[0]
     assert verdicts(found)[0].startswith("not steal: the VM was stopped for ")
+
+
+def test_page_faults_of_the_host_are_not_steal_and_are_named() -> None:
+    if not os.access("/dev/userfaultfd", os.R_OK):
+        pytest.skip("this host has no userfaultfd")
+    with vmm(1) as own, WhoSession([own.vm], [own.vm]) as session:
+        wchan = Path(f"/proc/{own.vm.pid}/task/{own.vm.vcpus[0].tid}/wchan")
+        times: list[int] = []
+        steps = [
+            act(own.hold_page),
+            lambda: wchan.read_text() == "handle_userfault",
+            next_round(),  # now it was looked at
+            act(lambda: times.append(clock())),
+            lambda: clock() - times[0] >= ENOUGH_NS,
+            act(lambda: times.append(clock())),
+            next_round(),
+            act(own.give_page),
+            lambda: wchan.read_text() == "0",
+        ]
+        found = Course(session, steps).run()
+    vcpu = only(found)
+    assert times[1] - times[0] <= vcpu.faults_ns <= vcpu.blocked_ns
+    assert verdicts(found)[0].startswith("not steal: the host's page faults kept it for about "), vcpu
 
 
 @contextlib.contextmanager

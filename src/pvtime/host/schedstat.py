@@ -73,6 +73,10 @@ class ThreadReader:
         fields = (self._read("schedstat") or b"").split()
         return (int(fields[1]), int(fields[2])) if len(fields) >= 3 else None
 
+    def sleeps_in(self) -> str:
+        """Return the kernel's function in which the thread sleeps; ``0``: it does not, or this is hidden."""
+        return (self._read("wchan") or b"").decode("ascii", "replace").removesuffix("\n")
+
     def close(self) -> None:
         """Close the files."""
         for fd in self._fds.values():

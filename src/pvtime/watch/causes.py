@@ -50,6 +50,8 @@ class VcpuCauses:
     """It slept: the guest was idle, or the VMM handled an exit."""
     stopped_ns: int
     """By a signal, a debugger or the freezer."""
+    faults_ns: int
+    """The part of :attr:`blocked_ns` in page faults that the host had to resolve: estimated by samples."""
     longest_ns: int
     """The longest wait."""
     rows: tuple[CauseRow, ...]

@@ -25,6 +25,9 @@ def verdicts(vm: VmCauses) -> list[str]:
     if stopped > NOTABLE * elapsed:
         how = "frozen by its cgroup" if vm.frozen_ns * 2 > stopped else "stopped"
         found.append(f"not steal: the VM was {how} for {_seconds(stopped)}, and its guest is not told")
+    faults = max((vcpu.faults_ns for vcpu in vm.vcpus), default=0)
+    if faults > NOTABLE * elapsed:
+        found.append(f"not steal: the host's page faults kept it for about {_seconds(faults)}")
     stolen, wanted = vm.stolen_ns, sum(vcpu.ran_ns + vcpu.stolen_ns for vcpu in vm.vcpus)
     if stolen <= NOTABLE * wanted:
         if not found:

@@ -8,6 +8,7 @@ that, and compared with the waits that were traced.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -44,6 +45,13 @@ MOST_PERIOD_NS: Final = 500_000_000
 """A quota's period is 100 ms unless somebody changed it; a longer one is not waited for."""
 MOST_PAGES: Final = 2048
 """Of a CPU's ring: records of 4 s at 20,000 switches a second, should this process have to wait for a CPU."""
+MOST_SAMPLED: Final = 32
+"""Threads of which it is looked at each poll where they sleep: 7 us each."""
+FAULTS: Final = re.compile(
+    r"handle_userfault|folio_wait_bit\w*|wait_on_page_bit\w*|do_swap_page|hugetlb_fault"
+)
+"""Functions in which a thread sleeps until the host has a page: userfaultfd (post-copy migration, snapshots),
+swap, files."""
 MAX_FILTERED: Final = 100
 """Threads in a filter of the kernel's: its text must fit a page."""
 CLOCK_MONOTONIC_RAW: Final = time.CLOCK_MONOTONIC_RAW
@@ -87,6 +95,18 @@ class _Followed:
     frozen: bool = False
 
 
+@dataclass
+class _Sampled:
+    """A thread of which it is looked at now and then where it sleeps."""
+
+    tid: int
+    reader: ThreadReader
+    at: int = 0
+    """Time of the last look."""
+    faults_ns: int = 0
+    """Time that is due to looks at which it slept in a page fault."""
+
+
 class WhoSession:
     """Traces for a while. Use it as a context manager: at its end nothing is traced any more.
 
@@ -112,6 +132,8 @@ class WhoSession:
         self._increments: list[tuple[int, int, int, list[int]]] = []
         self.window_began = False
         """What happens from now on is in the result."""
+        self._sampled: dict[int, _Sampled] = {}
+        self._sample_next = 0
         self._stack = ExitStack()
         self._cpus: dict[int, int] = {}
 
@@ -150,6 +172,8 @@ class WhoSession:
         for followed in self._followed:
             followed.frozen_ns = 0
         self._frozen_at = window
+        for sampled in self._sampled.values():
+            sampled.at, sampled.faults_ns = window, 0
         self._loop(window + int(duration * 1e9), stop, compare=True)
         end = clock()
         self._compare(end)
@@ -187,6 +211,7 @@ class WhoSession:
             if figures is None:
                 continue
             followed.readers[vcpu.tid] = reader
+            self._sampled[vcpu.tid] = _Sampled(vcpu.tid, reader)
             self._cpus[vcpu.tid] = figures.cpu
             self._vm_of[vcpu.tid] = vm
             for quota in self._mounts.quotas(self._mounts.membership(vm.pid, vcpu.tid)):
@@ -220,6 +245,7 @@ class WhoSession:
         while (now := clock()) < until and not stop():
             self._poll_quotas()
             self._poll_freezers(now)
+            self._poll_faults()
             if polls % DRAIN_EVERY == 0:
                 self._drain()
                 self._process(now - SLACK_NS)
@@ -248,6 +274,18 @@ class WhoSession:
             if before and followed.frozen:
                 followed.frozen_ns += now - self._frozen_at
         self._frozen_at = now
+
+    def _poll_faults(self) -> None:
+        """Look where some threads sleep; each look stands for the time since the one before."""
+        threads = list(self._sampled.values())
+        for at in range(self._sample_next, self._sample_next + min(MOST_SAMPLED, len(threads))):
+            sampled = threads[at % len(threads)]
+            function = sampled.reader.sleeps_in()
+            now = clock()
+            if FAULTS.fullmatch(function):
+                sampled.faults_ns += now - sampled.at
+            sampled.at = now
+        self._sample_next = (self._sample_next + MOST_SAMPLED) % max(1, len(threads))
 
     _frozen_at = 0
 
@@ -391,6 +429,7 @@ class WhoSession:
             times[Activity.WAITS],
             blocked - frozen,
             times[Activity.STOPPED] + frozen,
+            min(blocked - frozen, self._sampled[vcpu.tid].faults_ns),
             found.longest_ns,
             tuple(sum_rows(self._row(runner, followed.vm, ns) for runner, ns in found.causes.items())),
             found.counted_ns,

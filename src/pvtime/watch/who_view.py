@@ -104,6 +104,7 @@ def _vcpu_to_json(vcpu: VcpuCauses) -> dict[str, Any]:
         "stolen_ns": vcpu.stolen_ns,
         "blocked_ns": vcpu.blocked_ns,
         "stopped_ns": vcpu.stopped_ns,
+        "faults_ns": vcpu.faults_ns,
         "longest_ns": vcpu.longest_ns,
         "run_delay_ns": vcpu.run_delay_ns,
         "missing_ns": vcpu.missing_ns,

@@ -29,7 +29,7 @@ EVIL = '</title><script>alert(1)</script>"\x1b[2J'
 
 HOG = CauseRow(CauseKind.PROCESS, EVIL, 70, SECOND)
 VM = HostVm(50, 1, "qemu", "web1", (HostVcpu(0, 51),))
-VCPU = VcpuCauses(HostVcpu(0, 51), 2 * SECOND, SECOND, SECOND, 0, 0, SECOND, (HOG,), SECOND, 0)
+VCPU = VcpuCauses(HostVcpu(0, 51), 2 * SECOND, SECOND, SECOND, 0, 0, 0, SECOND, (HOG,), SECOND, 0)
 WHO = WhoResult(
     2 * SECOND,
     (VmCauses(VM, False, 0, (VCPU,)),),

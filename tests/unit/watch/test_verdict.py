@@ -19,11 +19,13 @@ SECOND = 1_000_000_000
 VM = HostVm(50, 1, "qemu", "web1", (HostVcpu(0, 51),))
 
 
-def found(*rows: CauseRow, stopped: int = 0, frozen: int = 0, missing: int = 0) -> VmCauses:
+def found(*rows: CauseRow, stopped: int = 0, frozen: int = 0, missing: int = 0, faults: int = 0) -> VmCauses:
     """Return a VM of one vCPU that was followed for 10 s."""
     stolen = sum(row.ns for row in rows)
-    ran = 10 * SECOND - stolen - stopped
-    vcpu = VcpuCauses(VM.vcpus[0], 10 * SECOND, ran, stolen, 0, stopped, stolen, rows, stolen, missing)
+    ran = 10 * SECOND - stolen - stopped - faults
+    vcpu = VcpuCauses(
+        VM.vcpus[0], 10 * SECOND, ran, stolen, faults, stopped, faults, stolen, rows, stolen, missing
+    )
     return VmCauses(VM, False, frozen, (vcpu,))
 
 
@@ -59,6 +61,10 @@ def test_a_stop_is_no_steal_and_its_kind_is_named() -> None:
     assert stopped == ["not steal: the VM was stopped for 4.0 s, and its guest is not told"]
     frozen = verdicts(found(stopped=4 * SECOND, frozen=4 * SECOND))
     assert frozen == ["not steal: the VM was frozen by its cgroup for 4.0 s, and its guest is not told"]
+
+
+def test_page_faults_of_the_host_are_no_steal() -> None:
+    assert verdicts(found(faults=4 * SECOND)) == ["not steal: the host's page faults kept it for about 4.0 s"]
 
 
 def test_a_guest_that_is_not_told_or_does_not_look_is_named() -> None:
