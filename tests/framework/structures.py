@@ -6,7 +6,7 @@ from __future__ import annotations
 from pvtime.abi.pvtime import StolenTime
 from pvtime.machine.layout import STOLEN_TIME
 from pvtime.machine.memory_map import MemoryMap
-from pvtime.steal.kvm_truth import KvmTruth, MarkedCalls
+from pvtime.steal.kvm_truth import KvmTruth, NoticedCalls
 from pvtime.steal.placement import UserspacePlacement
 
 __all__ = ["Structures"]
@@ -21,14 +21,17 @@ class Structures:
         self.map = MemoryMap([])
         self.placement = UserspacePlacement(self.map, STOLEN_TIME.base)
         self.memory = self.map.memories[0]
+        self.hypercalls = 0
+        """The vCPU's, as KVM counts them."""
 
     def truth(self) -> KvmTruth:
         """Return a truth beside the structure."""
         structure = self.placement.own_structure(0)
-        return KvmTruth(structure, MarkedCalls(structure))
+        return KvmTruth(structure, NoticedCalls(structure, lambda: self.hypercalls))
 
     def call(self) -> None:
         """Do what PV_TIME_ST does (kvm_init_stolen_time)."""
+        self.hypercalls += 1
         self.memory.write(STOLEN_TIME.base, bytes(64))
 
     def count(self, stolen: int) -> None:

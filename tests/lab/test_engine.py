@@ -141,13 +141,13 @@ def test_a_linux_guest_agrees_with_its_host_wherever_it_is_moved(lab: Lab, tmp_p
 
 
 @pytest.mark.parametrize("lab", [WITH_VHE], indirect=True)
-def test_the_judge_finds_the_kvm_engines_mark_and_nothing_else(lab: Lab) -> None:
+def test_the_judge_finds_nothing_wrong_with_the_kvm_engine(lab: Lab) -> None:
     done = lab.run(
         ["pvtime", "judge", "--engine", "kvm", "--vcpus", "2", "--json", "--timeout", "900"], timeout=TIMEOUT
     )
     verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
     failed = {name for name, verdict in verdicts.items() if verdict == "fail"}
-    assert failed <= {"padding", "padding_at_the_end"}, done.stdout.decode()
+    assert not failed, done.stdout.decode()
     assert verdicts["idle_is_not_stolen"] == "pass"
     # On a busy host a reading may come too late to compare.
     assert {name for name, verdict in verdicts.items() if verdict == "skip"} <= {"grows_by_run_delay"}

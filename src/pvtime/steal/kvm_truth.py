@@ -11,9 +11,14 @@ and truth is run_delay - baseline. Of the two terms, run_delay is the scheduler'
 schedstat. The baseline is a number inside the kernel: the call is handled there and user space does not
 hear of it. What is independent of the structure, and what is not:
 
-- *That* a call was made is known from a mark in the structure's padding, bytes 56 to 63. PV_TIME_ST clears
-  all 64 bytes; the kernel's updates write only ``stolen_time``. So a count that ran backwards or was lost
-  is not mistaken for a call.
+- *That* the first call was made is known from a mark in the structure's padding, bytes 56 to 63, which
+  PV_TIME_ST clears with the rest; the kernel's updates write only ``stolen_time``. No guest sees the
+  mark: that call gives it the address.
+- *That* a later one was made is known from the count, which it starts at 0: it is no more than run_delay
+  has grown by since the last measurement, and is not that growth on top of the last count. Only a vCPU
+  that has made a hypercall meanwhile can have called, by KVM's own statistics (``hvc_exit_stat``), where
+  it keeps them. So a count that ran backwards or was lost is not mistaken for a call. A call that finds
+  the count at 0 and leaves it there changes nothing, and is not noticed.
 - *Between which run_delays* the call was made is known: it is later than the last measurement and not later
   than this one. A baseline outside is not believed.
 - The baseline's *value* within these bounds is taken from the structure at the first measurement after a
@@ -30,6 +35,7 @@ what was saved: so does truth, and the baseline is the negative of that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Final, Protocol, TypeAlias
 
@@ -38,7 +44,7 @@ from pvtime.abi.registration import Registration
 from pvtime.schema import U64, within
 from pvtime.steal.structure import VmmStructure
 
-__all__ = ["MARK", "Figure", "KvmStructure", "KvmTruth", "MarkedCalls", "StartCalls", "StolenState"]
+__all__ = ["MARK", "Figure", "KvmStructure", "KvmTruth", "NoticedCalls", "StartCalls", "StolenState"]
 
 MARK: Final = 0x656D_6974_7670_2121
 """Any value but 0; this one reads as text in a dump."""
@@ -89,32 +95,70 @@ class StartCalls(Protocol):
     def registration(self) -> Registration:
         """Return what the guest has registered; 0: it does not register any address."""
 
-    def pending(self) -> int:
-        """Return how many have been noticed since the last :meth:`take`."""
+    def pending(self, growth: int, *, exact: bool) -> int:
+        """Return how many have been noticed since the last :meth:`take`.
+
+        :param growth: of the count since the last measurement, in ns, if none was made; at most that, if not
+            ``exact``.
+        """
 
     def take(self, earliest: int, latest: int) -> int:
         """Note them; return the run_delay, in ns, at the last one: from ``earliest`` to ``latest``."""
 
+    def measured(self) -> None:
+        """Note that the structure was measured, after :meth:`pending` and :meth:`take`."""
 
-class MarkedCalls:
-    """Calls of PV_TIME_ST, by the mark that they clear. Calls between two looks are one."""
+    def restore(self, *, enabled: bool) -> None:
+        """Continue in a restored machine, whose guest has called before if ``enabled``."""
 
-    def __init__(self, structure: VmmStructure) -> None:
+
+class NoticedCalls:
+    """Calls of PV_TIME_ST, by what they do to the structure. Calls between two looks are one.
+
+    :param hypercalls: reads how many the vCPU has made; None: the host does not tell.
+    """
+
+    def __init__(self, structure: VmmStructure, hypercalls: Callable[[], int] | None = None) -> None:
         self._structure = structure
+        self._hypercalls = hypercalls
+        self._hypercalls_before = self._count = 0
+        """Of the last measurement; the count is in ns."""
+        self._is_marked = True
         structure.last_word = MARK
+        self.measured()
 
     def registration(self) -> Registration:
         """Return none: the guest asks for an address."""
         return Registration(0)
 
-    def pending(self) -> int:
-        """Return whether the mark is gone."""
-        return int(self._structure.last_word != MARK)
+    def pending(self, growth: int, *, exact: bool) -> int:
+        """Return whether the mark is gone, or the count has started again."""
+        if self._is_marked:
+            return int(self._structure.last_word != MARK)
+        count = self._structure.load()
+        agrees = count == (self._count + growth & U64_MAX) if exact else count >= self._count
+        return int(not agrees and count <= growth and self._has_called())
+
+    def _has_called(self) -> bool:
+        """Whether the vCPU can have made a hypercall since the last measurement."""
+        return self._hypercalls is None or self._hypercalls() != self._hypercalls_before
 
     def take(self, earliest: int, latest: int) -> int:
-        """Set the mark again."""
-        self._structure.last_word = MARK
+        """See :meth:`StartCalls.take`: the count began at 0."""
+        self._is_marked = False
         return min(max(latest - self._structure.load(), earliest), latest)
+
+    def measured(self) -> None:
+        """See :meth:`StartCalls.measured`."""
+        self._count = self._structure.load()
+        if self._hypercalls is not None:
+            self._hypercalls_before = self._hypercalls()
+
+    def restore(self, *, enabled: bool) -> None:
+        """Take the mark away if the guest has the address."""
+        if enabled:
+            self._is_marked, self._structure.last_word = False, 0
+        self.measured()
 
 
 class KvmTruth:
@@ -129,6 +173,8 @@ class KvmTruth:
         self._calls = calls
         self._baseline = 0
         self._last = 0
+        self._injected_since = 0
+        """Stolen on purpose since then, in ns."""
         self.enabled = False
         """The guest has started the count, and has an address."""
         self.injected_ns = 0
@@ -160,11 +206,16 @@ class KvmTruth:
     @property
     def in_use(self) -> bool:
         """Whether the guest or the kernel has touched the structure."""
-        return self.enabled or self.structure() != 0 or self._pending() > 0
+        return self.enabled or self.structure() != 0 or self._pending(self._last, exact=False) > 0
 
-    def _pending(self) -> int:
-        """Return the number of calls since the last measurement."""
-        return 0 if self._calls is None else self._calls.pending()
+    def _pending(self, run_delay: int, *, exact: bool) -> int:
+        """Return the number of calls since the last measurement.
+
+        :param exact: the structure is up to date at ``run_delay``; else of a moment not later than that.
+        """
+        if self._calls is None:
+            return 0
+        return self._calls.pending(run_delay - self._last + self._injected_since, exact=exact)
 
     def structure(self) -> int | None:
         """Return ``stolen_time``, in ns, as the guest reads it; None where nobody can read it in memory."""
@@ -174,13 +225,15 @@ class KvmTruth:
 
     def measure(self, run_delay: int) -> tuple[int, int | None]:
         """Return the :attr:`figures` where the structure was brought up to date at ``run_delay``."""
-        if self._calls is not None and (pending := self._calls.pending()):
-            self.starts += pending
-            self.enabled = True
-            self.injected_ns = 0
-            self._baseline = self._calls.take(self._last, run_delay)
+        if self._calls is not None:
+            if pending := self._pending(run_delay, exact=True):
+                self.starts += pending
+                self.enabled = True
+                self.injected_ns = 0
+                self._baseline = self._calls.take(self._last, run_delay)
+            self._calls.measured()
         self.enabled = self.enabled and self.ipa is not None
-        self._last = run_delay
+        self._last, self._injected_since = run_delay, 0
         self.figures = run_delay - self._baseline, self.structure()
         return self.figures
 
@@ -189,6 +242,7 @@ class KvmTruth:
         self._baseline -= ns
         self.injected_ns += ns
         self.all_injected_ns += ns
+        self._injected_since += ns
         if self._structure is not None and self.ipa is not None:
             self._structure.store((self._structure.load() + ns) & U64_MAX)
         # As of the last measurement: the kernel may have updated the structure since, which truth has not.
@@ -204,7 +258,7 @@ class KvmTruth:
 
         :param run_delay: the thread's, now.
         """
-        pending = self._pending()
+        pending = self._pending(run_delay, exact=False)
         since = self._last if pending else self._baseline
         least, most = self._last - since, run_delay - since
         structure = self.structure()
@@ -220,4 +274,6 @@ class KvmTruth:
         """Continue from a saved state, on a fresh thread."""
         self._baseline = -state.truth_ns
         self.injected_ns, self.enabled, self.starts = state.injected_ns, state.enabled, state.starts
+        if self._calls is not None:
+            self._calls.restore(enabled=state.enabled)
         self.figures = state.truth_ns, self.structure()

@@ -15,7 +15,7 @@ from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import Access, MemoryMap
 from pvtime.steal.guest import GuestPlacement
-from pvtime.steal.kvm_truth import KvmTruth, StolenState
+from pvtime.steal.kvm_truth import KvmTruth, NoticedCalls, StolenState
 
 
 @pytest.fixture
@@ -50,6 +50,51 @@ def test_truth_does_not_follow_a_count_that_is_wrong(structures: Structures) -> 
     truth.measure(1_000)
     structures.count(5)
     assert truth.measure(1_300) == (300, 5), "a lost count shows, and is not taken for a call"
+
+
+def test_a_count_that_is_lost_beside_a_hypercall_of_another_kind_is_no_call(structures: Structures) -> None:
+    truth = structures.truth()
+    structures.call()
+    structures.count(9_000)
+    truth.measure(9_000)
+    structures.hypercalls += 1
+    structures.count(9_050)
+    assert truth.measure(9_300) == (9_300, 9_050), "more than has grown since"
+    structures.count(200)
+    assert truth.measure(9_600) == (9_600, 200), "no hypercall since"
+
+
+def test_without_kvms_statistics_a_later_call_is_known_by_the_count(structures: Structures) -> None:
+    structure = structures.placement.own_structure(0)
+    truth = KvmTruth(structure, NoticedCalls(structure))
+    structures.call()
+    structures.count(9_000)
+    truth.measure(9_000)
+    structures.call()
+    structures.count(40)
+    assert truth.measure(9_100) == (40, 40)
+    assert truth.starts == 2
+    structures.count(120)
+    truth.inject(1_000)
+    structures.call()
+    assert truth.measure(9_200) == (0, 0), "what was injected is gone with the count"
+
+
+def test_no_guest_that_has_an_address_finds_more_than_16_bytes(structures: Structures) -> None:
+    def beyond() -> bytes:
+        return structures.memory.read(structures.memory.region.base + 16, 48)
+
+    truth = structures.truth()
+    assert beyond() != bytes(48), "the first call is known by this"
+    for now in (100, 250, 700):
+        structures.call()
+        structures.count(5)
+        truth.measure(now)
+        truth.inject(10)
+        assert beyond() == bytes(48)
+    state = truth.state(800)
+    structures.truth().restore(state)
+    assert beyond() == bytes(48), "nor does one that is restored"
 
 
 @given(st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 40), st.integers(0, 1 << 40))
@@ -180,8 +225,14 @@ class Registrations:
     def registration(self) -> Registration:
         return self.registered
 
-    def pending(self) -> int:
+    def pending(self, growth: int, *, exact: bool) -> int:
         return self.starts - self.taken
+
+    def measured(self) -> None:
+        pass
+
+    def restore(self, *, enabled: bool) -> None:
+        pass
 
     def take(self, earliest: int, latest: int) -> int:
         assert earliest <= self.run_delay <= latest

@@ -59,7 +59,7 @@ from pvtime.machine.memory import GuestMemory
 from pvtime.machine.memory_map import Access
 from pvtime.steal.guest import GuestPlacement
 from pvtime.steal.hypervisor import HypervisorPlacement
-from pvtime.steal.kvm_truth import KvmTruth, MarkedCalls
+from pvtime.steal.kvm_truth import KvmTruth, NoticedCalls
 from pvtime.steal.placement import UserspacePlacement
 
 __all__ = ["KvmVm"]
@@ -112,6 +112,7 @@ class KvmVm:
             self._module = self._open_module(stack)
             self.slots = MemorySlots(self.vm, memories)
             self._vcpus = self._create_vcpus(stack)
+            self._stats = [self._open_stats(vcpu, kvm, stack) for vcpu in self._vcpus]
             self._vgic, self._flavour = self._create_vgic(stack)
             if hide_pv_time:
                 self._hide_pv_time()
@@ -131,7 +132,7 @@ class KvmVm:
                     events,
                     parking,
                     injector.vcpus[vcpu.index],
-                    ThreadTimes(stops, self._halt_wait(vcpu, kvm, stack)),
+                    ThreadTimes(stops, self._counter_of(vcpu, "halt_wait_ns")),
                 )
                 for vcpu, truth in zip(self._vcpus, self._truths, strict=True)
             ]
@@ -199,7 +200,8 @@ class KvmVm:
                     self.vm.set_stolen_time(vcpu, structure.ipa)
                 else:
                     self._module.attach(vcpu, structure.ipa)
-                return KvmTruth(structure, MarkedCalls(structure))
+                hypercalls = self._counter_of(vcpu, "hvc_exit_stat")
+                return KvmTruth(structure, NoticedCalls(structure, hypercalls))
             case GuestPlacement() as placement:
                 assert self._module is not None, "KVM does not have this placement"
                 self._module.attach_guest(vcpu)
@@ -220,13 +222,19 @@ class KvmVm:
         region.write(region.end - len(PARKING), PARKING)
         return region.end - len(PARKING)
 
-    def _halt_wait(self, vcpu: VcpuFd, kvm: Kvm, stack: contextlib.ExitStack) -> Callable[[], int] | None:
-        """Return what tells the time for which KVM had the vCPU wait in WFIs; None: KVM does not tell."""
+    @staticmethod
+    def _open_stats(vcpu: VcpuFd, kvm: Kvm, stack: contextlib.ExitStack) -> StatsFd | None:
+        """Open a vCPU's statistics; None: this KVM has none."""
         if not kvm.check(KvmCap.BINARY_STATS_FD):
             return None
         stats = StatsFd(vcpu.stats_fd())
         stack.callback(stats.close)
-        return stats.counter("halt_wait_ns")
+        return stats
+
+    def _counter_of(self, vcpu: VcpuFd, name: str) -> Callable[[], int] | None:
+        """Return a function that reads one of KVM's counters of a vCPU; None: KVM does not tell."""
+        stats = self._stats[vcpu.index]
+        return None if stats is None else stats.counter(name)
 
     def _coalesce_writes(self, stack: contextlib.ExitStack) -> CoalescedMmioRing | None:
         """Have the characters that the guest sends coalesced, where KVM can."""

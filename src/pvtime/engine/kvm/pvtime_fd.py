@@ -127,7 +127,7 @@ class RegisteredCalls:
         """Return what the guest has registered."""
         return Registration(self._device.registered(self._vcpu).registration)
 
-    def pending(self) -> int:
+    def pending(self, _growth: int, *, exact: bool) -> int:
         """Return how many there have been since the last :meth:`take`."""
         return int(self._device.registered(self._vcpu).starts) - self._taken
 
@@ -136,6 +136,12 @@ class RegisteredCalls:
         registered = self._device.registered(self._vcpu)
         self._taken = int(registered.starts)
         return int(registered.run_delay)
+
+    def measured(self) -> None:
+        """See :meth:`~pvtime.steal.kvm_truth.StartCalls.measured`: the module tells all."""
+
+    def restore(self, *, enabled: bool) -> None:
+        """See :meth:`~pvtime.steal.kvm_truth.StartCalls.restore`: the module is told."""
 
 
 def read_samples() -> list[UpdateSample]:

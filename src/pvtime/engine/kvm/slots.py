@@ -94,8 +94,7 @@ class MemorySlots:
     def written(self) -> list[Extent]:
         """Return the whole pages that the guest, or the kernel for it, has written since the last call.
 
-        pvtime itself writes the guest's memory at a reset, and a mark into a structure that the kernel writes
-        at the vCPU's next load anyway (:mod:`pvtime.steal.kvm_truth`).
+        pvtime itself writes the guest's memory at a reset alone.
         """
         written, self._carried_over = self._carried_over, []
         for memory in self._memories:
