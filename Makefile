@@ -16,6 +16,8 @@ test: lint need-qemu
 	@tools/need aarch64-linux-gnu-as binutils-aarch64-linux-gnu "the guests' bytes are not compared"
 	@tools/need x86_64-linux-gnu-as binutils-x86-64-linux-gnu "the guests' bytes are not compared"
 	@tools/need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "the kernel module is not tested"
+	@tools/need /usr/share/qemu-efi-aarch64/QEMU_EFI.fd qemu-efi-aarch64 "no firmware starts pvtime judge's image"
+	@tools/need /usr/share/lava-common/lava-schema.py lava-common "jobs for LAVA are not checked by LAVA's schema"
 	@tools/fetch-prometheus
 	@tools/need cpio cpio "what pvtime archives is not listed by another program"
 	@$(BIN)/pytest -n $(WORKERS)
