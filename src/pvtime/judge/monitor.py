@@ -22,9 +22,10 @@ from pvtime.run.control_client import ask
 from pvtime.run.control_protocol import SaveRequest
 from pvtime.run.exporter import SaveResult
 
-__all__ = ["ControlError", "Monitor", "monitor_of", "program_of"]
+__all__ = ["LIMIT_S", "ControlError", "Monitor", "monitor_of", "program_of"]
 
-TIMEOUT_S: Final = 30.0
+LIMIT_S: Final = 60.0
+"""Time that a VMM has for what it is told, where nothing else is said."""
 POLL_S: Final = 0.005
 _QEMU: Final = re.compile("qemu-(system-|kvm)")
 _NAMED_THREADS: Final = ("-name", "pvtime-judge,debug-threads=on")
@@ -41,11 +42,13 @@ class Monitor(ABC):
 
     :param command: its words.
     :param folder: for sockets and saved guests; None: nothing but its signals is wanted.
+    :param limit_s: time that the VMM has for each thing that it is told.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path | None) -> None:
+    def __init__(self, command: Sequence[str], folder: Path | None, limit_s: float = LIMIT_S) -> None:
         self._command = list(command)
         self._folder = folder
+        self._limit_s = limit_s
 
     def command(self) -> list[str]:
         """Return the words that start it."""
@@ -82,6 +85,13 @@ class Monitor(ABC):
         """
         return False
 
+    def _await(self, ready: Callable[[], bool], otherwise: str) -> None:
+        end = time.monotonic() + self._limit_s
+        while not ready():
+            if time.monotonic() > end:
+                raise ControlError(otherwise)
+            time.sleep(POLL_S)
+
 
 class SignalMonitor(Monitor):
     """Any VMM: its processes are stopped and continued by signals."""
@@ -98,8 +108,8 @@ class SignalMonitor(Monitor):
 class QemuMonitor(Monitor):
     """QEMU, by QMP. Its guest is migrated to a file, at rest, and restored from there."""
 
-    def __init__(self, command: Sequence[str], folder: Path | None) -> None:
-        super().__init__(command, folder)
+    def __init__(self, command: Sequence[str], folder: Path | None, limit_s: float = LIMIT_S) -> None:
+        super().__init__(command, folder, limit_s)
         if not any("debug-threads" in word for word in command):
             self._command += _NAMED_THREADS
         self._number = 0
@@ -122,12 +132,12 @@ class QemuMonitor(Monitor):
         """See :meth:`Monitor.save`."""
         assert self._folder is not None
         file = self._folder / "guest"
-        with _told(), Qmp(self._socket, TIMEOUT_S) as qmp:
+        with _told(), Qmp(self._socket, self._limit_s) as qmp:
             watch()
             qmp.execute("stop")
             watch()
             qmp.execute("migrate", uri=f"exec:cat > {shlex.quote(str(file))}")
-            _await(lambda: _has_migrated(qmp), "QEMU does not end its migration to a file")
+            self._await(lambda: _has_migrated(qmp), "QEMU does not end its migration to a file")
             watch()
             with contextlib.suppress(QmpError):
                 qmp.execute("quit")
@@ -136,8 +146,8 @@ class QemuMonitor(Monitor):
 
     def await_restored(self) -> bool:
         """See :meth:`Monitor.await_restored`."""
-        with _told(), Qmp(self._socket, TIMEOUT_S) as qmp:
-            _await(
+        with _told(), Qmp(self._socket, self._limit_s) as qmp:
+            self._await(
                 lambda: qmp.execute("query-status")["status"] in ("paused", "prelaunch"),
                 "QEMU does not restore the guest from its file",
             )
@@ -149,7 +159,7 @@ class QemuMonitor(Monitor):
         return self._folder / f"qmp-{self._number}"
 
     def _execute(self, command: str) -> None:
-        with _told(), Qmp(self._socket, TIMEOUT_S) as qmp:
+        with _told(), Qmp(self._socket, self._limit_s) as qmp:
             qmp.execute(command)
 
 
@@ -164,7 +174,7 @@ class PvtimeMonitor(SignalMonitor):
         """See :meth:`Monitor.save`."""
         assert self._folder is not None
         directory = self._folder / "guest"
-        _await(self._socket.exists, "pvtime does not listen at its control socket")
+        self._await(self._socket.exists, "pvtime does not listen at its control socket")
         watch()
         request = SaveRequest(str(directory), keep_running=False)
         with ThreadPoolExecutor(1) as pool:
@@ -182,14 +192,14 @@ class PvtimeMonitor(SignalMonitor):
         return self._folder / "control"
 
 
-def monitor_of(command: Sequence[str], folder: Path | None) -> Monitor:
+def monitor_of(command: Sequence[str], folder: Path | None, limit_s: float = LIMIT_S) -> Monitor:
     """Return the control of what a command starts, which may be behind another program: env, taskset."""
     *_, program = program_of(command)
     if _QEMU.match(Path(program).name):
-        return QemuMonitor(command, folder)
+        return QemuMonitor(command, folder, limit_s)
     if Path(program).name == "pvtime":
-        return PvtimeMonitor(command, folder)
-    return SignalMonitor(command, folder)
+        return PvtimeMonitor(command, folder, limit_s)
+    return SignalMonitor(command, folder, limit_s)
 
 
 def program_of(command: Sequence[str]) -> list[str]:
@@ -225,11 +235,3 @@ def _has_migrated(qmp: Qmp) -> bool:
             f"QEMU's migration to a file failed: {answer.get('error-desc', 'it gives no reason')}"
         )
     return bool(answer.get("status") == "completed")
-
-
-def _await(ready: Callable[[], bool], otherwise: str) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not ready():
-        if time.monotonic() > end:
-            raise ControlError(otherwise)
-        time.sleep(POLL_S)

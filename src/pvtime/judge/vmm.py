@@ -19,7 +19,7 @@ from pvtime.errors import UsageError
 from pvtime.judge.console import CheckResult
 from pvtime.judge.growth import Restored
 from pvtime.judge.host_kvm import check_host_kvm
-from pvtime.judge.monitor import ControlError, monitor_of, program_of
+from pvtime.judge.monitor import LIMIT_S, ControlError, monitor_of, program_of
 from pvtime.judge.subject import Subject
 from pvtime.judge.thief import Thief, patient
 from pvtime.judge.vcpu_threads import VcpuThreads, processes_below
@@ -38,7 +38,7 @@ USED_NS: Final = 150_000_000
 """A thread's wait for a CPU before the guest is restored on it; more than a comparison is off by."""
 USING_S: Final = 5.0
 """Time in which a thread gets that, or is taken as it is."""
-FOUND_S: Final = 30.0
+VERSION_S: Final = 30.0
 NAP_S: Final = 0.001
 
 
@@ -47,15 +47,19 @@ class Vmm(Subject):
 
     :param command: its words; :data:`IMAGE` in them stands for the image.
     :param folder: for what it is controlled and saved with; None: it is not.
+    :param limit_s: time that each step of a migration may take: a program starts slowly on a busy host.
     :raises UsageError: no word has it.
     """
 
-    def __init__(self, command: Sequence[str], image: str, folder: Path | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], image: str, folder: Path | None = None, limit_s: float = LIMIT_S
+    ) -> None:
         if not any(IMAGE in word for word in command):
             raise UsageError(f"the VMM's command does not say where the image goes: write {IMAGE} there")
         self._program = command[0]
         self._command = list(command)
-        self._monitor = monitor_of([word.replace(IMAGE, image) for word in command], folder)
+        self._monitor = monitor_of([word.replace(IMAGE, image) for word in command], folder, limit_s)
+        self._limit_s = limit_s
         self._said = bytearray()
         self._before = b""
         """Output of a process that was saved and has ended."""
@@ -180,7 +184,7 @@ class Vmm(Subject):
 
     def _end(self) -> None:
         """Read the process's output to its end."""
-        end = time.monotonic() + FOUND_S
+        end = time.monotonic() + self._limit_s
         while (data := self._read(NAP_S)) is not None:
             if time.monotonic() > end:
                 name = Path(program_of(self._command)[-1]).name
@@ -190,7 +194,7 @@ class Vmm(Subject):
             pass
 
     def _find(self, number: int) -> None:
-        end = time.monotonic() + FOUND_S
+        end = time.monotonic() + self._limit_s
         while self._threads.find() < number:
             if time.monotonic() > end or self._process.poll() is not None:
                 raise ControlError(f"the vCPUs' threads were not found after the restore: {self.complaint()}")
@@ -227,7 +231,7 @@ class Vmm(Subject):
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=FOUND_S,
+                timeout=VERSION_S,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
