@@ -66,6 +66,30 @@ def test_a_vmm_without_stolen_time_is_consistent_and_gets_no_verdict() -> None:
     assert found["announced"] == found["every_cpu_has_structure"] == "skip"
 
 
+FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
+
+
+@pytest.mark.parametrize("machine", ["virt,gic-version=3", "virt,acpi=off", "virt,virtualization=on"])
+def test_a_firmware_starts_the_image_with_acpi_or_a_device_tree(machine: str) -> None:
+    if shutil.which(PROGRAM) is None or not FIRMWARE.exists():
+        pytest.skip("QEMU or its firmware is not installed (Debian: qemu-system-arm, qemu-efi-aarch64)")
+    # The command line's options: it comes by the EFI image's load options, or by the device tree.
+    command = [PROGRAM, *QEMU.split(), "-M", machine, "-bios", str(FIRMWARE), "-append", "checks=announced"]
+    code, document = judge("--", *command)
+    assert code == 4, document
+    found = verdicts(document)
+    assert found["cpus_start"] == found["discovery_agrees"] == "pass", document
+    assert found["announced"] == "skip"
+    assert len(found) == 6, "what is chosen, and what is always made"
+
+
+def test_a_choice_of_checks_is_made_and_nothing_else() -> None:
+    code, document = judge("--engine", "unicorn", "--checks", "padding,starts_again")
+    needed = ["cpus_start", "smccc_version", "discovery_agrees", "every_cpu_has_structure", "normal_memory"]
+    assert [check["name"] for check in document["checks"]] == [*needed, "padding", "starts_again"]
+    assert code == 0, "the chosen checks passed; there is nothing to compare with the host"
+
+
 def test_a_guest_of_qemu_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
     if shutil.which(PROGRAM) is None:
         pytest.skip(f"{PROGRAM} is not installed (Debian: apt install qemu-system-arm)")
@@ -154,6 +178,7 @@ def test_one_thing_alone_goes_to_standard_output(tmp_path: Path) -> None:
     [
         (["--json", "--ktap"], "choose one of them"),
         (["--json", "--junit", "-"], "choose one of them"),
+        (["--checks", "padding,heder"], "'heder' is no check that can be chosen; these are: cpus_start, "),
         (["--console", "-"], "standard output has the results"),
         (["--", "true"], "write {image} there"),
         (["--", "/no/such/vmm", "{image}"], "there is no such program: check the VMM's command"),

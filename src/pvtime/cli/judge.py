@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import click
 
 from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parsed_by, seconds
 from pvtime.errors import UsageError
+from pvtime.judge.choice import image_choice, parse_choice
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.steal.placement import PlacementName
 
@@ -76,6 +78,13 @@ STOLEN = "30%"
     show_default=True,
     help="Time for which the image reads counts while the host steals.",
 )
+@click.option(
+    "--checks",
+    "chosen",
+    metavar="NAME[,NAME]…",
+    callback=parsed_by(parse_choice),
+    help="Make these checks, and those that they need. Default: all. See docs/judge.md.",
+)
 @click.option("--pause", is_flag=True, help="Pause the machine meanwhile, for less than a second.")
 @click.option(
     "--migrate",
@@ -106,6 +115,7 @@ def judge_command(
     placement: str,
     timeout: float,
     seconds: int,
+    chosen: frozenset[str] | None,
     pause: bool,
     migrate: bool,
     reset: bool,
@@ -138,15 +148,18 @@ def judge_command(
     from pvtime.judge.session import LifeEvent
     from pvtime.report.output_file import refuse_unwritable, write_whole
 
-    wanted = {LifeEvent.PAUSE: pause, LifeEvent.MIGRATE: migrate, LifeEvent.RESET: reset}
-    events = frozenset(event for event in LifeEvent if wanted[event])
+    given = {LifeEvent.PAUSE: pause, LifeEvent.MIGRATE: migrate, LifeEvent.RESET: reset}
+    events = frozenset(event for event in LifeEvent if given[event])
+    chosen = chosen or frozenset()
     words = [f"seconds={seconds}"] * (seconds != SECONDS) + ["reset"] * reset
-    image_options = " ".join(words)
+    image_options = " ".join([*words, image_choice(chosen)]).strip()
     if write_image is not None:
         write_whole(write_image, judge_image(image_options), "the image")
         return 0
     options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
     options += ["--timeout", str(timeout), "--seconds", str(seconds)]
+    if chosen:
+        options += ["--checks", ",".join(sorted(chosen))]
     options += [f"--{event.value}" for event in LifeEvent if event in events]
     if lava is not None:
         from pvtime.judge.lava import lava_job
@@ -165,10 +178,11 @@ def judge_command(
     if in_lab:
         options += [word for word, given in (("--json", as_json), ("--ktap", ktap)) if given]
         return _judge_in_lab(options, junit, console, command)
+    wanted = _Wanted(timeout, image_options, events, chosen)
     if command:
-        result = _judge_vmm(command, Path(program_of(command)[-1]).name, timeout, image_options, events)
+        result = _judge_vmm(command, Path(program_of(command)[-1]).name, wanted)
     else:
-        result = _judge_own(engine, placement, vcpus, timeout, image_options, events)
+        result = _judge_own(engine, placement, vcpus, wanted)
     if junit is not None and junit != STDOUT:
         write_whole(junit, to_junit(result), "the results")
     if console is not None:
@@ -211,9 +225,17 @@ def _judge_in_lab(
     )
 
 
-def _judge_vmm(
-    command: Sequence[str], name: str, timeout: float, image_options: str, events: frozenset[LifeEvent]
-) -> Judgement:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of a judgement."""
+
+    limit_s: float
+    image_options: str
+    events: frozenset[LifeEvent]
+    chosen: frozenset[str]
+
+
+def _judge_vmm(command: Sequence[str], name: str, wanted: _Wanted) -> Judgement:
     import tempfile
 
     from pvtime.judge.image_file import judge_image
@@ -222,20 +244,13 @@ def _judge_vmm(
 
     with tempfile.TemporaryDirectory(prefix="pvtime-judge-") as folder:
         image = Path(folder) / "judge.img"
-        image.write_bytes(judge_image(image_options))
-        control = Path(folder) if events - {LifeEvent.RESET} else None
-        with Vmm(command, str(image), control) as vmm:
-            return judge(vmm, name, timeout, events)
+        image.write_bytes(judge_image(wanted.image_options))
+        control = Path(folder) if wanted.events - {LifeEvent.RESET} else None
+        with Vmm(command, str(image), control, wanted.limit_s) as vmm:
+            return judge(vmm, name, wanted.limit_s, wanted.events, wanted.chosen)
 
 
-def _judge_own(
-    engine: str,
-    placement: str,
-    vcpus: int,
-    timeout: float,
-    image_options: str,
-    events: frozenset[LifeEvent],
-) -> Judgement:
+def _judge_own(engine: str, placement: str, vcpus: int, wanted: _Wanted) -> Judgement:
     from pvtime.engine.registry import choose
     from pvtime.inject.schedule import Schedule
     from pvtime.judge.image_file import judge_kernel
@@ -248,11 +263,13 @@ def _judge_own(
     if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
         options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
         command = [*PVTIME, "run", "--kernel", "{image}", *options]
-        return _judge_vmm(command, name, timeout, f"{image_options} wait={LATE_S[bool(events)]}", events)
-    config = MachineConfig(vcpus, MEMORY, judge_kernel(image_options), placement=PlacementName(placement))
+        image_options = f"{wanted.image_options} wait={LATE_S[bool(wanted.events)]}".strip()
+        return _judge_vmm(command, name, replace(wanted, image_options=image_options))
+    kernel = judge_kernel(wanted.image_options)
+    config = MachineConfig(vcpus, MEMORY, kernel, placement=PlacementName(placement))
 
     def build(machine: Machine) -> Engine:
         return kind.build(machine, {}, Schedule.parse([STOLEN]))
 
     with OwnMachine(build, config) as subject:
-        return judge(subject, name, timeout, events)
+        return judge(subject, name, wanted.limit_s, wanted.events, wanted.chosen)

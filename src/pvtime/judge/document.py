@@ -79,7 +79,7 @@ def to_ktap(judgement: Judgement) -> str:
         else:
             text.append(f"ok {number} {result.name}")
         text.append(f"pvtime-result: {result.name} {result.verdict.value}")
-    return "\n".join([*text, f"# {_one_line(judgement.subject)}: {_CONCLUSION[judgement.exit_code]}", ""])
+    return "\n".join([*text, f"# {_one_line(judgement.subject)}: {_conclusion(judgement)}", ""])
 
 
 def lines(judgement: Judgement) -> Iterator[str]:
@@ -90,7 +90,13 @@ def lines(judgement: Judgement) -> Iterator[str]:
         if result.verdict is not Verdict.PASS or result.name.endswith(GROWTH):
             yield from (f"{'':6}{'':{width}}  {detail}" for detail in map(_printable, result.details))
     yield ""
-    yield f"{judgement.subject}: {_CONCLUSION[judgement.exit_code]}"
+    yield f"{judgement.subject}: {_conclusion(judgement)}"
+
+
+def _conclusion(judgement: Judgement) -> str:
+    if judgement.chosen and judgement.exit_code is ExitCode.RIGHT:
+        return "the chosen checks pass"
+    return _CONCLUSION[judgement.exit_code]
 
 
 def _line(result: CheckResult, width: int) -> str:

@@ -14,7 +14,7 @@ __all__ = ["OPTIONS_SIZE", "judge_image", "judge_kernel"]
 
 OPTIONS_AT: Final = 64
 """Offset of the options in the image, behind its header."""
-OPTIONS_SIZE: Final = 64
+OPTIONS_SIZE: Final = 1024
 """The image's own limit: OPTIONS_SIZE in image/layout.h."""
 
 

@@ -60,10 +60,14 @@ class Judgement:
     host: HostFacts
     version: str = ""
     """Of the VMM."""
+    chosen: frozenset[str] = frozenset()
+    """The checks that were wanted; none: all."""
 
     @property
     def exit_code(self) -> ExitCode:
         """WRONG if a check of stolen time failed; RIGHT if it was compared with the host's and agreed.
+
+        Where checks were chosen, RIGHT if each of them passed.
 
         An image that did not start, or was not given the time to end, has said nothing against stolen time;
         and a VMM that could not be migrated was not judged across a migration.
@@ -71,7 +75,8 @@ class Judgement:
         verdicts = {result.name: result.verdict for result in self.results}
         if any(verdict is Verdict.FAIL for name, verdict in verdicts.items() if name not in (BOOTED, ENDED)):
             return ExitCode.WRONG
-        agreed = verdicts.get(GROWTH) is Verdict.PASS and not verdicts.keys() & {BOOTED, ENDED}
+        agreed = all(verdicts.get(name) is Verdict.PASS for name in self.chosen or {GROWTH})
+        agreed &= not verdicts.keys() & {BOOTED, ENDED}
         agreed &= all(verdicts.get(event.value, Verdict.PASS) is Verdict.PASS for event in LifeEvent)
         return ExitCode.RIGHT if agreed else ExitCode.CANNOT_TELL
 
@@ -183,12 +188,17 @@ class _Session:
 
 
 def judge(
-    subject: Subject, name: str, limit_s: float, events: frozenset[LifeEvent] = frozenset()
+    subject: Subject,
+    name: str,
+    limit_s: float,
+    events: frozenset[LifeEvent] = frozenset(),
+    chosen: frozenset[str] = frozenset(),
 ) -> Judgement:
     """Read the image's console to its end, or for ``limit_s``.
 
     :param name: the subject's.
     :param events: what is to happen to it meanwhile; a reset is the image's own doing.
+    :param chosen: the checks that are wanted, which the image was told; none: all.
     """
     since = stat_times()
     outside = [event for event in LifeEvent if event in events and event is not LifeEvent.RESET]
@@ -201,7 +211,8 @@ def judge(
         reason = f"the machine was not there for the {event.value}: its load had ended, or never began"
         results.append(CheckResult(event.value, Verdict.SKIP, reason))
     host = host_facts(since)
-    return Judgement(name, tuple(results), bytes(session.raw), subject.complaint(), host, subject.version())
+    said, version = subject.complaint(), subject.version()
+    return Judgement(name, tuple(results), bytes(session.raw), said, host, version, chosen)
 
 
 def _is_event(name: str) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -41,6 +42,19 @@ def test_the_exit_code_is_the_verdict(verdicts: dict[str, Verdict], code: ExitCo
     given = judgement(*(CheckResult(name, verdict) for name, verdict in verdicts.items()))
     assert given.exit_code is code
     assert json.loads(to_json(given))["verdict"] == code.name.lower().replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"),
+    [(Verdict.PASS, ExitCode.RIGHT), (Verdict.SKIP, ExitCode.CANNOT_TELL), (Verdict.FAIL, ExitCode.WRONG)],
+)
+def test_where_checks_were_chosen_the_verdict_is_theirs(verdict: Verdict, code: ExitCode) -> None:
+    results = (CheckResult("off_and_on", Verdict.SKIP), CheckResult("padding", verdict))
+    given = replace(judgement(*results), chosen=frozenset({"padding"}))
+    assert given.exit_code is code
+    assert ("the chosen checks pass" in [*lines(given)][-1]) is (code is ExitCode.RIGHT)
+    unmade = replace(judgement(), chosen=frozenset({"padding"}))
+    assert unmade.exit_code is ExitCode.CANNOT_TELL
 
 
 def test_json_has_every_check_and_the_console() -> None:

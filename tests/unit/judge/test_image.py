@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pvtime.judge.choice import GROWTH_NEEDS, IMAGE_CHECKS, image_choice
 from pvtime.judge.console import MAX_CPUS
 from pvtime.judge.image_file import OPTIONS_SIZE, judge_image, judge_kernel
 
@@ -48,12 +49,23 @@ def test_both_sides_have_the_same_limit(name: str, limit: int) -> None:
     assert int(match[1]) == limit
 
 
+def test_both_sides_have_the_same_checks() -> None:
+    text = (SOURCES / "checks.c").read_text()
+    table = text[text.index("static const struct check checks[]") :]
+    assert tuple(re.findall(r'^\t\{ "(\w+)", ', table, re.MULTILINE)) == IMAGE_CHECKS
+    assert set(GROWTH_NEEDS) < set(IMAGE_CHECKS)
+
+
+def test_all_options_fit() -> None:
+    judge_image(f"seconds=3600 wait=10 reset {image_choice(frozenset(IMAGE_CHECKS))}")
+
+
 def test_options_are_written_behind_the_header_and_nothing_else_is() -> None:
     plain, image = judge_image(), judge_image("seconds=1 reset")
     assert plain[64 : 64 + OPTIONS_SIZE] == bytes(OPTIONS_SIZE)
     assert image[64:80] == b"seconds=1 reset\0"
     assert image[:64] + plain[64:80] + image[80:] == plain
-    with pytest.raises(ValueError, match="64 bytes"):
+    with pytest.raises(ValueError, match=f"{OPTIONS_SIZE} bytes"):
         judge_image("x" * OPTIONS_SIZE)
 
 

@@ -5,6 +5,7 @@
 #define PL011_DR	0x00
 #define PL011_FR	0x18
 #define PL011_FR_TXFF	(1 << 5)
+#define PL011_ICR	0x44
 #define THR		0
 #define LSR		5
 #define LSR_THRE	(1 << 5)
@@ -44,12 +45,24 @@ static void put_byte(char one)
 	}
 }
 
+/*
+ * A hypervisor may collect what is written until the VMM has something to do (KVM_CAP_COALESCED_MMIO): no interrupt
+ * is cleared here, but the host sees the line now.
+ */
+static void flush(void)
+{
+	if (machine.uart.base && machine.pl011)
+		*(volatile u32 *)(machine.uart.base + PL011_ICR) = 0;
+}
+
 void put(const char *text)
 {
 	for (; *text; text++) {
 		if (*text == '\n')
 			put_byte('\r');
 		put_byte(*text);
+		if (*text == '\n')
+			flush();
 	}
 }
 

@@ -10,7 +10,7 @@
 #define MAX_DEPTH	16
 #define MAX_PATH	128
 
-struct machine machine = { .io_width = 1, .seconds = 2 };
+struct machine machine = { .io_width = 1, .seconds = 2 };	/* not in the bss, which is cleared behind efi.c */
 
 struct property {
 	const char *name;
@@ -104,6 +104,11 @@ void read_options(const char *text, u32 size)
 			machine.wait = number(word + 5);
 		} else if (starts(word, "reset")) {
 			machine.reset = true;
+		} else if (starts(word, "checks=")) {
+			machine.checks = word + 7;
+			for (machine.checks_length = 0; at + 8 + machine.checks_length < size; machine.checks_length++)
+				if (!word[7 + machine.checks_length] || word[7 + machine.checks_length] == ' ')
+					break;
 		}
 	}
 }

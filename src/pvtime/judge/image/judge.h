@@ -9,9 +9,13 @@
 
 #include "layout.h"
 
-#define MAX_RANGES 16
+#define MAX_RANGES 64
+#define MPIDR_AFFINITY 0xff00fffffful
 #define NS 1000000000ul
 #define NONE (~0ul)
+
+/* Everything is in one file: nothing is reached by a table of addresses, which efi.c has not relocated yet. */
+#pragma GCC visibility push(hidden)
 
 typedef uint64_t u64;
 typedef int64_t s64;
@@ -22,7 +26,7 @@ struct range {
 	u64 base, size;
 };
 
-/* What the device tree says of the machine. */
+/* What the device tree, or the firmware, says of the machine. */
 struct machine {
 	struct range ram[MAX_RANGES];
 	u32 rams;
@@ -39,6 +43,8 @@ struct machine {
 	u32 seconds;			/* for each phase that takes time */
 	u32 wait;			/* seconds until the first check, for a VMM whose console comes late */
 	bool reset;			/* reset the machine at the end, by PSCI SYSTEM_RESET */
+	const char *checks;		/* names of the checks to make, between commas; NULL: all */
+	u32 checks_length;
 };
 
 extern struct machine machine;
@@ -46,6 +52,9 @@ extern struct machine machine;
 /* fdt.c */
 bool read_device_tree(const void *tree);
 void read_options(const char *text, u32 size);
+
+/* acpi.c */
+bool read_acpi(const u8 *rsdp);
 
 /* console.c */
 void put(const char *text);
@@ -113,5 +122,7 @@ u64 load_exclusive(u64 address);
 
 /* checks.c */
 void run_checks(void);
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* From the device tree to the power button. */
+/* From the device tree, or what the firmware said instead, to the power button. */
 #include "judge.h"
 
 void report_exception(u64 esr, u64 elr, u64 far)
@@ -17,7 +17,7 @@ void report_exception(u64 esr, u64 elr, u64 far)
 void main(const void *tree)
 {
 	read_options(image_options, OPTIONS_SIZE);
-	if (!read_device_tree(tree))
+	if (tree && !read_device_tree(tree))
 		power_off();		/* there is no console to complain on */
 	build_page_tables(tree);
 	enable_mmu();

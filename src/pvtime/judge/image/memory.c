@@ -105,7 +105,8 @@ void build_page_tables(const void *tree)
 		root[i] = i << SHIFT_1 | AS_DEVICE;
 	for (u32 i = 0; i < machine.rams; i++)
 		map_normal(machine.ram[i].base, machine.ram[i].size);
-	map_normal((u64)tree, PAGE);
+	if (tree)
+		map_normal((u64)tree, PAGE);
 	invalidate_image();
 	is_on = true;
 }
