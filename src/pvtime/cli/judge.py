@@ -81,7 +81,7 @@ STOLEN = "30%"
 @click.option(
     "--checks",
     "chosen",
-    metavar="NAME[,NAME]…",
+    metavar="NAME[,NAME...]",
     callback=parsed_by(parse_choice),
     help="Make these checks, and those that they need. Default: all. See docs/judge.md.",
 )

@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from pvtime.errors import PvtimeError
 from pvtime.judge.qmp import Qmp, QmpError
 from pvtime.judge.vcpu_threads import processes_below
 from pvtime.run.control_client import ask
-from pvtime.run.control_protocol import SaveRequest
-from pvtime.run.exporter import SaveResult
+from pvtime.run.control_protocol import PauseRequest, Request, ResumeRequest, SaveRequest
 
 __all__ = ["LIMIT_S", "ControlError", "Monitor", "monitor_of", "program_of"]
 
@@ -163,28 +163,43 @@ class QemuMonitor(Monitor):
             qmp.execute(command)
 
 
-class PvtimeMonitor(SignalMonitor):
+class PvtimeMonitor(Monitor):
     """A machine of pvtime's, by its control socket."""
 
     def command(self) -> list[str]:
         """See :meth:`Monitor.command`."""
         return self._command if self._folder is None else [*self._command, "--control", str(self._socket)]
 
+    def stop(self, process: int) -> None:
+        """See :meth:`Monitor.stop`."""
+        self._ask(PauseRequest())
+
+    def resume(self, process: int) -> None:
+        """See :meth:`Monitor.resume`."""
+        self._ask(ResumeRequest())
+
     def save(self, watch: Callable[[], object]) -> list[str]:
         """See :meth:`Monitor.save`."""
         assert self._folder is not None
         directory = self._folder / "guest"
-        self._await(self._socket.exists, "pvtime does not listen at its control socket")
         watch()
-        request = SaveRequest(str(directory), keep_running=False)
+        # At rest first: to get ready for a save takes a machine some seconds on an emulated host.
+        self._ask(PauseRequest())
+        watch()
         with ThreadPoolExecutor(1) as pool:
-            saving = pool.submit(ask, self._socket, request, SaveResult)
+            saving = pool.submit(self._ask, SaveRequest(str(directory), keep_running=False))
             while not saving.done():
                 watch()
                 time.sleep(POLL_S)
-        if (error := saving.exception()) is not None:
-            raise ControlError(str(error)) from error
+        saving.result()
         return [*PVTIME, "restore", str(directory)]
+
+    def _ask(self, request: Request) -> None:
+        self._await(self._socket.exists, "pvtime does not listen at its control socket")
+        try:
+            ask(self._socket, request, None, timeout_s=self._limit_s)
+        except PvtimeError as error:
+            raise ControlError(str(error)) from error
 
     @property
     def _socket(self) -> Path:

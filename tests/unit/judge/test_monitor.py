@@ -115,3 +115,43 @@ def test_another_program_is_told(answer: str, words: str, tmp_path: Path) -> Non
 def test_nobody_is_told(tmp_path: Path) -> None:
     with pytest.raises(QmpError, match="does not answer: No such file"):
         Qmp(tmp_path / "socket", 0)
+
+
+@contextmanager
+def machine(path: Path, asked: list[str]) -> Iterator[None]:
+    """Answer requests at pvtime's control socket, and note them: all but the one to resume succeed."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            while "resume" not in asked:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rw") as file:
+                    asked.append(json.loads(file.readline())["command"])
+                    answer: dict[str, object] = {"result": {}}
+                    if asked[-1] == "resume":
+                        answer = {"error": "no"}
+                    print(json.dumps(answer), file=file, flush=True)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(DEADLINE)
+
+
+def test_a_machine_of_pvtimes_is_at_rest_before_it_gets_ready_to_be_saved(tmp_path: Path) -> None:
+    # To get ready took longer than the guest had to live, on an emulated host.
+    monitor = monitor_of(["pvtime", "run"], tmp_path)
+    assert monitor.command()[-2:] == ["--control", str(tmp_path / "control")]
+    asked: list[str] = []
+    readings: list[int] = []
+    with machine(tmp_path / "control", asked):
+        command = monitor.save(lambda: readings.append(len(asked)))
+        with pytest.raises(ControlError, match="no"):
+            monitor.resume(0)
+    assert asked == ["pause", "save", "resume"]
+    assert readings[:2] == [0, 1], "the host's figures are read before the machine is at rest, and after"
+    assert command[-2:] == ["restore", str(tmp_path / "guest")]
