@@ -21,6 +21,8 @@ PREEMPTION_NS: Final = 50_000_000
 """An error that a preemption in the moment of a reading can make, on a busy host."""
 LATE_NS: Final = 20_000_000
 """A difference between the guest's clock and the host's that is not the console's."""
+GROSS: Final = 10
+"""An error of so many times that difference has another cause."""
 MS: Final = 1_000_000
 NS: Final = 1_000_000_000
 NOT_FOUND: Final = (
@@ -95,8 +97,9 @@ class Growth:
         return self.least_ns // 2 <= ns <= self.most_ns * 2
 
     def _explains(self, ns: int) -> bool:
-        """Whether this, counted in addition, explains the error."""
-        return ns > 0 and ns // 2 <= self.error_ns <= ns + ns // 2 + PREEMPTION_NS
+        """Whether this, counted in addition, explains the error, which may be larger by the bounds' width."""
+        at_most = self.error_ns + self.most_ns - self.least_ns
+        return 0 < self.error_ns <= ns + ns // 2 + PREEMPTION_NS and 0 < ns // 2 <= at_most
 
     @property
     def idle_is_in_it(self) -> bool:
@@ -216,7 +219,8 @@ class Growths:
         pairs = self.pairs()
         details = tuple(each.describe() for each in pairs)
         worst = max(pairs, key=lambda each: abs(each.error_ns), default=None)
-        if (late := self.late_ns()) > LATE_NS:
+        late = self.late_ns()
+        if late > LATE_NS and (worst is None or abs(worst.error_ns) <= GROSS * late + PREEMPTION_NS):
             reason = (
                 f"the VMM held what the image printed back for {late // MS} ms: no moment to compare is known"
             )

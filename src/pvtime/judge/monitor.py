@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from pvtime.errors import PvtimeError
 from pvtime.judge.qmp import Qmp, QmpError
 from pvtime.judge.vcpu_threads import processes_below
 from pvtime.run.control_client import ask
-from pvtime.run.control_protocol import PauseRequest, Request, ResumeRequest, SaveRequest
+from pvtime.run.control_protocol import InfoRequest, PauseRequest, Request, ResumeRequest, SaveRequest
 
 __all__ = ["LIMIT_S", "ControlError", "Monitor", "monitor_of", "program_of"]
 
@@ -53,6 +54,9 @@ class Monitor(ABC):
     def command(self) -> list[str]:
         """Return the words that start it."""
         return self._command
+
+    def prepare(self) -> None:
+        """Have the process that was started get ready to be told something; return at once."""
 
     @abstractmethod
     def stop(self, process: int) -> None:
@@ -169,6 +173,16 @@ class PvtimeMonitor(Monitor):
     def command(self) -> list[str]:
         """See :meth:`Monitor.command`."""
         return self._command if self._folder is None else [*self._command, "--control", str(self._socket)]
+
+    def prepare(self) -> None:
+        """Ask for something: on an emulated host, the first answer took longer than the guest had to live."""
+
+        def ask() -> None:
+            with contextlib.suppress(ControlError):
+                self._ask(InfoRequest())
+
+        if self._folder is not None:
+            threading.Thread(target=ask, daemon=True).start()
 
     def stop(self, process: int) -> None:
         """See :meth:`Monitor.stop`."""

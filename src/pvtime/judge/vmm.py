@@ -75,6 +75,7 @@ class Vmm(Subject):
         if shutil.which(self._program) is None:
             raise UsageError(f"{self._program}: there is no such program: check the VMM's command")
         self._start(self._monitor.command())
+        self._monitor.prepare()
         return self
 
     def _start(self, command: Sequence[str]) -> None:

@@ -92,6 +92,13 @@ def test_an_event_explains_an_error_of_its_size(events: dict[str, int], guest_ns
     assert words in Growth(0, guest_ns, 2 * S, 2 * S, **events).mistake()
 
 
+def test_wide_bounds_hide_a_part_of_what_explains_an_error() -> None:
+    # Idle for 200 ms, of which bounds that are 100 ms wide leave 60 ms as an error.
+    counted = Growth(0, 216 * S // 100, 2 * S, 21 * S // 10, idle_ns=2 * S // 10)
+    assert "idle (WFI) is in it" in counted.mistake()
+    assert "another thread's time" in Growth(0, 216 * S // 100, 2 * S, 21 * S // 10, idle_ns=S).mistake()
+
+
 def test_of_several_readings_the_best_are_taken() -> None:
     # A thread's wait on its way to its sleep is in the host's figure, and not yet in the guest's count.
     both = growths((0, 2 * S), (8, 8), (2 * S, 2 * S))
@@ -135,6 +142,14 @@ def test_a_console_that_came_late_convicts_nobody() -> None:
     assert late.idle_was_stolen() == ""
     stopped = growths((0, 2 * S), (0, 0), (2 * S, 2 * S), host_passed=9 * S)
     assert check(stopped).verdict is Verdict.PASS
+
+
+def test_an_error_that_no_late_console_explains_is_told() -> None:
+    late = 2 * S - S // 20
+    stopped = growths((0, 0), (0, 0), (2 * S, 2 * S), host_passed=late)
+    assert "nobody updates the structure" in check(stopped).reason
+    less = growths((0, 2 * S - S // 2), (0, 0), (2 * S, 2 * S), host_passed=late)
+    assert check(less).verdict is Verdict.SKIP, "ten times 50 ms"
 
 
 def test_what_cannot_be_compared_is_no_verdict() -> None:

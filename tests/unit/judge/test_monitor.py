@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.wait import DEADLINE
+from framework.wait import DEADLINE, wait_until
 from pvtime.judge.monitor import ControlError, monitor_of, program_of
 from pvtime.judge.qmp import Qmp, QmpError
 
@@ -149,9 +149,11 @@ def test_a_machine_of_pvtimes_is_at_rest_before_it_gets_ready_to_be_saved(tmp_pa
     asked: list[str] = []
     readings: list[int] = []
     with machine(tmp_path / "control", asked):
+        monitor.prepare()
+        wait_until(lambda: asked, message="it is not asked")
         command = monitor.save(lambda: readings.append(len(asked)))
         with pytest.raises(ControlError, match="no"):
             monitor.resume(0)
-    assert asked == ["pause", "save", "resume"]
-    assert readings[:2] == [0, 1], "the host's figures are read before the machine is at rest, and after"
+    assert asked == ["info", "pause", "save", "resume"]
+    assert readings[:2] == [1, 2], "the host's figures are read before the machine is at rest, and after"
     assert command[-2:] == ["restore", str(tmp_path / "guest")]

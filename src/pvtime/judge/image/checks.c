@@ -401,14 +401,16 @@ static enum verdict off_and_on_under_load(void)
  */
 static enum verdict idle_is_not_stolen(void)
 {
-	u64 frequency, before, slept = 0;
+	u64 frequency, until, slept = 0;
 	bool is_ready = prepare_sleep(), asleep = is_ready;
 
 	asm volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
 	for (u32 naps = 0; naps < NAPS && asleep; naps++) {
-		before = counter();
-		asleep = sleep_until(before + frequency / 1000 * NAP_MS);
-		slept += counter() - before;
+		u64 nap = frequency / 1000 * NAP_MS;
+
+		until = counter() + nap;
+		asleep = sleep_until(until);
+		slept += nap;		/* a wake-up may be late on a busy host, and that is stolen */
 	}
 	if (asleep) {
 		put("pvtime-data: idle cpu=0 ns=");
