@@ -81,9 +81,9 @@ STOLEN = "30%"
 @click.option(
     "--checks",
     "chosen",
-    metavar="NAME[,NAME...]",
+    metavar="NAMES",
     callback=parsed_by(parse_choice),
-    help="Make these checks, and those that they need. Default: all. See docs/judge.md.",
+    help="Make these checks, with commas between, and those that they need. Default: all. See docs/judge.md.",
 )
 @click.option("--pause", is_flag=True, help="Pause the machine meanwhile, for less than a second.")
 @click.option(
