@@ -44,6 +44,7 @@ STYLE: Final = """
 body { font: 14px/1.4 sans-serif; margin: 2em auto; max-width: 70em; color: #222; background: #fff }
 table { border-collapse: collapse } td, th { padding: 2px 12px 2px 0; text-align: right }
 td:first-child, th:first-child { text-align: left }
+.marks td { text-align: left }
 svg { display: block; background: #f6f6f6; width: 100%; height: auto }
 .key { display: inline-block; width: 1em; height: 1em; vertical-align: -2px; margin: 0 4px 0 12px }
 h2 { font-size: 1em; margin: 1.2em 0 .2em } .marks { max-height: 20em; overflow: auto }
