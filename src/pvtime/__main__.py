@@ -98,6 +98,8 @@ def main() -> int:
 
     try:
         open_closed()
+        if sys.argv[1:] == ["--version"] and _print_version():
+            return 0
         from pvtime.cli.command import EXIT_INTERRUPTED
         from pvtime.cli.command import main as run_command_line
     except (ImportError, MemoryError, OSError) as error:
@@ -122,6 +124,16 @@ def main() -> int:
         # Nothing is left to clean up, and the interpreter prints an exception that it meets at its end.
         _handle(signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _print_version() -> bool:
+    """Print the version without the imports of the command line; False: the output does not take it."""
+    from pvtime import __version__
+
+    with contextlib.suppress(OSError):
+        print(f"pvtime {__version__}", flush=True)
+        return True
+    return False
 
 
 def _print_unless_interrupted(kind: type[BaseException], error: BaseException, trace: object) -> None:

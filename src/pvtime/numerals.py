@@ -16,7 +16,7 @@ WHOLE: Final = "[0-9]{1,18}"
 DECIMAL: Final = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 """Pattern of a time or a percentage in a text with more in it."""
 
-_SCIENTIFIC: Final = re.compile(r"(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?")
+_SCIENTIFIC: Final = r"(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?"
 
 
 def parse_whole(text: str) -> int:
@@ -34,6 +34,6 @@ def parse_decimal(text: str) -> float:
 
     :raises ValueError: it is none.
     """
-    if not _SCIENTIFIC.fullmatch(text):
+    if not re.fullmatch(_SCIENTIFIC, text):
         raise ValueError(f"{text!r} is not a number")
     return float(text)

@@ -6,12 +6,15 @@ Packages import only downwards, modules not in circles, and nobody takes another
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import pvtime
 from framework.imports import Import, classes_of, imports_of
 
 ROOT = Path(__file__).parents[2] / "src"
@@ -206,3 +209,38 @@ def test_imports_for_types_alone_are_told_from_others(tmp_path: Path) -> None:
         "b": True,
         "d": False,
     }
+
+
+LATER = {
+    "cattrs": "states and reports are decoded by it",
+    "decimal": "a schedule of steal has such numbers",
+    "hashlib": "images that were not written since need no checksum",
+    "pvtime.report.document": "the report is written at the end",
+    "pvtime.run.control_protocol": "somebody must ask first",
+    "pvtime.run.warm": "--warm",
+    "pvtime.snapshot.directory": "--save-at and restore",
+    "rich": "the tables are drawn in userland",
+}
+"""Modules that a run imports behind the guest's first instruction, or not at all, and what they are for."""
+
+
+def test_a_run_imports_before_its_guest_only_what_it_needs() -> None:
+    program = (
+        "import sys\n"
+        "import pvtime.cli.run, pvtime.run.run_machine, pvtime.run.source, pvtime.run.runtime_dir\n"
+        "import pvtime.engine.unicorn.engine, pvtime.images.store, pvtime.userland.build\n"
+        f"print(*sorted(set(sys.modules) & set({sorted(LATER)})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], "imported too early"
+
+
+def test_the_version_is_told_without_the_command_line() -> None:
+    program = (
+        "import sys\n"
+        "from pvtime.__main__ import main\n"
+        "sys.argv[1:] = ['--version']\n"
+        "print(main(), 'click' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pvtime {pvtime.__version__}\n0 False\n"

@@ -31,7 +31,7 @@ __all__ = [
 
 SIZE_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Binary powers: a guest's memory is made of pages."""
-SIZE_PATTERN: Final = re.compile(rf"({WHOLE}) ?([KMGT]?)(?:i?B)?(?<! )", re.IGNORECASE | re.ASCII)
+SIZE_PATTERN: Final = rf"({WHOLE}) ?([KMGT]?)(?:i?B)?(?<! )"
 
 MAX_SECONDS: Final = 10**9
 """31 years: the host's clocks end at 292."""
@@ -129,7 +129,7 @@ def parse_size(text: str) -> int:
 
     :raises ValueError: ``text`` is not a size.
     """
-    match = SIZE_PATTERN.fullmatch(text)
+    match = re.fullmatch(SIZE_PATTERN, text, re.IGNORECASE | re.ASCII)
     if match is None:
         raise ValueError(f"{text!r} is not a size: give a number such as 512M or 1G")
     return int(match[1]) << SIZE_UNITS[match[2].upper()]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from typing import Final
 
 from pvtime.errors import UsageError
@@ -24,14 +22,14 @@ MIN_PERIOD_NS: Final = 1_000_000
 
 UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, None: 10**9}
 
-_TIME: Final = re.compile(rf"({DECIMAL})(s|ms|us)?")
-_ITEM: Final = re.compile(
+_TIME: Final = rf"({DECIMAL})(s|ms|us)?"
+_ITEM: Final = (
     rf"(?:(?P<vcpus>[0-9,-]+):)?"
     rf"(?:(?P<percent>{DECIMAL})%|(?P<amount>[0-9.]+[mu]?s?))"
     rf"(?:/(?P<period>[0-9.]+[mu]?s?))?"
     rf"(?:@(?P<start>[0-9.]+[mu]?s?)(?:-(?P<end>[0-9.]+[mu]?s?))?)?"
 )
-_VCPUS: Final = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")
+_VCPUS: Final = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,12 @@ class Item:
 
     @classmethod
     def _parse(cls, text: str) -> Item:
-        if (match := _ITEM.fullmatch(text)) is None:
+        if (match := re.fullmatch(_ITEM, text)) is None:
             raise UsageError("write [VCPUS:]AMOUNT[/PERIOD][@FROM[-TO]], such as 0-1:30%@5-10 or 4s@10")
         period = _time(match["period"]) if match["period"] else None
         if match["percent"]:
+            from decimal import Decimal
+
             period = DEFAULT_PERIOD_NS if period is None else period
             amount = int(Decimal(match["percent"]) * period / 100)
         else:
@@ -136,8 +136,10 @@ class Item:
 
 def _time(text: str) -> int:
     """Return a time in ns; a number without a unit is in s."""
-    if (match := _TIME.fullmatch(text)) is None:
+    if (match := re.fullmatch(_TIME, text)) is None:
         raise UsageError(f"{text} is not a time: give a number with s, ms or us")
+    from decimal import Decimal
+
     return int(Decimal(match[1]) * UNITS[match[2]])
 
 
@@ -146,6 +148,8 @@ def _text(ns: int) -> str:
     for unit in ("s", "ms"):
         if ns % UNITS[unit] == 0:
             return f"{ns // UNITS[unit]}{unit}"
+    from decimal import Decimal
+
     return f"{Decimal(ns) / UNITS['s']:f}s"
 
 
@@ -153,7 +157,7 @@ def _vcpus(text: str) -> frozenset[int]:
     """Return the vCPUs of a list such as ``0,2-3``."""
     chosen: set[int] = set()
     for part in text.split(","):
-        match = _VCPUS.fullmatch(part)
+        match = re.fullmatch(_VCPUS, part)
         first = int(match[1]) if match else 1
         last = int(match[2] or first) if match else 0
         if first > last:
@@ -175,6 +179,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         endless = [item for item in self.items if item.period_ns is not None and item.end_ns is None]
+        if not endless:
+            return
+        from fractions import Fraction  # most runs have no schedule and need none of it
+
         named = frozenset[int]().union(*(item.vcpus or () for item in endless))
         for vcpu in (None, *sorted(named)):  # None: a vCPU that no item names
             share = sum(

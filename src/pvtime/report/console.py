@@ -14,24 +14,24 @@ LINE_LIMIT: Final = 4096
 BANNER_WITHIN: Final = 1 << 16
 """Bytes of console output in which to look for the banner."""
 
-LINUX_VERSION = re.compile(rb"Linux version ([!-~]{1,64})\s")
+LINUX_VERSION = rb"Linux version ([!-~]{1,64})\s"
 """The banner that every Linux kernel prints first (init/version-timestamp.c)."""
-PRINTK = rb"^(?:\[[^\]\n]{1,24}\] ?){0,2}"
+PRINTK = rb"(?m)^(?:\[[^\]\n]{1,24}\] ?){0,2}"
 """The beginning of a line, with the time and the caller where printk prints them."""
-PANIC = re.compile(PRINTK + rb"Kernel panic - not syncing", re.MULTILINE)
+PANIC = PRINTK + rb"Kernel panic - not syncing"
 """The first line of a panic (kernel/panic.c, vpanic)."""
-PANIC_END = re.compile(PRINTK + rb"---\[ end Kernel panic - not syncing[^\n]*\s*\Z", re.MULTILINE)
+PANIC_END = PRINTK + rb"---\[ end Kernel panic - not syncing[^\n]*\s*\Z"
 """Its last line, with nothing behind it: from here on vpanic loops for ever with printk off. A kernel that
 reboots of itself (``panic=N``) or has a crash kernel does not print it."""
-HALT = re.compile(PRINTK + rb"reboot: [^\n]*System halted[^\n]*\s*\Z", re.MULTILINE)
+HALT = PRINTK + rb"reboot: [^\n]*System halted[^\n]*\s*\Z"
 """The last line of a kernel that halts instead of powering off (kernel/reboot.c, kernel_halt)."""
 PANIC_LENGTH: Final = 80
 """Bytes, at most, that :data:`PANIC` matches."""
 TAIL_LENGTH: Final = 1200
 """Bytes at the output's end in which to look for a kernel's last line; vpanic's message has 1024 at most."""
-ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])")
+ESCAPE = r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[ -/]*[0-~])"
 """ECMA-48 control sequences, and strings that set a window's title: none may reach the user's terminal."""
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 
 
 class Banner:
@@ -55,18 +55,18 @@ class Banner:
 
         Such a kernel loops with interrupts off or with printk off, and nothing more comes from it.
         """
-        panic_ended = self.panicked and PANIC_END.search(self._tail) is not None
-        return panic_ended or HALT.search(self._tail) is not None
+        panic_ended = self.panicked and re.search(PANIC_END, self._tail) is not None
+        return panic_ended or re.search(HALT, self._tail) is not None
 
     def feed(self, data: bytes) -> None:
         """Take console output."""
         self._line += data
-        self.panicked = self.panicked or PANIC.search(self._line) is not None
+        self.panicked = self.panicked or re.search(PANIC, self._line) is not None
         self._line = self._line.rpartition(b"\n")[2][:PANIC_LENGTH]
         self._tail = (self._tail + data)[-TAIL_LENGTH:]
         if self.release is None and len(self._head) < BANNER_WITHIN:
             self._head += data
-            if banner := LINUX_VERSION.search(self._head):
+            if banner := re.search(LINUX_VERSION, self._head):
                 self.release = banner[1].decode("ascii")
 
 
@@ -96,4 +96,4 @@ class LineBuffer:
 
 
 def _clean(line: bytes) -> str:
-    return CONTROL.sub("", ESCAPE.sub("", line.decode("utf-8", "replace")))
+    return re.sub(CONTROL, "", re.sub(ESCAPE, "", line.decode("utf-8", "replace")))

@@ -114,13 +114,13 @@ class EventLog:
 
 
 _CONSOLE: Final = (
-    (re.compile(r"BUG: soft lockup - CPU#(\d{1,4})"), EventKind.SOFT_LOCKUP),
-    (re.compile(r"detected hard LOCKUP on cpu (\d{1,4})"), EventKind.HARD_LOCKUP),
-    (re.compile(r"rcu: INFO: \S+ (?:self-)?detected (?:expedited )?stalls?"), EventKind.RCU_STALL),
-    (re.compile(r"INFO: task .{1,80} blocked for more than \d+ seconds"), EventKind.HUNG_TASK),
-    (re.compile(r"\bCPU(\d{1,4}): Booted secondary processor"), EventKind.CPU_ON),
-    (re.compile(r"\bpsci: CPU(\d{1,4}) killed"), EventKind.CPU_OFF),
-    (re.compile(r"Kernel panic - not syncing"), EventKind.PANIC),
+    (r"BUG: soft lockup - CPU#(\d{1,4})", EventKind.SOFT_LOCKUP),
+    (r"detected hard LOCKUP on cpu (\d{1,4})", EventKind.HARD_LOCKUP),
+    (r"rcu: INFO: \S+ (?:self-)?detected (?:expedited )?stalls?", EventKind.RCU_STALL),
+    (r"INFO: task .{1,80} blocked for more than \d+ seconds", EventKind.HUNG_TASK),
+    (r"\bCPU(\d{1,4}): Booted secondary processor", EventKind.CPU_ON),
+    (r"\bpsci: CPU(\d{1,4}) killed", EventKind.CPU_OFF),
+    (r"Kernel panic - not syncing", EventKind.PANIC),
 )
 """Messages of kernel/watchdog.c, kernel/watchdog_hld.c, kernel/rcu/tree_stall.h, kernel/hung_task.c,
 arch/arm64/kernel/smp.c, arch/arm64/kernel/psci.c and kernel/panic.c, Linux 6.1."""
@@ -133,8 +133,8 @@ def console_events(lines: LineBuffer, data: bytes) -> Iterator[tuple[EventKind, 
     """
     for line in lines.feed(data):
         for pattern, kind in _CONSOLE:
-            if match := pattern.search(line):
-                yield kind, line.strip()[:TEXT_LENGTH], int(match[1]) if pattern.groups else None
+            if match := re.search(pattern, line):
+                yield kind, line.strip()[:TEXT_LENGTH], int(match[1]) if match.re.groups else None
                 break
 
 

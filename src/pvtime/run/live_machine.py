@@ -15,13 +15,13 @@ from pvtime.engine.base import Outcome
 from pvtime.errors import GuestEndedError
 from pvtime.inject.schedule import Schedule
 from pvtime.report.model import Moment
-from pvtime.run.control_protocol import MachineInfo
 from pvtime.run.events import EventKind
 from pvtime.run.inbox import EngineEnded, Inbox, QuitRequested, StopNow
 from pvtime.run.session import Session
 from pvtime.run.source import BuiltMachine
 
 if TYPE_CHECKING:
+    from pvtime.run.control_protocol import MachineInfo
     from pvtime.run.exporter import Exporter, SaveResult
 
 __all__ = ["LiveMachine"]
@@ -79,6 +79,8 @@ class LiveMachine:
 
     def info(self) -> MachineInfo:
         """Return what is known of the machine."""
+        from pvtime.run.control_protocol import MachineInfo  # a run that nobody asks does not need it
+
         config, moment = self.built.machine.config, self.session.figures()
         return MachineInfo(
             name=self.name,

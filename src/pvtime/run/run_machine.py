@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import GuestCommandError, UsageError
-from pvtime.report import document, output_file
+from pvtime.report import output_file
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
 from pvtime.run.inbox import Inbox
 from pvtime.run.live_machine import LiveMachine
@@ -196,6 +196,8 @@ def _finish(options: RunOptions, result: RunResult) -> int:
 
     :raises PvtimeError: the report cannot be written, or the engine failed.
     """
+    from pvtime.report import document  # not needed before
+
     if options.report == STDOUT:
         sys.stdout.write(document.to_json(result.report))
         sys.stdout.flush()

@@ -43,7 +43,7 @@ NO_SCREEN: Final = os.terminal_size((0, 0))
 RAN_BEFORE: Final = "the machine was running on it before"
 """Reason for the engine of a machine that was saved or migrated."""
 
-_SAFE_TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,40}")
+_SAFE_TERM: Final = r"[A-Za-z0-9][A-Za-z0-9+._-]{0,40}"
 """Values of TERM that can be one word of a kernel's command line."""
 
 
@@ -219,7 +219,7 @@ def stock_append(guest: GuestOptions, screen: os.terminal_size | None, term: str
         words.append("pvtime.shell")
         if screen.lines and screen.columns:
             words += [f"pvtime.rows={screen.lines}", f"pvtime.cols={screen.columns}"]
-        if _SAFE_TERM.fullmatch(term):
+        if re.fullmatch(_SAFE_TERM, term):
             words.append(f"pvtime.term={term}")
     return " ".join(filter(None, [*words, guest.append]))
 

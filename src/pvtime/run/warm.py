@@ -234,7 +234,15 @@ def _images(cache: Path, guest: GuestOptions) -> list[str]:
 
 
 def _own_files() -> list[tuple[str, int, int]]:
-    """Return what tells this pvtime's files from those of another: 200 names, sizes and times take 2 ms."""
-    package = Path(__file__).parents[1]
-    files = ((path, path.stat()) for path in sorted(package.rglob("*.py")))
-    return [(str(path.relative_to(package)), stat.st_size, stat.st_mtime_ns) for path, stat in files]
+    """Return what tells this pvtime's files from those of another: 220 names, sizes and times take 2 ms."""
+    files = []
+    folders = [str(Path(__file__).parents[1])]
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.name.endswith(".py"):
+                    status = entry.stat()
+                    files.append((entry.path, status.st_size, status.st_mtime_ns))
+    return sorted(files)

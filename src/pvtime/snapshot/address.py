@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import socket
 import stat
 import struct
@@ -177,7 +176,7 @@ class OwnSocket(socket.socket):
         directory, name = os.path.split(path)
         folder = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY)
         try:
-            hidden = f".{name[:32]}.{secrets.token_hex(4)}"
+            hidden = f".{name[:32]}.{os.urandom(4).hex()}"
             mask = os.umask(0o177)
             try:
                 self.bind(f"/proc/self/fd/{folder}/{hidden}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -47,7 +46,7 @@ def atomic_dir(parent: int, name: str, ours: Callable[[str], bool]) -> Iterator[
     :raises OSError: the host refuses, or ``name`` exists and is not empty.
     """
     _remove_leftovers(parent, name, ours)
-    temporary = f".{name}.partial-{secrets.token_hex(4)}"
+    temporary = f".{name}.partial-{os.urandom(4).hex()}"
     try:
         with _locked(parent, temporary) as directory:
             yield directory
