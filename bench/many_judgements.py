@@ -72,16 +72,17 @@ def main() -> int:
     parser.add_argument("number", type=int)
     parser.add_argument("--lab", action="store_true")
     parser.add_argument("--busy", type=int, default=0)
-    parser.add_argument("arguments", nargs="*")
-    options = parser.parse_args()
+    words = sys.argv[1:]
+    own = words.index("--") if "--" in words else len(words)
+    options, arguments = parser.parse_args(words[:own]), words[own + 1 :]
     verdicts: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         stack.enter_context(busy(options.busy))
-        judge = stack.enter_context(judge_in_lab(options.arguments)) if options.lab else judge_here
+        judge = stack.enter_context(judge_in_lab(arguments)) if options.lab else judge_here
         for number in range(1, options.number + 1):
             begin = time.monotonic()
-            document = json.loads(judge(options.arguments))
+            document = json.loads(judge(arguments))
             verdicts[document["verdict"]] += 1
             skipped.update(
                 f"{check['name']}: {check['reason']}"

@@ -75,8 +75,7 @@ class Monitor(ABC):
     def save(self, watch: Callable[[], object]) -> list[str]:
         """Bring the guest to rest, save it, end the process, and return the words that restore it in another.
 
-        :param watch: called when the structures are up to date, or before, and while the guest is at rest and
-            the process exists.
+        :param watch: called just before the guest is brought to rest, and while it is and the process exists.
         :raises ControlError: the VMM refuses.
         """
         raise ControlError(
@@ -197,8 +196,8 @@ class PvtimeMonitor(Monitor):
         """See :meth:`Monitor.save`."""
         assert self._folder is not None
         directory = self._folder / "guest"
-        # At rest first: to get ready for a save takes a machine some seconds on an emulated host. When it
-        # comes to rest, it brings its structures up to date.
+        watch()
+        # At rest first: to get ready for a save takes a machine some seconds on an emulated host.
         self._ask(PauseRequest())
         watch()
         with ThreadPoolExecutor(1) as pool:

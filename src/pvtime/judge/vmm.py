@@ -34,9 +34,9 @@ _CHUNK: Final = 4096
 _COMPLAINT: Final = 4000
 """Bytes that are kept of what a VMM says on standard error."""
 
-USED_NS: Final = 150_000_000
-"""A thread's wait for a CPU before the guest is restored on it; more than a comparison is off by."""
-USING_S: Final = 5.0
+USED_NS: Final = 600_000_000
+"""A thread's wait for a CPU before the guest is restored on it; a busy host's bounds are narrower."""
+USING_S: Final = 30.0
 """Time in which a thread gets that, or is taken as it is."""
 VERSION_S: Final = 30.0
 NAP_S: Final = 0.001
