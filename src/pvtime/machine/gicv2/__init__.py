@@ -11,12 +11,15 @@ for more), 2.7 us for an SGI from write to completion.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from pvtime.abi.gicv2 import PPI_BASE, SPI_BASE
+from pvtime.machine.device import MmioDevice
+from pvtime.machine.devicetree import GicFlavour
 from pvtime.machine.gicv2.cpu_interface import CpuInterface
 from pvtime.machine.gicv2.distributor import Distributor
-from pvtime.machine.gicv2.state import GicState, GicV2State, Interrupts, restore, save
-from pvtime.machine.layout import MAX_VCPUS
+from pvtime.machine.gicv2.state import GicState, GicV2State, restore, save
+from pvtime.machine.layout import MAX_GICV2_VCPUS
 
 __all__ = ["GicV2", "GicV2State"]
 
@@ -30,12 +33,15 @@ class GicV2:
     :raises ValueError: not 1 to 8 CPUs, or the SPIs are not a multiple of 32 up to 960.
     """
 
+    flavour: ClassVar = GicFlavour.GICV2
+
     def __init__(self, vcpus: int, on_change: Callable[[int, bool], None], spis: int = 32) -> None:
-        if not 1 <= vcpus <= MAX_VCPUS or spis % 32 or not 0 <= spis <= 960:
+        if not 1 <= vcpus <= MAX_GICV2_VCPUS or spis % 32 or not 0 <= spis <= 960:
             raise ValueError(f"no GICv2 has {vcpus} CPUs and {spis} SPIs")
         self._state = GicState(vcpus, spis, on_change)
         self.distributor = Distributor(self._state)
         self.cpu_interface = CpuInterface(self._state)
+        self.devices: list[MmioDevice] = [self.distributor, self.cpu_interface]
 
     @property
     def current(self) -> int:
@@ -75,7 +81,7 @@ class GicV2:
         intid = SPI_BASE + spi
         if not SPI_BASE <= intid < self._state.count:
             raise ValueError(f"there is no SPI {spi}")
-        if self._set_wire(self._state.spi, 1 << intid, level):
+        if self._state.spi.set_wire(1 << intid, level):
             self._state.refresh_all()
 
     def set_ppi(self, cpu: int, intid: int, level: bool) -> None:
@@ -86,15 +92,5 @@ class GicV2:
         if not PPI_BASE <= intid < SPI_BASE:
             raise ValueError(f"INTID {intid} is no PPI")
         state = self._state.cpus[cpu]
-        if self._set_wire(state.bits, 1 << intid, level):
+        if state.bits.set_wire(1 << intid, level):
             self._state.refresh(state)
-
-    @staticmethod
-    def _set_wire(bits: Interrupts, bit: int, level: bool) -> bool:
-        """Set one wire; return whether it changed."""
-        if bool(bits.level & bit) == level:
-            return False
-        bits.level ^= bit
-        if level:
-            bits.latched |= bits.edge & bit
-        return True

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Final
 
 from pvtime.abi.gicv2 import NON_SECURE_PENDING, SGIS, SPI_BASE, SPURIOUS, CpuIdr, Gicc, GiccCtlr, GiccIar
-from pvtime.machine.gicv2.state import GICC_CTLR_WRITABLE, PRIORITY_MASK, GicCpu, GicState
+from pvtime.machine.gicv2.state import GICC_CTLR_WRITABLE, GicCpu, GicState
+from pvtime.machine.interrupts import PRIORITY_MASK
 from pvtime.machine.layout import GIC_CPU_INTERFACE
 
 __all__ = ["CpuInterface"]

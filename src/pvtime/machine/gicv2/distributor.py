@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Final
 
 from pvtime.abi.gicv2 import SPI_BASE, DistributorIdr, Gicd, GicdCtlr, GicdSgir, GicdTyper, SgiFilter
-from pvtime.machine.gicv2.state import PRIORITY_MASK, SGI_MASK, GicState, Interrupts
+from pvtime.machine.gicv2.state import GicState
+from pvtime.machine.interrupts import PRIORITY_MASK, SGI_MASK, Interrupts
 from pvtime.machine.layout import GIC_DISTRIBUTOR
 
 __all__ = ["Distributor"]

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""States of the interrupts, and the choice of the one that a CPU takes (IHI 0048B chapter 3).
+"""The state of a GICv2, and the choice of the interrupt that a CPU takes (IHI 0048B chapter 3).
 
-Each state is an int with a bit for every interrupt, so that "pending, enabled, not active, for this CPU" is a
-handful of operations for all interrupts at once. The saved form has neither wires nor what follows from the
-rest; it is checked before a controller is brought into it.
+The saved form has neither wires nor what follows from the rest; it is checked before a controller is brought
+into it.
 """
 
 from __future__ import annotations
@@ -14,16 +13,24 @@ from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
 from pvtime.errors import SavedStateError
+from pvtime.machine.interrupts import (
+    IDLE,
+    MIN_BPR,
+    PRIORITY_MASK,
+    PRIVATE_MASK,
+    SGI_MASK,
+    Interrupts,
+    Priority,
+    SavedInterrupts,
+    private_interrupts,
+)
 from pvtime.schema import U32, bits, length, within
 
 __all__ = [
     "GICC_CTLR_WRITABLE",
-    "PRIORITY_MASK",
-    "SGI_MASK",
     "GicCpu",
     "GicState",
     "GicV2State",
-    "Interrupts",
     "restore",
     "save",
 ]
@@ -33,53 +40,13 @@ GICC_CTLR_WRITABLE: Final = GiccCtlr.of(
 )
 """FIQEn and the bypass bits read as zero: each CPU has one input, IRQ."""
 
-PRIORITY_MASK: Final = 0xF8
-"""Five bits of priority, as KVM has (VGIC_PRI_BITS); the others read as zero."""
-
-IDLE: Final = 0x100
-"""Running priority with nothing active: lower than any."""
-
-MIN_BPR: Final = 2
-"""With five bits of priority, the binary point cannot be below this (3.3.3); in GICC_ABPR one more."""
-
-MAX_INTIDS: Final = 1020
-"""INTIDs of any GICv2, but for the special ones (3.1.1)."""
-
-SGI_MASK: Final = (1 << SGIS) - 1
-PRIVATE_MASK: Final = (1 << SPI_BASE) - 1
-
-
-@dataclass(slots=True)
-class Interrupts:
-    """States of interrupts; bit n is INTID n."""
-
-    enabled: int = 0
-    latched: int = 0
-    """Pending, by an edge or by software."""
-    level: int = 0
-    """The wire."""
-    edge: int = 0
-    """Edge-triggered; the others are pending while their wire is high."""
-    active: int = 0
-    group: int = 0
-    """In group 1."""
-
-    def pending(self) -> int:
-        """Return the pending interrupts."""
-        return self.latched | self.level & ~self.edge
-
-
-def _private_bits() -> Interrupts:
-    # As KVM's: SGIs are always enabled to begin with (kvm_vgic_vcpu_init), and are edge-triggered.
-    return Interrupts(enabled=SGI_MASK, edge=SGI_MASK)
-
 
 @dataclass(slots=True)
 class GicCpu:
     """A CPU's banked interrupts, and its interface."""
 
     index: int
-    bits: Interrupts = field(default_factory=_private_bits)
+    bits: Interrupts = field(default_factory=private_interrupts)
     priorities: list[int] = field(default_factory=lambda: [0] * SPI_BASE)
     sources: list[int] = field(default_factory=lambda: [0] * SGIS)
     """For each SGI, the CPUs that sent it and are not acknowledged yet, one bit each."""
@@ -134,7 +101,7 @@ class GicState:
             if cpu.line:
                 self._on_change(cpu.index, False)
         self.cpus = [
-            GicCpu(cpu.index, bits=replace(_private_bits(), level=cpu.bits.level)) for cpu in self.cpus
+            GicCpu(cpu.index, bits=replace(private_interrupts(), level=cpu.bits.level)) for cpu in self.cpus
         ]
         self.current = 0
         self.spi = Interrupts(level=self.spi.level)
@@ -202,20 +169,7 @@ class GicState:
         return priority < cpu.pmr and cpu.best_running < cpu.running
 
 
-InterruptBits: TypeAlias = Annotated[int, bits((1 << MAX_INTIDS) - 1)]
-Priority: TypeAlias = Annotated[int, bits(PRIORITY_MASK)]
 CpuBits: TypeAlias = Annotated[int, bits(0xFF)]
-
-
-@dataclass(frozen=True)
-class SavedInterrupts:
-    """States of interrupts, without their wires; bit n is INTID n."""
-
-    enabled: InterruptBits
-    latched: InterruptBits
-    edge: InterruptBits
-    active: InterruptBits
-    group: InterruptBits
 
 
 @dataclass(frozen=True)
@@ -249,12 +203,12 @@ def save(state: GicState) -> GicV2State:
     """Return a controller's state to save."""
     return GicV2State(
         ctlr=int(state.ctlr),
-        spi=_bits(state.spi),
+        spi=SavedInterrupts.of(state.spi),
         priorities=state.priorities[SPI_BASE:],
         targets=state.targets[SPI_BASE:],
         cpus=[
             SavedGicCpu(
-                bits=_bits(cpu.bits),
+                bits=SavedInterrupts.of(cpu.bits),
                 priorities=list(cpu.priorities),
                 sources=list(cpu.sources),
                 ctlr=int(cpu.ctlr),
@@ -275,27 +229,18 @@ def restore(state: GicState, new: GicV2State) -> None:
     """
     _check(state, new)
     state.ctlr = GicdCtlr(new.ctlr)
-    _set_bits(state.spi, new.spi)
+    new.spi.restore(state.spi)
     state.priorities[SPI_BASE:] = new.priorities
     for intid, targets in enumerate(new.targets, SPI_BASE):
         state.set_targets(intid, targets)
     for cpu, saved in zip(state.cpus, new.cpus, strict=True):
-        _set_bits(cpu.bits, saved.bits)
+        saved.bits.restore(cpu.bits)
         cpu.priorities, cpu.sources = list(saved.priorities), list(saved.sources)
         cpu.ctlr, cpu.pmr = GiccCtlr(saved.ctlr), saved.pmr
         cpu.set_binary_points(saved.bpr, saved.abpr)
         cpu.set_active_priorities(saved.apr)
     state.set_gates()
     state.refresh_all()
-
-
-def _bits(bits: Interrupts) -> SavedInterrupts:
-    return SavedInterrupts(bits.enabled, bits.latched, bits.edge, bits.active, bits.group)
-
-
-def _set_bits(bits: Interrupts, new: SavedInterrupts) -> None:
-    bits.enabled, bits.latched, bits.edge = new.enabled, new.latched, new.edge
-    bits.active, bits.group = new.active, new.group
 
 
 def _check(state: GicState, new: GicV2State) -> None:
@@ -309,11 +254,11 @@ def _check(state: GicState, new: GicV2State) -> None:
         )
     spis = state.count - SPI_BASE
     everyone = (1 << len(state.cpus)) - 1
-    _expect("spi", _has_only(new.spi, (1 << state.count) - (1 << SPI_BASE)))
+    _expect("spi", new.spi.has_only((1 << state.count) - (1 << SPI_BASE)))
     _expect("priorities", len(new.priorities) == spis)
     _expect("targets", len(new.targets) == spis and not any(target & ~everyone for target in new.targets))
     for cpu in new.cpus:
-        _expect("bits", _has_only(cpu.bits, PRIVATE_MASK))
+        _expect("bits", cpu.bits.has_only(PRIVATE_MASK))
         _expect("edge", cpu.bits.edge == SGI_MASK)
         _expect("sources", not any(source & ~everyone for source in cpu.sources))
         pending = sum(1 << sgi for sgi, sources in enumerate(cpu.sources) if sources)
@@ -323,7 +268,3 @@ def _check(state: GicState, new: GicV2State) -> None:
 def _expect(what: str, possible: bool) -> None:
     if not possible:
         raise SavedStateError(f"{what} of the GICv2: the values are impossible in this machine")
-
-
-def _has_only(interrupts: SavedInterrupts, mask: int) -> bool:
-    return not any(value & ~mask for value in vars(interrupts).values())
