@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from pvtime.abi.registration import Registration
-from pvtime.machine.layout import MAX_VCPUS, RAM_BASE, STOLEN_TIME
+from pvtime.machine.layout import MAX_GICV2_VCPUS, RAM_BASE, STOLEN_TIME
 from pvtime.machine.memory_map import MemoryMap
 from pvtime.steal.account import Account
 from pvtime.steal.placement import PlacementName
@@ -24,7 +24,7 @@ from pvtime.steal.placements import make_placement
 
 ROUNDS: Final = 20_000
 REPEATS: Final = 7
-VCPUS: Final = (1, 2, 4, MAX_VCPUS)
+VCPUS: Final = (1, 2, 4, MAX_GICV2_VCPUS)
 
 
 def cost_ns(name: PlacementName) -> tuple[float, float]:

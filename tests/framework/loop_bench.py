@@ -17,6 +17,7 @@ from pvtime.engine.unicorn.core import Core, Exit
 from pvtime.engine.unicorn.run_loop import RunLoop
 from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.inject.schedule import Schedule
+from pvtime.machine.gicv2 import GicV2
 from pvtime.machine.image import KernelImage
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.timer import NS_PER_TICK, PHYSICAL_TIMER_PPI
@@ -157,9 +158,14 @@ class Bench:
 
         return write
 
+    def _gic(self) -> GicV2:
+        gic = self.loop.vm.gic
+        assert isinstance(gic, GicV2)
+        return gic
+
     def use_gic(self) -> None:
         """Enable the private interrupts of the calling vCPU."""
-        gic = self.loop.vm.gic
+        gic = self._gic()
         gic.distributor.write(Gicd.CTLR, 4, 1)
         gic.distributor.write(Gicd.ISENABLER, 4, 1 << TIMER_INTID | 1 << SGI)
         gic.cpu_interface.write(Gicc.CTLR, 4, 1)
@@ -167,7 +173,7 @@ class Bench:
 
     def acknowledge(self) -> None:
         """Take the calling vCPU's interrupt and complete it."""
-        gic = self.loop.vm.gic
+        gic = self._gic()
         gic.cpu_interface.write(Gicc.EOIR, 4, gic.cpu_interface.read(Gicc.IAR, 4))
 
     def interrupt(self, index: int) -> Callable[[], object]:

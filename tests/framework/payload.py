@@ -17,6 +17,7 @@ from framework.wait import DEADLINE, wait_until
 from pvtime.abi.psci import Psci
 from pvtime.engine.base import Engine, Outcome, VcpuSample
 from pvtime.inject.schedule import NOTHING, Schedule
+from pvtime.machine.gic import GicVersion
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import RAM_BASE
 from pvtime.machine.machine import Machine, MachineConfig
@@ -145,11 +146,16 @@ class Guest(Generic[E]):
 
 @contextmanager
 def _boot(
-    code: Program, build: Callable[[Machine, Schedule], E], vcpus: int, cpu: str | None, steal: Schedule
+    code: Program,
+    build: Callable[[Machine, Schedule], E],
+    vcpus: int,
+    cpu: str | None,
+    steal: Schedule,
+    gic: GicVersion = GicVersion.AUTO,
 ) -> Iterator[Guest[E]]:
     kernel = KernelImage(code.assemble(), 0, _SIZE, None)
     console = bytearray()
-    config = MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu)
+    config = MachineConfig(vcpus, _MEMORY, kernel, cpu=cpu, gic=gic)
     with (
         machine_with_engine(lambda machine: build(machine, steal), config, console.extend) as (
             machine,
@@ -171,12 +177,16 @@ def boot_on(
 
 @contextmanager
 def boot(
-    payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None
+    payload: Program,
+    internals: str,
+    vcpus: int = 1,
+    cpu: str | None = None,
+    gic: GicVersion = GicVersion.AUTO,
 ) -> Iterator[Guest[UnicornEngine]]:
     """Do so with the embedded engine, and have all that it has."""
     options = {"internals": internals} | ({"allow-abort": "on"} if cpu == "max" else {})
     build = cast("Callable[[Machine, Schedule], UnicornEngine]", Choice("unicorn", options).build)
-    with _boot(payload, build, vcpus, cpu, NOTHING) as guest:
+    with _boot(payload, build, vcpus, cpu, NOTHING, gic) as guest:
         yield guest
 
 
@@ -201,7 +211,13 @@ def run_on(engine: Choice, payload: Program, vcpus: int = 1) -> Finished:
         return _finish(guest)
 
 
-def run(payload: Program, internals: str, vcpus: int = 1, cpu: str | None = None) -> Finished:
+def run(
+    payload: Program,
+    internals: str,
+    vcpus: int = 1,
+    cpu: str | None = None,
+    gic: GicVersion = GicVersion.AUTO,
+) -> Finished:
     """Run a payload to its power-off on the embedded engine."""
-    with boot(payload, internals, vcpus, cpu) as guest:
+    with boot(payload, internals, vcpus, cpu, gic) as guest:
         return _finish(guest)

@@ -332,7 +332,7 @@ def test_another_cpu_other_vcpus_or_a_damaged_state_are_refused_by_name(engine: 
         (changed(*registers, MIDR, value="AAAA"), "saved MIDR_EL1 has an impossible size: 3 bytes"),
         (changed("counter_frequency", value=1_000), "CNTFRQ_EL0.* of 1000 Hz"),
         (changed("counters", MIDR, value=other), "MIDR_EL1 is saved as a counter"),
-        (changed("vcpus", value=[]), "vcpus: is not of a length from 1 to 8"),
+        (changed("vcpus", value=[]), "vcpus: is not of a length from 1 to 512"),
         (changed("vcpus", 0, "stolen", "truth_ns", value=-1), "truth_ns: is not a number from 0"),
         (changed("vcpus", 0, "stolen", "truth_ns", value="1"), "truth_ns"),
         (changed("vgic", "distributor", "GICD_CTLR", value=None), "only that of this host has 'GICD_CTLR'"),

@@ -21,6 +21,8 @@ __all__ = [
     "IC_IALLUIS",
     "IC_IVAU",
     "ID_AA64MMFR0_EL1",
+    "ID_AA64PFR0_EL1",
+    "ID_PFR1_EL1",
     "CntkctlEl1",
     "CptrEl3",
     "Esr",
@@ -28,10 +30,13 @@ __all__ = [
     "ExceptionLevel",
     "HcrEl2",
     "IdAa64Mmfr0",
+    "IdAa64Pfr0",
+    "IdPfr1",
     "Pstate",
     "ScrEl3",
     "SysReg",
     "SysRegAccess",
+    "SysRegInstruction",
     "Vector",
 ]
 
@@ -97,6 +102,8 @@ class HcrEl2(Register):
     """Pointer authentication does not trap."""
     rw = Field(31)
     """EL1 is AArch64."""
+    tid3 = Field(18)
+    """Reads of the ID registers trap."""
     twi = Field(13)
     """WFI traps."""
 
@@ -134,6 +141,19 @@ class IdAa64Mmfr0(Register):
         return frozenset(size for size, is_present in present.items() if is_present)
 
 
+class IdAa64Pfr0(Register):
+    """ID_AA64PFR0_EL1 (D17.2.67)."""
+
+    gic = Field(27, 24)
+    """1: the CPU interface of a GICv3 or GICv4 is system registers."""
+
+
+class IdPfr1(Register):
+    """ID_PFR1_EL1 (D17.2.85), the same for AArch32."""
+
+    gic = Field(31, 28)
+
+
 class Vector(IntEnum):
     """Offsets into the table at VBAR_EL1 (D1.3.1): who was interrupted, then by what."""
 
@@ -154,6 +174,38 @@ class SysReg(NamedTuple):
     op2: int
 
 
+class SysRegInstruction(Register):
+    """MRS or MSR of a register (C6.2.228, C6.2.230)."""
+
+    opcode = Field(31, 22)
+    read = Field(21)
+    one = Field(20)
+    op0 = Field(20, 19)
+    op1 = Field(18, 16)
+    crn = Field(15, 12)
+    crm = Field(11, 8)
+    op2 = Field(7, 5)
+    rt = Field(4, 0)
+
+    @property
+    def access(self) -> SysRegAccess | None:
+        """The syndrome that the instruction has where it traps; None: it is another instruction."""
+        if self.opcode != _MRS_MSR or not self.one:
+            return None
+        return SysRegAccess.of(
+            op0=self.op0,
+            op1=self.op1,
+            crn=self.crn,
+            crm=self.crm,
+            op2=self.op2,
+            rt=self.rt,
+            read=self.read,
+        )
+
+
+_MRS_MSR = 0b11_0101_0100
+
+
 class SysRegAccess(Register):
     """ESR_ELx.ISS of a trapped MRS or MSR (EC 0x18)."""
 
@@ -171,6 +223,8 @@ class SysRegAccess(Register):
         return SysReg(self.op0, self.op1, self.crn, self.crm, self.op2)
 
 
+ID_PFR1_EL1 = SysReg(3, 0, 0, 1, 1)
+ID_AA64PFR0_EL1 = SysReg(3, 0, 0, 4, 0)
 ID_AA64MMFR0_EL1 = SysReg(3, 0, 0, 7, 0)
 CNTKCTL_EL1 = SysReg(3, 0, 14, 1, 0)
 CNTFRQ_EL0 = SysReg(3, 3, 14, 0, 0)

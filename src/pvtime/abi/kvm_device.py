@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["DeviceType", "PvTimeAttr", "VcpuGroup", "VgicAddr", "VgicCtrl", "VgicGroup"]
+from pvtime.abi.layout import Field, Register
+
+__all__ = ["DeviceType", "PvTimeAttr", "RedistRegion", "VcpuGroup", "VgicAddr", "VgicCtrl", "VgicGroup"]
 
 
 class DeviceType(IntEnum):
@@ -40,6 +42,19 @@ class VgicAddr(IntEnum):
     V3_DIST = 2
     V3_REDIST = 3
     """One redistributor of 128 KiB for each vCPU, contiguous."""
+    V3_REDIST_REGION = 5
+    """Some of the redistributors (:class:`RedistRegion`); from Linux 4.18 on."""
+
+
+class RedistRegion(Register):
+    """The value of :attr:`VgicAddr.V3_REDIST_REGION`."""
+
+    count = Field(63, 52)
+    """Redistributors in the region."""
+    base = Field(51, 16)
+    """Its address, in units of 64 KiB."""
+    index = Field(11, 0)
+    """0 for the first, and one more for each."""
 
 
 class VgicCtrl(IntEnum):

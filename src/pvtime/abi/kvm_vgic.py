@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from pvtime.abi.gicv2 import Gicd
-from pvtime.abi.gicv3 import GICD_IROUTER
+from pvtime.abi.gicv3 import GICD_IROUTER, SGI_FRAME, IccCtlr
 from pvtime.abi.kvm_device import VgicGroup
 from pvtime.abi.kvm_reg import SysregIndex
 from pvtime.abi.layout import Field, Register
 
-__all__ = ["ICC_CTLR_EL1", "IccCtlr", "VgicRegister", "cpu_registers", "distributor_registers"]
+__all__ = ["ICC_CTLR_EL1", "VgicRegister", "cpu_registers", "distributor_registers"]
 
 PRIVATE: Final = 32
 """SGIs and PPIs, which are every CPU's own."""
-
-SGI_FRAME: Final = 0x1_0000
-"""Offset in a redistributor of its own interrupts' registers, which are laid out like the distributor's."""
 
 
 class RegisterAttr(Register):
@@ -42,18 +39,6 @@ class LevelAttr(Register):
     info = Field(31, 10)
     intid = Field(9, 0)
     """The first of 32."""
-
-
-class IccCtlr(Register):
-    """ICC_CTLR_EL1."""
-
-    priority_bits = Field(10, 8)
-    """PRIbits: bits of priority, less one."""
-
-    @property
-    def active_priorities(self) -> int:
-        """Number of registers of ICC_AP0R and of ICC_AP1R (IHI 0069, 12.2.1)."""
-        return {4: 1, 5: 2}.get(self.priority_bits, 4)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ REGION_ALIGN = 64 * 1024
 """Bytes; the region holds whole 64 KiB pages, the largest page that a guest maps with."""
 
 
-LPT_OFFSET = 0x1000
+LPT_OFFSET = 0x8000
 """Bytes from the region's base to the structure of Live Physical Time; the vCPUs' are before it."""
 
 

@@ -19,6 +19,7 @@ from pvtime.api.sample import Sample
 from pvtime.engine.registry import AUTO
 from pvtime.errors import GuestCommandError, GuestEndedError, PvtimeError, UsageError
 from pvtime.inject.schedule import Schedule
+from pvtime.machine.gic import GicVersion
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.report.model import RunReport
 from pvtime.report.views import QuietView
@@ -48,10 +49,11 @@ class Guest:
     It runs in a ``with`` block, or from :meth:`start` to :meth:`close`. Every method may be called from any
     thread. A guest is used once. At the interpreter's end, guests that still run are stopped.
 
-    :param vcpus: number of vCPUs, 1 to 8.
+    :param vcpus: number of vCPUs, 1 to 512; on kvm up to the host's limit.
     :param memory: bytes of RAM.
     :param placement: who provides the memory for stolen time: ``userspace``, ``hypervisor`` or ``guest``.
     :param engine: what executes the vCPUs: ``auto``, ``unicorn`` or ``kvm``.
+    :param gic: the interrupt controller: ``v2``, which has 8 vCPUs at most, ``v3``, or ``auto``.
     :param kernel: file of an arm64 Image; None: the stock kernel.
     :param initrd: file of an initrd; None: the stock userland, which :meth:`wait_userland` and :meth:`shell`
         need.
@@ -74,6 +76,7 @@ class Guest:
         memory: int = 512 << 20,
         placement: str = "userspace",
         engine: str = AUTO,
+        gic: str = "auto",
         kernel: str | os.PathLike[str] | None = None,
         initrd: str | os.PathLike[str] | None = None,
         append: str = "",
@@ -95,6 +98,9 @@ class Guest:
         names = [name.value for name in PlacementName]
         if placement not in names:
             raise UsageError(f"placement={placement!r}: give one of {', '.join(names)}")
+        versions = [version.value for version in GicVersion]
+        if gic not in versions:
+            raise UsageError(f"gic={gic!r}: give one of {', '.join(versions)}")
         guest = GuestOptions(
             kernel=None if kernel is None else Path(kernel),
             initrd=None if initrd is None else Path(initrd),
@@ -104,6 +110,7 @@ class Guest:
             cpu=cpu,
             engine=engine,
             placement=PlacementName(placement),
+            gic=GicVersion(gic),
             no_pvtime=frozenset(without),
             busy=busy,
         )

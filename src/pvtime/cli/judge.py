@@ -14,7 +14,7 @@ import click
 from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parsed_by, seconds
 from pvtime.errors import UsageError
 from pvtime.judge.choice import image_choice, parse_choice
-from pvtime.machine.layout import MAX_VCPUS
+from pvtime.judge.console import MAX_CPUS
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ STOLEN = "30%"
 @click.option("--write-image", type=FILE_NAME, metavar="FILE", help="Only write the image to FILE.")
 @click.option(
     "--vcpus",
-    type=WholeNumber(1, MAX_VCPUS),
+    type=WholeNumber(1, MAX_CPUS),
     metavar="N",
     default=2,
     show_default=True,

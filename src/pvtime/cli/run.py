@@ -11,7 +11,8 @@ import click
 from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parse_size, parsed_by, seconds
 from pvtime.cli.run_options import run_options
 from pvtime.errors import ImagesError, UsageError
-from pvtime.machine.layout import MAX_VCPUS
+from pvtime.machine.gic import GicVersion
+from pvtime.machine.layout import MAX_GICV2_VCPUS, MAX_VCPUS
 from pvtime.run.options import STDOUT, GuestOptions, RunOptions
 from pvtime.steal.placement import PlacementName
 
@@ -50,7 +51,7 @@ __all__ = ["run_command"]
     metavar="N",
     default=1,
     show_default=True,
-    help=f"Number of vCPUs, up to {MAX_VCPUS}.",
+    help=f"Number of vCPUs, up to {MAX_VCPUS}; on kvm up to the host's limit.",
 )
 @click.option(
     "--memory",
@@ -62,6 +63,14 @@ __all__ = ["run_command"]
 )
 @click.option("--cpu", metavar="MODEL", help="CPU model. Default: the engine's choice.")
 @engine_option
+@click.option(
+    "--gic",
+    type=click.Choice([version.value for version in GicVersion]),
+    default=GicVersion.AUTO.value,
+    show_default=True,
+    help=f"Interrupt controller: GICv2, which has {MAX_GICV2_VCPUS} vCPUs at most, or GICv3. auto: on the "
+    "embedded engine v2 where it can be, on kvm the newest that the host has.",
+)
 @click.option(
     "--placement",
     type=click.Choice([name.value for name in PlacementName]),
@@ -106,6 +115,7 @@ def run_command(
     memory: int,
     cpu: str | None,
     engine: str,
+    gic: str,
     placement: str,
     without: tuple[int, ...],
     busy: int | None,
@@ -147,6 +157,7 @@ def run_command(
         memory=memory,
         cpu=cpu,
         engine=engine,
+        gic=GicVersion(gic),
         placement=PlacementName(placement),
         no_pvtime=frozenset(without),
         busy=busy,

@@ -8,12 +8,12 @@ from typing import Final
 
 from pvtime.abi.arm64 import SysReg
 from pvtime.abi.gicv2 import PPI_BASE, Gicd, GicdCtlr
-from pvtime.abi.gicv3 import ICC_IGRPEN1_EL1, ICC_PMR_EL1
+from pvtime.abi.gicv3 import ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, SGI_FRAME
 from pvtime.abi.ns16550 import Reg
 from pvtime.abi.psci import Psci
 from pvtime.abi.smccc import Smccc
 from pvtime.machine.image import KernelImage
-from pvtime.machine.layout import AGENT, GIC_DISTRIBUTOR, GIC_REDISTRIBUTORS, RAM_BASE
+from pvtime.machine.layout import AGENT, GIC_DISTRIBUTOR, RAM_BASE, redistributors
 from pvtime.machine.machine import MachineConfig
 from pvtime.machine.memory import MIN_MEMORY
 from pvtime.probe.assembler import MPIDR_EL1, XZR, Program
@@ -41,14 +41,10 @@ TIMER_HZ: Final = {Workload.IDLE: 250, Workload.WFI: 10_000}
 CNTFRQ_EL0: Final = SysReg(3, 3, 14, 0, 0)
 CNTV_TVAL_EL0: Final = SysReg(3, 3, 14, 3, 0)
 CNTV_CTL_EL0: Final = SysReg(3, 3, 14, 3, 1)
-ICC_IAR1_EL1: Final = SysReg(3, 0, 12, 12, 0)
-ICC_EOIR1_EL1: Final = SysReg(3, 0, 12, 12, 1)
 
 VIRTUAL_TIMER: Final = PPI_BASE + 11
 REDISTRIBUTOR_SHIFT: Final = 17
 """Of the size of a redistributor."""
-SGI_FRAME: Final = 0x1_0000
-"""Bytes from a redistributor to its registers of SGIs and PPIs."""
 COUNTER_HZ: Final = 62_500_000
 """CNTFRQ_EL0 of QEMU's CPUs."""
 MPIDR_AFF0: Final = 8
@@ -79,7 +75,7 @@ def _sleep(program: Program, ticks: int) -> None:
     program.mov(1, GIC_DISTRIBUTOR.base).mov(2, GicdCtlr.of(enable_group0=1, enable_group1=1))
     program.store(2, 1, Gicd.CTLR, size=4)
     program.mrs(3, MPIDR_EL1).low_bits(3, 3, MPIDR_AFF0)
-    program.mov(1, GIC_REDISTRIBUTORS.base + SGI_FRAME).add_register(1, 1, 3, shift=REDISTRIBUTOR_SHIFT)
+    program.mov(1, redistributors(1)[0].base + SGI_FRAME).add_register(1, 1, 3, shift=REDISTRIBUTOR_SHIFT)
     program.mov(2, 1 << VIRTUAL_TIMER).store(2, 1, Gicd.ISENABLER, size=4)
     program.mov(2, 0xFF).msr(ICC_PMR_EL1, 2).mov(2, 1).msr(ICC_IGRPEN1_EL1, 2).isb()
     program.label("again").mov(2, ticks).msr(CNTV_TVAL_EL0, 2).mov(2, 1).msr(CNTV_CTL_EL0, 2).isb()

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-__all__ = ["MAX_CONSOLE", "CheckResult", "Console", "Count", "CountMoment", "ImagePhase", "Verdict"]
+__all__ = [
+    "MAX_CONSOLE",
+    "MAX_CPUS",
+    "CheckResult",
+    "Console",
+    "Count",
+    "CountMoment",
+    "ImagePhase",
+    "Verdict",
+]
 
 MAX_CONSOLE: Final = 1 << 20
 """Bytes of a console that are kept; the image writes some 4 KiB."""

@@ -18,8 +18,8 @@ from pvtime.machine.layout import (
     CONSOLE,
     GIC_CPU_INTERFACE,
     GIC_DISTRIBUTOR,
-    GIC_REDISTRIBUTORS,
     Region,
+    redistributors,
 )
 from pvtime.machine.uart import FIFO_SIZE
 
@@ -120,10 +120,11 @@ def _memory(ram: Region) -> fdt.Node:
 
 
 def _interrupt_controller(config: TreeConfig) -> fdt.Node:
-    second = GIC_CPU_INTERFACE
+    regions = [GIC_DISTRIBUTOR, GIC_CPU_INTERFACE]
+    properties: dict[str, object] = {}
     if config.gic is GicFlavour.GICV3:
-        # One redistributor is 128 KiB; the tree names those of the vCPUs that there are.
-        second = Region(GIC_REDISTRIBUTORS.name, GIC_REDISTRIBUTORS.base, len(config.vcpus) * 0x2_0000)
+        regions[1:] = redistributors(len(config.vcpus))
+        properties["#redistributor-regions"] = len(regions) - 1
     return _node(
         f"interrupt-controller@{GIC_DISTRIBUTOR.base:x}",
         {
@@ -131,8 +132,9 @@ def _interrupt_controller(config: TreeConfig) -> fdt.Node:
             "interrupt-controller": None,
             "#interrupt-cells": 3,
             "#address-cells": 0,
-            "reg": _cells(GIC_DISTRIBUTOR.base, GIC_DISTRIBUTOR.size, second.base, second.size),
+            "reg": _cells(*(number for region in regions for number in (region.base, region.size))),
             "phandle": GIC_PHANDLE,
+            **properties,
         },
     )
 

@@ -3,12 +3,16 @@
 
 ::
 
+    0x0100_0000  +---------------------------+
+                 | GICv3 redistributors,     |   those of vCPU 123 and up
+                 | 128 KiB each              |
     0x0800_0000  +---------------------------+
                  | GIC distributor    64 KiB |
     0x0801_0000  +---------------------------+
                  | GICv2 CPU interf.  64 KiB |
     0x080a_0000  +---------------------------+
-                 | GICv3 redistrib. 8x128KiB |   (kvm engine)
+                 | GICv3 redistributors,     |   up to vCPU 122
+                 | 128 KiB each              |
     0x0900_0000  +---------------------------+
                  | serial port 0      64 KiB |   the console
     0x0901_0000  +---------------------------+
@@ -29,6 +33,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
+from pvtime.abi.gicv3 import REDISTRIBUTOR_SIZE
 from pvtime.abi.pvtime import REGION_ALIGN
 from pvtime.errors import UsageError
 
@@ -37,17 +42,23 @@ __all__ = [
     "CONSOLE",
     "GIC_CPU_INTERFACE",
     "GIC_DISTRIBUTOR",
-    "GIC_REDISTRIBUTORS",
     "IPA_END",
+    "MAX_GICV2_VCPUS",
     "MAX_VCPUS",
     "RAM_BASE",
     "STOLEN_TIME",
     "Region",
+    "affinity",
+    "redistributors",
     "refuse_overlap",
 ]
 
-MAX_VCPUS: Final = 8
+MAX_GICV2_VCPUS: Final = 8
 """GICv2 addresses eight CPU interfaces."""
+
+MAX_VCPUS: Final = 512
+"""As many as KVM has with a GICv3 (KVM_MAX_VCPUS in arch/arm64/include/asm/kvm_host.h). The region for stolen
+time has room for twice as many structures."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,8 @@ class Region:
 
 GIC_DISTRIBUTOR: Final = Region("GIC distributor", 0x0800_0000, 0x1_0000)
 GIC_CPU_INTERFACE: Final = Region("GIC CPU interface", 0x0801_0000, 0x1_0000)
-GIC_REDISTRIBUTORS: Final = Region("GIC redistributors", 0x080A_0000, MAX_VCPUS * 0x2_0000)
+_REDISTRIBUTORS: Final = 0x080A_0000, 0x0100_0000
+"""Where the first ones are, as in QEMU's machine, and the others."""
 CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1_0000)
 AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1_0000)
 STOLEN_TIME: Final = Region("stolen time", 0x090A_0000, REGION_ALIGN)
@@ -81,6 +93,24 @@ RAM_BASE: Final = 0x4000_0000
 
 IPA_END: Final = 1 << 40
 """End of the guest physical address space of KVM's usual VM, and of the emulated CPU with the fewest bits."""
+
+
+def affinity(index: int) -> int:
+    """Return a vCPU's affinity fields in MPIDR_EL1, as KVM numbers vCPUs (reset_mpidr in its sys_regs.c).
+
+    A GICv3 reaches 16 of them by one SGI.
+    """
+    return index & 0xF | (index >> 4 & 0xFF) << 8
+
+
+def redistributors(vcpus: int) -> list[Region]:
+    """Return the regions of a GICv3's redistributors, in the order of the vCPUs."""
+    first, more = _REDISTRIBUTORS
+    fit = min(vcpus, (CONSOLE.base - first) // REDISTRIBUTOR_SIZE)
+    regions = [Region("GIC redistributors", first, fit * REDISTRIBUTOR_SIZE)]
+    if vcpus > fit:
+        regions.append(Region("more GIC redistributors", more, (vcpus - fit) * REDISTRIBUTOR_SIZE))
+    return regions
 
 
 def refuse_overlap(regions: list[Region]) -> None:

@@ -20,6 +20,7 @@ from pvtime.machine.devicetree import (
     TreeConfig,
     build,
 )
+from pvtime.machine.gic import GicVersion
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import (
     AGENT,
@@ -31,6 +32,8 @@ from pvtime.machine.layout import (
     RAM_BASE,
     STOLEN_TIME,
     Region,
+    affinity,
+    redistributors,
 )
 from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
@@ -81,6 +84,8 @@ class MachineConfig:
     """vCPUs without a structure of stolen time."""
     stolen_time: Annotated[Region, Rule(_is_stolen_time, "a region for stolen time")] = STOLEN_TIME
     """Where the structures are, unless the guest provides them."""
+    gic: GicVersion = GicVersion.AUTO
+    """The interrupt controller."""
     lpt: Annotated[int, within(MIN_HZ, MAX_HZ)] | None = None
     """Frequency of Live Physical Time (never merged), in Hz; None: the machine has none."""
 
@@ -110,12 +115,12 @@ class Machine:
         self.config = config
         self.boots = 0
         """Times that its guest was loaded: at the start, unless it was restored, and at each reset."""
-        self.mpidrs = list(range(config.vcpus))
-        """Each vCPU's affinity fields: as KVM numbers them."""
+        self.mpidrs = [affinity(index) for index in range(config.vcpus)]
+        """Each vCPU's affinity fields."""
         self._set_irq: SetIrq | None = None
         if not config.no_pvtime <= set(range(config.vcpus)):
             raise UsageError(f"no stolen time for vCPU {max(config.no_pvtime)}: there is no such vCPU")
-        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, GIC_CPU_INTERFACE])
+        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, *self._gic_regions()])
         self.memory = self.map.allocate(RAM_BASE, config.memory, "RAM")
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))
         self.placement = make_placement(config.placement, self.map, config.vcpus, config.stolen_time.base)
@@ -125,6 +130,12 @@ class Machine:
         """What the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
+
+    def _gic_regions(self) -> list[Region]:
+        """Return where an engine may have the rest of its interrupt controller."""
+        v2 = [] if self.config.gic is GicVersion.V3 else [GIC_CPU_INTERFACE]
+        v3 = [] if self.config.gic is GicVersion.V2 else redistributors(self.config.vcpus)
+        return v2 + v3
 
     @property
     def stolen_time(self) -> GuestMemory:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from pvtime.abi.arm64 import SysReg
-from pvtime.abi.layout import Field, Register
 from pvtime.probe.encoding import (
     AddSubImmediate,
     AddSubShifted,
@@ -37,12 +36,10 @@ __all__ = [
     "ELR_EL1",
     "ESR_EL1",
     "FAR_EL1",
-    "ID_AA64PFR0_EL1",
     "LR",
     "MPIDR_EL1",
     "VBAR_EL1",
     "XZR",
-    "IdAa64Pfr0",
     "Program",
 ]
 
@@ -53,7 +50,6 @@ LR: Final = 30
 """The address that BLR leaves and RET goes to."""
 
 MPIDR_EL1: Final = SysReg(3, 0, 0, 0, 5)
-ID_AA64PFR0_EL1: Final = SysReg(3, 0, 0, 4, 0)
 ELR_EL1: Final = SysReg(3, 0, 4, 0, 1)
 ESR_EL1: Final = SysReg(3, 0, 5, 2, 0)
 FAR_EL1: Final = SysReg(3, 0, 6, 0, 0)
@@ -71,13 +67,6 @@ _DAIF_I: Final = 2
 
 _SY: Final = 15
 """Domain of a barrier: the full system."""
-
-
-class IdAa64Pfr0(Register):
-    """ID_AA64PFR0_EL1."""
-
-    gic = Field(27, 24)
-    """Not 0: the CPU interface of the interrupt controller is in system registers: a GICv3 or later."""
 
 
 class Program:

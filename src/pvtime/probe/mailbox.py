@@ -10,8 +10,6 @@ import ctypes
 from enum import IntEnum
 from typing import Final
 
-from pvtime.machine.layout import MAX_VCPUS
-
 __all__ = [
     "ALIGN",
     "ARGUMENTS",
@@ -21,6 +19,7 @@ __all__ = [
     "FIRST_SPI",
     "LPT_CLOCK_INSTRUCTIONS",
     "MAILBOXES",
+    "MAX_PROBES",
     "SECONDARY_ENTRY",
     "SIZE",
     "Command",
@@ -40,7 +39,10 @@ SECONDARY_ENTRY: Final = 4
 MAILBOXES: Final = 0x5000
 """Bytes from the probe's base to vCPU 0's mailbox; the others' follow."""
 
-SIZE: Final = 0x7000
+MAX_PROBES: Final = 64
+"""vCPUs with a mailbox."""
+
+SIZE: Final = 0x8000
 """Bytes from the probe's base to the end of its own memory."""
 
 
@@ -101,9 +103,10 @@ class Mailbox(ctypes.LittleEndianStructure):
 
 FIRST_SPI: Final = 16
 """The SPI, counted from 0, that ends WFI on vCPU 0; the other vCPUs' follow. The serial ports use lower ones.
+Only the first 16 vCPUs have one.
 
 A vCPU neither takes nor acknowledges it: it is pending while its line is high, and a pending one ends WFI.
 """
 
-BOXES: Final = [MAILBOXES + index * ctypes.sizeof(Mailbox) for index in range(MAX_VCPUS)]
+BOXES: Final = [MAILBOXES + index * ctypes.sizeof(Mailbox) for index in range(MAX_PROBES)]
 """Bytes from the probe's base to each vCPU's mailbox."""

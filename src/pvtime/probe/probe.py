@@ -6,14 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pvtime.abi.arm64 import SysReg
+from pvtime.abi.arm64 import ID_AA64PFR0_EL1, IdAa64Pfr0, SysReg
 from pvtime.abi.gicv2 import SPI_BASE, Gicc, GiccCtlr, Gicd, GicdCtlr
 from pvtime.abi.gicv3 import GICD_IROUTER, ICC_IGRPEN1_EL1, ICC_PMR_EL1
 from pvtime.abi.psci import Affinity, Psci, PsciReturn
 from pvtime.engine.base import Engine
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE
 from pvtime.machine.machine import Machine
-from pvtime.probe.assembler import ID_AA64PFR0_EL1, MPIDR_EL1, IdAa64Pfr0
+from pvtime.machine.psci import MPIDR_AFFINITY
+from pvtime.probe.assembler import MPIDR_EL1
 from pvtime.probe.encoding import mrs, msr
 from pvtime.probe.mailbox import ALIGN, CODE, FIRST_SPI, SECONDARY_ENTRY, SIZE, Command
 from pvtime.probe.mailbox_client import ANSWER_TIMEOUT_S, MailboxClient, ProbeError
@@ -144,7 +145,7 @@ class Probe:
         intid = SPI_BASE + FIRST_SPI + vcpu
         distributor = GIC_DISTRIBUTOR.base
         if IdAa64Pfr0(self.read_register(vcpu, ID_AA64PFR0_EL1)).gic:
-            affinity = self.read_register(vcpu, MPIDR_EL1) & 0xFF
+            affinity = self.read_register(vcpu, MPIDR_EL1) & MPIDR_AFFINITY
             self.store(vcpu, distributor + GICD_IROUTER + 8 * intid, affinity)
             self.write_register(vcpu, ICC_PMR_EL1, _ANY_PRIORITY)
             self.write_register(vcpu, ICC_IGRPEN1_EL1, 1)

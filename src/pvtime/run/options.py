@@ -11,6 +11,7 @@ from typing import Final, TextIO
 
 from pvtime.engine.registry import AUTO
 from pvtime.inject.schedule import Schedule
+from pvtime.machine.gic import GicVersion
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["STDOUT", "GuestOptions", "RunOptions", "SaveAt"]
@@ -103,5 +104,6 @@ class GuestOptions:
     placement: PlacementName = PlacementName.USERSPACE
     no_pvtime: frozenset[int] = frozenset()
     """vCPUs without stolen time."""
+    gic: GicVersion = GicVersion.AUTO
     busy: int | None = None
     """Number of vCPUs that the stock userland keeps busy; None: all, or none of an interactive guest's."""

@@ -134,6 +134,7 @@ class FromKernel:
             cpu=guest.cpu,
             placement=guest.placement,
             no_pvtime=guest.no_pvtime,
+            gic=guest.gic,
             lpt=_native_hz(options) if options.lpt else None,
         )
 

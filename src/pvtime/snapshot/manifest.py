@@ -34,8 +34,9 @@ __all__ = [
 ]
 
 FORMAT: Final = "pvtime saved machine"
-VERSION: Final = 5
-"""1 had the description as ``engine`` and ``config``; 4 had no frequency of the counter, and no ``lpt``."""
+VERSION: Final = 6
+"""1 had the description as ``engine`` and ``config``; 4 had no frequency of the counter, and no ``lpt``;
+5 had no GICv3."""
 ARCHITECTURE: Final = "arm64"
 
 MANIFEST: Final = "machine.json"

@@ -13,8 +13,9 @@ from pvtime.snapshot.codec import JsonObject, decode, encode
 
 __all__ = ["MAX_STATE", "SavedState"]
 
-MAX_STATE: Final = 4 << 20
-"""Bytes of an encoded state. With eight vCPUs it has less than one MiB."""
+MAX_STATE: Final = 16 << 20
+"""Bytes of an encoded state: 32 KiB for each of 512 vCPUs. One takes 4 KiB on the embedded engine, 14 KiB
+on KVM."""
 
 
 @dataclass(frozen=True)

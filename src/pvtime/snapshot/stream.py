@@ -54,7 +54,7 @@ __all__ = [
     "PeerError",
 ]
 
-FORMAT: Final = "pvtime migration 4"
+FORMAT: Final = "pvtime migration 5"
 """1 had the description as ``engine`` and ``config``; 3 had no frequency of the counter, and no ``lpt``."""
 
 MESSAGE_TIMEOUT_S: Final = 30.0

@@ -75,7 +75,7 @@ class PvTimeDevice:
         return StraightStructure(self._guest, self._mapped()[0], index)
 
     def lpt(self) -> MappedLpt:
-        """Return the memory of the structure of Live Physical Time, a page behind the base.
+        """Return the memory of the structure of Live Physical Time, behind those of the vCPUs.
 
         :raises PvTimeDeviceError: the base has not been set.
         """

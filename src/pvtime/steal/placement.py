@@ -18,7 +18,7 @@ __all__ = ["MAX_PLACEMENT_STATE", "REGION_NAME", "Placement", "PlacementName", "
 
 REGION_NAME = "stolen time"
 
-MAX_PLACEMENT_STATE: Final = 4096
+MAX_PLACEMENT_STATE: Final = 40 << 10
 """Bytes of any placement's state: a header, and a structure for each vCPU."""
 
 

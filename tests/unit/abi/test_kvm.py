@@ -8,6 +8,7 @@ import ctypes
 import pytest
 
 from pvtime.abi import kvm_reg
+from pvtime.abi.gicv3 import IccCtlr
 from pvtime.abi.ioctl import IoctlNumber
 from pvtime.abi.kvm import KvmIoctl
 from pvtime.abi.kvm_device import VgicGroup
@@ -30,7 +31,7 @@ from pvtime.abi.kvm_types import (
     VcpuEvents,
     VcpuInit,
 )
-from pvtime.abi.kvm_vgic import IccCtlr, cpu_registers, distributor_registers
+from pvtime.abi.kvm_vgic import cpu_registers, distributor_registers
 
 REQUESTS = {
     KvmIoctl.GET_API_VERSION: 0xAE00,

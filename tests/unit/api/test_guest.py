@@ -149,7 +149,7 @@ def test_a_guest_is_used_once_and_not_before_its_start(new_guest: Callable[..., 
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
-        ({"vcpus": 0}, "give 1 to 8"),
+        ({"vcpus": 0}, "give 1 to 512"),
         ({"placement": "moon"}, "give one of userspace, hypervisor, guest"),
         ({"initrd": None, "busy": 2}, "give 0 to vcpus"),
         ({"busy": 0}, "leave out initrd"),

@@ -17,7 +17,7 @@ from pvtime.machine.devicetree import (
     TreeConfig,
     build,
 )
-from pvtime.machine.layout import GIC_REDISTRIBUTORS, RAM_BASE, STOLEN_TIME, Region
+from pvtime.machine.layout import RAM_BASE, STOLEN_TIME, Region, redistributors
 
 CONFIG = TreeConfig(
     vcpus=[0, 1, 0x100],
@@ -101,7 +101,7 @@ def test_gicv3_has_a_redistributor_for_each_vcpu() -> None:
     machine = tree(replace(CONFIG, gic=GicFlavour.GICV3, timer_ppis=KVM_TIMER_PPIS))
     controller = "/interrupt-controller@8000000"
     assert machine.get_property("compatible", controller).value == "arm,gic-v3"
-    assert numbers(machine, controller, "reg")[2:] == [GIC_REDISTRIBUTORS.base, 3 * 0x2_0000]
+    assert numbers(machine, controller, "reg")[2:] == [redistributors(3)[0].base, 3 * 0x2_0000]
     assert cells(machine, "/timer", "interrupts") == [1, 13, 8, 1, 14, 8, 1, 11, 8, 1, 10, 8]
 
 

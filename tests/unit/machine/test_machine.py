@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from pvtime.abi.ns16550 import Ier, Reg
+from pvtime.abi.pvtime import LPT_OFFSET, STRUCTURE_STRIDE
 from pvtime.errors import UsageError
 from pvtime.machine.devicetree import AGENT_SPI, CONSOLE_SPI, GicFlavour
 from pvtime.machine.image import KernelImage
-from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
+from pvtime.machine.layout import MAX_VCPUS, RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.machine.timer import MAX_HZ
+from pvtime.steal.placement import MAX_PLACEMENT_STATE, PlacementName
 
 CODE = b"\x5f\x20\x03\xd5" * 16
 KERNEL = KernelImage(CODE, 0, 2 << 20, None)
@@ -32,9 +36,26 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
-@pytest.mark.parametrize("vcpus", [-1, 0, 9, 1000])
-def test_a_machine_has_one_to_eight_vcpus(vcpus: int) -> None:
-    with pytest.raises(UsageError, match=f"{vcpus} vCPUs: give 1 to 8"):
+@pytest.mark.parametrize("placement", [PlacementName.USERSPACE, PlacementName.HYPERVISOR])
+def test_every_vcpu_of_the_largest_machine_has_a_structure_and_lpt_is_behind_them(
+    placement: PlacementName,
+) -> None:
+    # That of Live Physical Time was a page behind the base, where vCPU 64 has its own.
+    config = replace(configure(MAX_VCPUS), placement=placement, lpt=MAX_HZ)
+    machine = Machine(config, lambda _: None, lambda _: None)
+    try:
+        places = [None if structure is None else structure.ipa for structure in machine.structures()]
+        ends = [place + STRUCTURE_STRIDE for place in places if place is not None]
+        assert len(set(ends)) == MAX_VCPUS
+        assert max(ends) <= STOLEN_TIME.base + LPT_OFFSET
+        assert len(machine.placement.state() or b"") <= MAX_PLACEMENT_STATE
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize("vcpus", [-1, 0, 513])
+def test_a_machine_has_one_to_512_vcpus(vcpus: int) -> None:
+    with pytest.raises(UsageError, match=f"{vcpus} vCPUs: give 1 to 512"):
         Machine(configure(vcpus), lambda _: None, lambda _: None)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtime.machine.layout import MAX_VCPUS, STOLEN_TIME
+from pvtime.machine.layout import STOLEN_TIME
 from pvtime.probe.guest import probe_image
 from pvtime.probe.mailbox import (
     ALIGN,
@@ -21,6 +21,7 @@ from pvtime.probe.mailbox import (
     CODE,
     LPT_CLOCK_INSTRUCTIONS,
     MAILBOXES,
+    MAX_PROBES,
     SECONDARY_ENTRY,
     SIZE,
     Command,
@@ -83,9 +84,9 @@ def test_what_lies_behind_the_code_has_room() -> None:
     theirs = numbers()
     assert len(probe_image()) == CODE <= theirs["TABLES"]
     assert theirs["TABLES"] + 3 * PAGE == theirs["MAILBOXES"] == MAILBOXES == BOXES[0]
-    assert len(BOXES) == MAX_VCPUS
+    assert len(BOXES) == MAX_PROBES
     assert BOXES[-1] + ctypes.sizeof(Mailbox) <= theirs["SCRATCH"]
-    assert theirs["SCRATCH"] + 64 * MAX_VCPUS <= theirs["SIZE"] == SIZE
+    assert theirs["SCRATCH"] + 64 * MAX_PROBES <= theirs["SIZE"] == SIZE
     assert ALIGN == PAGE
 
 

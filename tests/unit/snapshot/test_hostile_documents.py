@@ -234,7 +234,7 @@ class Restorer:
             if before["cpu"] is not None:
                 for register in ("x", "v", "pc", "sp_el0", "sp_el1"):
                     assert before["cpu"][register] == after["cpu"][register], register
-        assert saved["gic"] == now["gic"]
+        assert saved["gicv2"] == now["gicv2"]
 
 
 @pytest.mark.parametrize("placement", PlacementName)

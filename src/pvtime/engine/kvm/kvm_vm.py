@@ -50,8 +50,8 @@ from pvtime.machine.layout import (
     CONSOLE,
     GIC_CPU_INTERFACE,
     GIC_DISTRIBUTOR,
-    GIC_REDISTRIBUTORS,
     Region,
+    redistributors,
     refuse_overlap,
 )
 from pvtime.machine.machine import Machine
@@ -98,13 +98,15 @@ class KvmVm:
         memories = machine.map.memories
         refuse_overlap(
             [
-                *(GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, GIC_REDISTRIBUTORS, CONSOLE, AGENT),
+                *(GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, CONSOLE, AGENT),
+                *redistributors(machine.config.vcpus),
                 *(memory.region for memory in memories),
             ]
         )
         with contextlib.ExitStack() as stack:
             kvm = stack.enter_context(Kvm())
             kvm.refuse_incapable()
+            kvm.check_vcpus(machine.config.vcpus)
             self.vm = kvm.create_vm()
             stack.callback(self.vm.close)
             if kvm.check(KvmCap.ARM_NISV_TO_USER) and kvm.check(KvmCap.ARM_INJECT_EXT_DABT):
@@ -149,7 +151,8 @@ class KvmVm:
 
     def _create_vgic(self, stack: contextlib.ExitStack) -> tuple[DeviceFd, GicFlavour]:
         """Create the interrupt controller, initialise the vCPUs and then the controller."""
-        vgic, flavour = create_vgic(self.vm)
+        config = self._machine.config
+        vgic, flavour = create_vgic(self.vm, config.gic, redistributors(config.vcpus))
         stack.callback(vgic.close)
         for vcpu in self._vcpus:
             off = [VcpuFeature.POWER_OFF] if vcpu.index else []

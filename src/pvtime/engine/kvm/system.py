@@ -12,7 +12,7 @@ from pvtime.abi.kvm import API_VERSION, KvmCap, KvmIoctl
 from pvtime.abi.kvm_types import IpaSize
 from pvtime.engine.kvm.ioctl import KvmError, call, close
 from pvtime.engine.kvm.vm_fd import VmFd
-from pvtime.errors import EngineError
+from pvtime.errors import EngineError, UsageError
 
 __all__ = ["ARM64", "DEVICE", "REQUIRED", "X86", "Kvm"]
 
@@ -82,6 +82,15 @@ class Kvm:
         for capability, meaning in REQUIRED.items():
             if not self.check(capability):
                 raise EngineError(f"this host's KVM lacks KVM_CAP_{capability.name} ({meaning})")
+
+    def check_vcpus(self, vcpus: int) -> None:
+        """Check that a VM can have so many vCPUs.
+
+        :raises UsageError: it cannot.
+        """
+        limit = self.check(KvmCap.MAX_VCPUS)
+        if vcpus > limit:
+            raise UsageError(f"{vcpus} vCPUs: this host's KVM has {limit} at most; give 1 to {limit}")
 
     def refuse_without_stolen_time(self) -> None:
         """Check that KVM can count the stolen time of a vCPU.

@@ -9,17 +9,19 @@ Source: the kernel's Documentation/virt/kvm/devices/arm-vgic-v3.rst and arm-vgic
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pvtime.abi.kvm_device import DeviceType, VgicAddr, VgicCtrl, VgicGroup
-from pvtime.abi.kvm_vgic import ICC_CTLR_EL1, IccCtlr, VgicRegister, cpu_registers, distributor_registers
+from pvtime.abi.gicv3 import REDISTRIBUTOR_SIZE, IccCtlr
+from pvtime.abi.kvm_device import DeviceType, RedistRegion, VgicAddr, VgicCtrl, VgicGroup
+from pvtime.abi.kvm_vgic import ICC_CTLR_EL1, VgicRegister, cpu_registers, distributor_registers
 from pvtime.engine.kvm.ioctl import DeviceFd, KvmError
 from pvtime.engine.kvm.vm_fd import VmFd
 from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.devicetree import GicFlavour
-from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, GIC_REDISTRIBUTORS
+from pvtime.machine.gic import GicVersion
+from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, Region
 from pvtime.schema import U64
 
 __all__ = [
@@ -35,31 +37,52 @@ __all__ = [
 IRQS: Final = 64
 """SGIs, PPIs and 32 SPIs: the least that KVM takes (a multiple of 32, from 64)."""
 
-ADDRESSES: Final = {
-    DeviceType.VGIC_V3: {VgicAddr.V3_DIST: GIC_DISTRIBUTOR, VgicAddr.V3_REDIST: GIC_REDISTRIBUTORS},
-    DeviceType.VGIC_V2: {VgicAddr.V2_DIST: GIC_DISTRIBUTOR, VgicAddr.V2_CPU: GIC_CPU_INTERFACE},
-}
-
 FLAVOURS: Final = {DeviceType.VGIC_V3: GicFlavour.GICV3, DeviceType.VGIC_V2: GicFlavour.GICV2}
 
+KINDS: Final = {
+    GicVersion.AUTO: (DeviceType.VGIC_V3, DeviceType.VGIC_V2),
+    GicVersion.V3: (DeviceType.VGIC_V3,),
+    GicVersion.V2: (DeviceType.VGIC_V2,),
+}
+"""What is tried for each version that a user asks for, in this order."""
 
-def create_vgic(vm: VmFd) -> tuple[DeviceFd, GicFlavour]:
-    """Create the newest interrupt controller that this host's KVM has, at its address in the memory map.
 
-    :raises EngineError: this host's KVM has none.
+def create_vgic(
+    vm: VmFd, version: GicVersion, redistributors: Sequence[Region]
+) -> tuple[DeviceFd, GicFlavour]:
+    """Create the interrupt controller at its addresses in the memory map.
+
+    :param version: the user's choice; AUTO is the newest that this host's KVM has.
+    :param redistributors: regions of a GICv3's redistributors, in the order of the vCPUs.
+    :raises EngineError: this host's KVM has none of this version.
     """
-    for kind, addresses in ADDRESSES.items():
+    for kind in KINDS[version]:
         try:
             device = vm.create_device(kind)
         except KvmError as error:
             if error.errno == errno.ENODEV:
                 continue
             raise
-        for attribute, region in addresses.items():
-            device.set_u64(VgicGroup.ADDR, attribute, region.base)
+        if kind is DeviceType.VGIC_V2:
+            device.set_u64(VgicGroup.ADDR, VgicAddr.V2_DIST, GIC_DISTRIBUTOR.base)
+            device.set_u64(VgicGroup.ADDR, VgicAddr.V2_CPU, GIC_CPU_INTERFACE.base)
+        else:
+            device.set_u64(VgicGroup.ADDR, VgicAddr.V3_DIST, GIC_DISTRIBUTOR.base)
+            _place_redistributors(device, redistributors)
         device.set_u32(VgicGroup.NR_IRQS, 0, IRQS)
         return device, FLAVOURS[kind]
-    raise EngineError("this host's KVM has neither a GICv3 nor a GICv2 for guests")
+    if version is GicVersion.AUTO:
+        raise EngineError("this host's KVM has neither a GICv3 nor a GICv2 for guests")
+    raise EngineError(f"this host's KVM has no GIC{version.value} for guests: take the other version")
+
+
+def _place_redistributors(vgic: DeviceFd, regions: Sequence[Region]) -> None:
+    if len(regions) == 1:
+        vgic.set_u64(VgicGroup.ADDR, VgicAddr.V3_REDIST, regions[0].base)
+        return
+    for index, region in enumerate(regions):
+        value = RedistRegion.of(count=region.size // REDISTRIBUTOR_SIZE, base=region.base >> 16, index=index)
+        vgic.set_u64(VgicGroup.ADDR, VgicAddr.V3_REDIST_REGION, value)
 
 
 def refuse_unsavable(vm: VmFd) -> None:

@@ -26,6 +26,7 @@ from pvtime.abi.arm64 import (
     SysReg,
     SysRegAccess,
 )
+from pvtime.engine.unicorn.absent_registers import AbsentRegisters
 from pvtime.engine.unicorn.address_space import AddressSpace
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache, check_room
 from pvtime.engine.unicorn.context import Contexts
@@ -76,6 +77,8 @@ class CoreConfig:
     traps: TrapHandler
     rate: CounterRate = NATIVE
     """The frequency of the counter; another than the native one has the counter trap."""
+    gicv3: bool = False
+    """The CPU has the system registers of a GICv3, which the traps' handler knows."""
 
 
 class Core(ABC):
@@ -103,7 +106,8 @@ class Core(ABC):
         self._start = LIBRARY.uc_emu_start
         self._stop = LIBRARY.uc_emu_stop
         self._uc.ctl_exits_enabled(True)
-        set_up_el2_el3(self._uc, config.model)
+        self._absent = AbsentRegisters(self._uc, config.memories) if config.gicv3 else None
+        set_up_el2_el3(self._uc, config.model, trap_ids=config.gicv3)
         if config.rate is not NATIVE:
             trap_counter(self._uc, config.rate.hz)
             self._counter_trap = CounterTrap(
@@ -227,6 +231,8 @@ class Core(ABC):
             # KVM without nesting: the call does not exist, and says so (handle_smc).
             self.set_registers({0: (1 << 64) - 1})
             return
+        if self._absent_register(number):
+            return
         esr, address, target = self._exception()
         if target > 1:
             if self._trapped(esr):
@@ -234,6 +240,24 @@ class Core(ABC):
                 return
             number, esr = ExceptionNumber.UNDEFINED, Esr.of(ec=ExceptionClass.UNKNOWN, il=1)
         self._enter(number, esr, address)
+
+    def _absent_register(self, number: int) -> bool:
+        """Carry out an access to a register that the library lacks; return False if this is none.
+
+        :param number: the exception's.
+        """
+        if self._absent is None or number != ExceptionNumber.UNDEFINED:
+            return False
+        esr, _, target = self._exception()
+        if target != 1 or esr.ec != ExceptionClass.UNKNOWN:
+            return False
+        if self._aarch32_pc() is not None or self._level() != 1:
+            return False
+        access = self._absent.access_at(self.pc())
+        if access is None or not self._emulate(access):
+            return False
+        self._skip_instruction(esr)
+        return True
 
     def _trapped(self, esr: Esr) -> bool:
         """Carry out an instruction trapped to EL2 or above; return False if it does not exist."""
@@ -253,7 +277,9 @@ class Core(ABC):
         if not access.read:
             value = 0 if access.rt == 31 else self.registers()[access.rt]
             return self._traps.write_register(access.register, value)
-        result = self._traps.read_register(access.register)
+        result = None if self._absent is None else self._absent.id_register(access.register)
+        if result is None:
+            result = self._traps.read_register(access.register)
         if result is not None and access.rt != 31:
             self.set_registers({access.rt: result})
         return result is not None

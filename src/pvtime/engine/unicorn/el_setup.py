@@ -39,16 +39,18 @@ emulates them."""
 _MPIDR_RES1: Final = 1 << 31
 
 
-def set_up_el2_el3(uc: unicorn.Uc, model: str) -> None:
+def set_up_el2_el3(uc: unicorn.Uc, model: str, *, trap_ids: bool) -> None:
     """Write EL3's and EL2's registers.
 
     Without SCR_EL3.HCE an HVC is undefined, without RW the MMU walks AArch32 tables. WFI traps, for the
     library does not tell one from another end of a run: a vCPU would seem runnable, and stolen from, where
     a kick came at the moment of its WFI.
+
+    :param trap_ids: have reads of the ID registers trap.
     """
     newest = int(model == "max")
     uc.cpr_write(*_SCR_EL3, ScrEl3.of(ns=1, hce=1, rw=1, api_apk=3 * newest))
-    uc.cpr_write(*_HCR_EL2, HcrEl2.of(rw=1, twi=1, api_apk=3 * newest))
+    uc.cpr_write(*_HCR_EL2, HcrEl2.of(rw=1, tid3=int(trap_ids), twi=1, api_apk=3 * newest))
     if newest:
         uc.cpr_write(*_CPTR_EL3, CptrEl3.of(ez=1))
     uc.cpr_write(*_CNTHCTL_EL2, _EL1PCTEN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's hypervisor calls, and its accesses to the timer registers that trap."""
+"""The guest's hypervisor calls, and its accesses to registers that trap: of the timer and of a GICv3."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pvtime.abi.registration import RegisterCall
 from pvtime.engine.base import VcpuSample
 from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
+from pvtime.machine.gicv3 import GicV3
 from pvtime.machine.psci import Power, PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.steal.live_physical_time import LivePhysicalTime
@@ -64,6 +65,8 @@ class GuestTraps:
         self._context = context
         self._lpt = lpt
         self._psci = PsciCalls(mpidrs, context)
+        self.gic: GicV3 | None = None
+        """The interrupt controller, where its CPU interface is system registers."""
         self.observer: HypercallObserver | None = None
 
     def hypercall(self, registers: Sequence[int]) -> int:
@@ -92,7 +95,7 @@ class GuestTraps:
             return timer.read_value()
         if register == CNTV_TVAL_EL0:
             return -counter.read() & U32_MAX  # the library keeps its compare value at 0
-        return None
+        return None if self.gic is None else self.gic.read_register(register)
 
     def write_register(self, register: SysReg, value: int) -> bool:
         """Carry out a trapped MSR; see :meth:`TrapHandler.write_register`."""
@@ -104,6 +107,6 @@ class GuestTraps:
         elif register == CNTP_TVAL_EL0:
             timer.write_value(value)
         else:
-            return False
+            return self.gic is not None and self.gic.write_register(register, value)
         self._context.timer_changed()
         return True

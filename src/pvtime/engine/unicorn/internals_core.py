@@ -94,6 +94,7 @@ class InternalsCore(Core):
     def _dispatch(self, number: int) -> None:
         # Nearly all are for the guest itself, and described already.
         if number <= 10 and self._internals.exception.target_el == 1:
-            self._internals.take_exception()
+            if not self._absent_register(number):
+                self._internals.take_exception()
         else:
             super()._dispatch(number)

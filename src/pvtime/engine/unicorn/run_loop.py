@@ -25,7 +25,8 @@ from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, PvtimeError
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.boot import BootEntry
-from pvtime.machine.devicetree import EMULATED_TIMER_PPIS, GicFlavour
+from pvtime.machine.devicetree import EMULATED_TIMER_PPIS
+from pvtime.machine.gicv3 import GicV3
 from pvtime.machine.layout import Region
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory_map import Access
@@ -69,6 +70,8 @@ class RunLoop:
             now=self._clock.now,
             core_maker=core_maker,
         )
+        if isinstance(self.vm.gic, GicV3):
+            self.traps.gic = self.vm.gic
         self.timer = PreemptionTimer(self.vm.core.kick, self._clock.now)
         self.calls = CallQueue(self._preempt)
         self.alive = False
@@ -188,7 +191,7 @@ class RunLoop:
             vcpu.hold.reset()
             vcpu.held = False
         self.vm.gic.reset()
-        entry = self._machine.load(GicFlavour.GICV2, EMULATED_TIMER_PPIS)
+        entry = self._machine.load(self.vm.gic.flavour, EMULATED_TIMER_PPIS)
         if (lpt := self._machine.lpt) is not None:
             lpt.reset()
             lpt.begin_run(self.vm.counter.rate.hz)

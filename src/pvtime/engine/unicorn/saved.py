@@ -10,7 +10,8 @@ from pvtime.engine.unicorn.registers import CpuRegisters
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, GuestMemoryError, SavedStateError
-from pvtime.machine.gicv2 import GicV2State
+from pvtime.machine.gicv2 import GicV2, GicV2State
+from pvtime.machine.gicv3 import GicV3State
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.machine.timer import MAX_HZ, MIN_HZ, TimerState
 from pvtime.schema import U64, length, matching, within
@@ -53,7 +54,9 @@ class UnicornState:
     """CNTFRQ_EL0 of the host, in Hz."""
     lpt: LptState | None
     """Live Physical Time; None: the machine has none."""
-    gic: GicV2State
+    gicv2: GicV2State | None
+    gicv3: GicV3State | None
+    """The interrupt controller is one of the two."""
     vcpus: Annotated[list[UnicornVcpuState], length(1, MAX_VCPUS)]
     placement: Annotated[bytes, length(0, MAX_PLACEMENT_STATE)] | None
     """The state of the machine's placement (:meth:`Placement.state`)."""
@@ -86,7 +89,8 @@ def save_engine(vm: UnicornVm) -> UnicornState:
         counter=vm.counter.at(now),
         frequency=vm.counter.rate.hz,
         lpt=None if lpt is None else lpt.state(),
-        gic=vm.gic.state(),
+        gicv2=vm.gic.state() if isinstance(vm.gic, GicV2) else None,
+        gicv3=None if isinstance(vm.gic, GicV2) else vm.gic.state(),
         vcpus=vcpus,
         placement=placement,
     )
@@ -109,7 +113,7 @@ def restore_engine(vm: UnicornVm, state: UnicornState) -> None:
         remaining = _rebase(vm, state, state.counter + saved.timer.remaining) - counter
         _restore_vcpu(vm, vcpu, replace(saved, timer=replace(saved.timer, remaining=remaining)), now)
     _restore_lpt(vm, state)
-    vm.gic.restore(state.gic)
+    _restore_gic(vm, state)
     for vcpu, saved in zip(vm.vcpus, state.vcpus, strict=True):
         vcpu.state = saved.power
         if vcpu.state is SchedState.IDLE and vcpu.irq:
@@ -138,6 +142,17 @@ def _restore_lpt(vm: UnicornVm, state: UnicornState) -> None:
         except GuestMemoryError as error:
             raise SavedStateError(f"lpt: {error}") from error
     lpt.begin_run(vm.counter.rate.hz)
+
+
+def _restore_gic(vm: UnicornVm, state: UnicornState) -> None:
+    if isinstance(vm.gic, GicV2):
+        if state.gicv2 is None or state.gicv3 is not None:
+            raise SavedStateError("gicv2: this machine has a GICv2, and no other")
+        vm.gic.restore(state.gicv2)
+    else:
+        if state.gicv3 is None or state.gicv2 is not None:
+            raise SavedStateError("gicv3: this machine has a GICv3, and no other")
+        vm.gic.restore(state.gicv3)
 
 
 def _save_vcpu(vm: UnicornVm, vcpu: UnicornVcpu, now: int) -> UnicornVcpuState:

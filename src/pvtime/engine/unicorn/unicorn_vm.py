@@ -15,15 +15,18 @@ from pvtime.engine.unicorn.cores import make_core
 from pvtime.engine.unicorn.counter import GuestCounter
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.inject.schedule import Schedule
-from pvtime.machine.device import MmioDevice
+from pvtime.machine.gic import GicVersion, choose_emulated
 from pvtime.machine.gicv2 import GicV2
+from pvtime.machine.gicv3 import GicV3
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import check_memory_size
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, CounterRate, VcpuTimer
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
 
-__all__ = ["DEFAULT_CPU", "CoreMaker", "UnicornVm", "build_vm"]
+__all__ = ["DEFAULT_CPU", "CoreMaker", "EmulatedGic", "UnicornVm", "build_vm"]
+
+EmulatedGic: TypeAlias = GicV2 | GicV3
 
 CoreMaker: TypeAlias = Callable[[Mapping[str, str], CoreConfig], Core]
 
@@ -37,7 +40,7 @@ class UnicornVm:
     """A machine and the parts that execute it."""
 
     machine: Machine
-    gic: GicV2
+    gic: EmulatedGic
     vcpus: list[UnicornVcpu]
     core: Core
     counter: GuestCounter
@@ -78,20 +81,33 @@ def build_vm(
     check_memory_size(machine.config.memory, CODE_CACHE_SIZE)
     steal.check_vcpus(machine.config.vcpus)
     rate = counter_rate(options)
-    gic = GicV2(machine.config.vcpus, on_change=irq_changed)
+    gic = _make_gic(machine, irq_changed)
     vcpus = [
         _build_vcpu(gic, index, structure, steal, now, rate)
         for index, structure in enumerate(machine.structures())
     ]
-    devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, machine.console, machine.agent]
+    devices = [*gic.devices, machine.console, machine.agent]
     model = machine.config.cpu or DEFAULT_CPU
-    core = core_maker(options, CoreConfig(model, machine.map.memories, devices, traps, rate))
+    core = core_maker(
+        options, CoreConfig(model, machine.map.memories, devices, traps, rate, gicv3=isinstance(gic, GicV3))
+    )
     machine.config.kernel.check_page_size(core.page_sizes, f"the emulated CPU {core.model}")
     return UnicornVm(machine, gic, vcpus, core, GuestCounter(now, rate))
 
 
+def _make_gic(machine: Machine, on_change: Callable[[int, bool], None]) -> EmulatedGic:
+    """Make the interrupt controller that the machine's user asks for.
+
+    :raises UsageError: it has no room for all vCPUs.
+    """
+    config = machine.config
+    if choose_emulated(config.gic, config.vcpus) is GicVersion.V2:
+        return GicV2(config.vcpus, on_change)
+    return GicV3(machine.mpidrs, on_change)
+
+
 def _build_vcpu(
-    gic: GicV2,
+    gic: EmulatedGic,
     index: int,
     structure: Structure | None,
     steal: Schedule,

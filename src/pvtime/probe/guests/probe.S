@@ -18,8 +18,8 @@
 
 	.equ	TABLES,		0x2000
 	.equ	MAILBOXES,	0x5000
-	.equ	SCRATCH,	0x6000
-	.equ	SIZE,		0x7000
+	.equ	SCRATCH,	0x7000
+	.equ	SIZE,		0x8000
 
 // A mailbox: the host's half, then the guest's, each a cache line.
 	.equ	MAILBOX,	128
@@ -177,7 +177,9 @@ ready:
 	msr	sctlr_el1, x0
 	isb
 	mrs	x0, mpidr_el1
-	and	x0, x0, #0xff
+	and	x1, x0, #0xf		// Aff0; 16 of them for each Aff1
+	ubfx	x0, x0, #8, #8
+	add	x0, x1, x0, lsl #4
 	add	x28, x19, #MAILBOXES
 	add	x28, x28, x0, lsl #7	// * MAILBOX
 	add	x29, x19, #SCRATCH
