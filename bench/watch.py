@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What it costs to watch: pvtime top and export by the number of VMs, pvtime who by switches a second.
 
-The VMs are processes with threads of the right names, four a VM, which sleep. CPU time is this process's own.
+The VMs are processes with threads of the right names, four a VM, which sleep; while pvtime who is measured a
+second time, a VM on each CPU computes with one vCPU, and waits for those that switch. CPU time is this
+process's own.
 """
 
 from __future__ import annotations
@@ -36,11 +38,16 @@ def name(text):
         file.write(text)
 def vcpu(index):
     name(f"CPU {index}/KVM")
+    if spins:
+        os.sched_setaffinity(0, {spins.pop()})
+        while True:
+            pass
     signal.pause() if threading.current_thread() is threading.main_thread() else threading.Event().wait()
-count, vcpus = map(int, sys.argv[1:])
+count, vcpus, *cpus = map(int, sys.argv[1:])
 parent = os.getpid()
-for _ in range(count):
+for number in range(count):
     if os.fork() == 0:
+        spins = cpus[number:number + 1]
         name("qemu-system-x86")
         for index in range(vcpus):
             threading.Thread(target=vcpu, args=(index,), daemon=True).start()
@@ -103,26 +110,35 @@ def fleet_cost(vms: int) -> tuple[float, float, float]:
     return first * 1e3, each * 1e3, scrape * 1e3
 
 
-def who_cost() -> str:
-    """Return what tracing takes while processes switch as fast as they can."""
-    with program(FLEET, 1, VCPUS) as fleet, contextlib.ExitStack() as stack:
+def who_cost(*, waiting: bool) -> str:
+    """Return what tracing takes while processes switch as fast as they can.
+
+    :param waiting: a vCPU on each CPU always wants to run.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    fleet_of = (len(cpus), 1, *cpus) if waiting else (1, VCPUS)
+    with program(FLEET, *fleet_of) as fleet, contextlib.ExitStack() as stack:
         assert fleet.stdout is not None
         fleet.stdout.readline()
-        while not (vms := VmFinder().find()):
+        while len(vms := [vm for vm in VmFinder().find() if vm.vmm == "qemu"]) < fleet_of[0]:
             time.sleep(0.2)
-        for cpu in sorted(os.sched_getaffinity(0)):
+        for cpu in cpus:
             stack.enter_context(program(SWITCHER, cpu))
         time.sleep(0.5)
         switches = _switches()
         with WhoSession(vms, vms) as session:
             begin, began = time.process_time(), time.monotonic()
-            session.run(TRACED_S)
+            result = session.run(TRACED_S)
             used, elapsed = time.process_time() - begin, time.monotonic() - began
         rate = (_switches() - switches) / elapsed
     share = used / elapsed
+    stolen = sum(vm.stolen_ns for vm in result.vms) / result.elapsed_ns
+    missing = sum(vcpu.missing_ns for vm in result.vms for vcpu in vm.vcpus)
+    counted = sum(vcpu.run_delay_ns for vm in result.vms for vcpu in vm.vcpus)
     return (
         f"who: {rate:,.0f} switches a second take {share:.1%} of a CPU, "
-        f"so 20,000 take {share * 20_000 / rate:.1%}"
+        f"so 20,000 take {share * 20_000 / rate:.1%}; {stolen:.2f} vCPUs waited"
+        + (f", {missing / counted:+.3%} of run_delay are missing" if waiting and counted else "")
     )
 
 
@@ -141,7 +157,8 @@ def main() -> None:
         first, each, scrape = fleet_cost(vms)
         print(f"{vms:5d}   {first:12.1f}   {each:11.2f}   {scrape:6.1f}   {each / vms / VCPUS:24.4f}")
     try:
-        print(who_cost())
+        for waiting in (False, True):
+            print(who_cost(waiting=waiting), flush=True)
     except UsageError as error:
         print(f"who: {error}")
 
