@@ -136,6 +136,12 @@ class Growth:
         return "it has more than the thread waited: another thread's time, or the time of exits, is in it"
 
 
+def _late_ns(begin: _Read, end: _Read) -> int:
+    """Return by how much less time passed on the console than in the guest; 0 or less: none came late."""
+    guest_ns = end.count.clock_ns - begin.count.clock_ns
+    return guest_ns - int((end.after.at_s - begin.before.at_s) * NS)
+
+
 @dataclass
 class Growths:
     """Pairs the image's counts with the host's run_delays."""
@@ -158,19 +164,21 @@ class Growths:
     def pairs(self) -> list[Growth]:
         """Return the growth of each vCPU of which guest and host are known at both moments.
 
-        Of its readings those are taken that fit best.
+        Of its readings those are taken that fit best, and of those that did not come late if there are any.
         """
         found = []
         for cpu in self._cpus():
-            growths = [
-                self._growth(begin, end)
-                for begin in self._reads.get((CountMoment.BEGIN, cpu), ())
-                for end in self._reads.get((CountMoment.END, cpu), ())
-                if begin.is_known and end.is_known
-            ]
+            known = [(begin, end) for begin, end in self._readings(cpu) if begin.is_known and end.is_known]
+            timely = [(begin, end) for begin, end in known if _late_ns(begin, end) <= LATE_NS]
+            growths = [self._growth(begin, end) for begin, end in timely or known]
             if growths:
                 found.append(min(growths, key=lambda growth: abs(growth.error_ns)))
         return found
+
+    def _readings(self, cpu: int) -> list[tuple[_Read, _Read]]:
+        """Return all pairs of a CPU's readings at the two moments."""
+        begins, ends = (self._reads.get((moment, cpu), ()) for moment in (CountMoment.BEGIN, CountMoment.END))
+        return list(itertools.product(begins, ends))
 
     def _cpus(self) -> list[int]:
         return sorted({cpu for _, cpu in self._reads})
@@ -197,16 +205,13 @@ class Growths:
     def late_ns(self) -> int:
         """Return by how much less time passed between the console's lines than between the guest's counts.
 
-        More than 0: the VMM held the first lines back, and the host's figures are of a later moment.
+        More than 0: the VMM held the first lines back, and the host's figures are of a later moment. A CPU's
+        readings count that did so least.
         """
         late = 0
-        for (moment, cpu), begins in self._reads.items():
-            if moment is not CountMoment.BEGIN:
-                continue
-            for begin, end in itertools.product(begins, self._reads.get((CountMoment.END, cpu), ())):
-                guest_ns = end.count.clock_ns - begin.count.clock_ns
-                host_ns = int((end.after.at_s - begin.before.at_s) * NS)
-                late = max(late, guest_ns - host_ns)
+        for cpu in self._cpus():
+            of_pairs = (_late_ns(begin, end) for begin, end in self._readings(cpu))
+            late = max(late, min(of_pairs, default=0))
         return late
 
     def check(self) -> CheckResult | None:

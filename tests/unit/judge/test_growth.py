@@ -144,6 +144,14 @@ def test_a_console_that_came_late_convicts_nobody() -> None:
     assert check(stopped).verdict is Verdict.PASS
 
 
+def test_readings_that_came_late_are_left_out_where_others_did_not() -> None:
+    both = growths((0, 2 * S), (2 * S, 2 * S), (2 * S, 2 * S), host_passed=S)
+    # A second reading at the begin, 1 s later, that came in time.
+    both.add(Count(CountMoment.BEGIN, 0, S, S), HostReading({0: S}, 0), HostReading({0: S}, 0))
+    assert check(both).verdict is Verdict.PASS
+    assert both.pairs() == [Growth(0, S, S, S)]
+
+
 def test_an_error_that_no_late_console_explains_is_told() -> None:
     late = 2 * S - S // 20
     stopped = growths((0, 0), (0, 0), (2 * S, 2 * S), host_passed=late)
