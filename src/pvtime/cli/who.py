@@ -63,6 +63,7 @@ def who_command(
     from pvtime.report.output_file import refuse_unwritable, write_whole
     from pvtime.report.waiting import waiting
     from pvtime.watch.perfetto import to_perfetto
+    from pvtime.watch.told import untold_sentences
     from pvtime.watch.who import WhoSession, check_tracing
     from pvtime.watch.who_view import print_who, who_to_json
 
@@ -80,6 +81,7 @@ def who_command(
             _wait_for(finder, vm, stopped)
         every = finder.find()
         chosen = chosen_vms(every, vm)
+        untold = untold_sentences(chosen)
         length = MAX_SECONDS if until_end else duration
         what = "tracing until the VM ends" if until_end else f"tracing for {duration:g} s"
         with (
@@ -90,9 +92,9 @@ def who_command(
     if trace is not None:
         write_whole(trace, to_perfetto(result), "the trace")
     if as_json:
-        sys.stdout.write(who_to_json(result))
+        sys.stdout.write(who_to_json(result, untold))
     else:
-        print_who(result, sys.stdout)
+        print_who(result, sys.stdout, untold)
     return 0
 
 

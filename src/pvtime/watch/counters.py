@@ -8,14 +8,14 @@ of the VM and the vCPU, and goes on from where it was.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pvtime.watch.own_machines import OwnVcpu
 from pvtime.watch.sampler import Cause, HostSample, VcpuInterval, VmInterval
 
-__all__ = ["CounterBook", "Labels", "MetricReading", "readings", "thread_labels"]
+__all__ = ["CounterBook", "Labels", "MetricReading", "readings", "thread_labels", "told_readings"]
 
 Labels: TypeAlias = tuple[str, ...]
 REMEMBERED: Final = 100_000
@@ -86,6 +86,16 @@ def thread_labels(sample: HostSample) -> dict[int, Labels]:
         for vcpu in vm.vcpus
         if vcpu.vcpu.tid is not None
     }
+
+
+def told_readings(sample: HostSample, told: Mapping[int, bool]) -> Iterator[MetricReading]:
+    """Return whether each vCPU's guest is told, of VMs of which it is known, by their processes."""
+    names = vm_labels(sample)
+    for vm in sample.vms:
+        if vm.vm.pid in told:
+            for vcpu in vm.vcpus:
+                labels = (*names[vm.vm.pid], vcpu.vcpu.label)
+                yield MetricReading("pvtime_vcpu_told", labels, float(told[vm.vm.pid]))
 
 
 def readings(sample: HostSample, own: Iterable[OwnVcpu], book: CounterBook) -> Iterator[MetricReading]:

@@ -13,9 +13,12 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pvtime.watch.counters import CounterBook, MetricReading, readings, thread_labels
+from pvtime.host.qemu import Told
+from pvtime.host.vms import HostVm
+from pvtime.watch.counters import CounterBook, MetricReading, readings, thread_labels, told_readings
+from pvtime.watch.guests import told_from_outside
 from pvtime.watch.own_machines import OwnVcpu, ask_own_machines
-from pvtime.watch.sampler import HostSampler
+from pvtime.watch.sampler import HostSample, HostSampler
 from pvtime.watch.wait_histogram import WaitTracer
 
 __all__ = ["HostCollector"]
@@ -41,7 +44,10 @@ COUNTERS: Final = {
 GAUGES: Final = {
     "pvtime_vms": ((), "VMs that are seen on this host."),
     "pvtime_vm_halted": (_VM, "1 where the VM is stopped or frozen."),
-    "pvtime_vcpu_told": (_VCPU, "1 where the guest has stolen time, of a machine of pvtime's."),
+    "pvtime_vcpu_told": (
+        _VCPU,
+        "1 where the guest has stolen time, 0 where it has none, as far as is known.",
+    ),
 }
 WAITS: Final = "pvtime_vcpu_wait_seconds"
 """Name of the histogram."""
@@ -66,11 +72,14 @@ class HostCollector(Collector):
         libvirt_names: bool = False,
         waits: WaitTracer | None = None,
         own: Callable[[], Sequence[OwnVcpu]] = ask_own_machines,
+        told: Callable[[HostVm], Told] = told_from_outside,
     ) -> None:
         self._sampler = sampler
         self._libvirt = libvirt_names
         self._waits = waits
         self._own = own
+        self._ask_told = told
+        self._told: dict[tuple[int, int], bool | None] = {}
         self._book = CounterBook()
         self._lock = threading.Lock()
 
@@ -78,12 +87,22 @@ class HostCollector(Collector):
         """Return the metrics."""
         with self._lock:
             sample = self._sampler.sample()
-            found = list(readings(sample, self._own(), self._book))
+            own = self._own()
+            found = [*readings(sample, own, self._book), *told_readings(sample, self._told_of(sample))]
             if self._waits is not None:
                 self._waits.follow(thread_labels(sample))
         yield from families(found, libvirt_names=self._libvirt)
         if self._waits is not None:
             yield from wait_families(self._waits)
+
+    def _told_of(self, sample: HostSample) -> dict[int, bool]:
+        """Return what VMMs' command lines say, by process: each is read once."""
+        keys = {vm.vm.key for vm in sample.vms}
+        self._told = {key: told for key, told in self._told.items() if key in keys}
+        for vm in sample.vms:
+            if vm.vm.vmm != "pvtime" and vm.vm.key not in self._told:
+                self._told[vm.vm.key] = self._ask_told(vm.vm).told
+        return {key[0]: told for key, told in self._told.items() if told is not None}
 
     def describe(self) -> list[Metric]:
         """Return nothing: a registry then does not sample when this is registered."""

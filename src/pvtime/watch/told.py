@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pvtime.watch.guests import GuestFigures
+from pvtime.host.vms import HostVm
+from pvtime.watch.guests import GuestFigures, told_from_outside
 from pvtime.watch.own_machines import OwnVcpu
 
-__all__ = ["guest_sentences", "told_sentences"]
+__all__ = ["guest_sentences", "told_sentences", "untold_sentences"]
 
 NOTABLE_NS: Final = 1_000_000_000
 """Stolen time from which on a guest's kernel must have seen some."""
@@ -30,12 +31,22 @@ def told_sentences(vcpus: Sequence[OwnVcpu]) -> list[str]:
     ]
     found = []
     if untold:
-        found.append(f"the guest was never told: {_vcpus(untold)} has no stolen time")
+        found.append(_never_told(f"{_vcpus(untold)} has no stolen time"))
     if blind:
         found.append(f"told, but its kernel does not look: {_vcpus(blind)} shows next to no steal")
     if apart:
         found.append(f"the guest is told something else than the truth: {_vcpus(apart)}")
     return found
+
+
+def untold_sentences(vms: Iterable[HostVm]) -> dict[int, str]:
+    """Return a sentence for each VM whose command line says that its guest is not told, by process."""
+    told = {vm.pid: told_from_outside(vm) for vm in vms}
+    return {pid: _never_told(found.why) for pid, found in told.items() if found.told is False}
+
+
+def _never_told(why: str) -> str:
+    return f"the guest was never told: {why}"
 
 
 def guest_sentences(before: GuestFigures, after: GuestFigures) -> list[str]:
@@ -45,7 +56,7 @@ def guest_sentences(before: GuestFigures, after: GuestFigures) -> list[str]:
     :param after: at its end.
     """
     if after.told.told is False:
-        return [f"the guest was never told: {after.told.why}"]
+        return [_never_told(after.told.why)]
     known = {vcpu.index: vcpu.counts for vcpu in before.vcpus}
     blind, looked = [], False
     for vcpu in after.vcpus:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final, TextIO
 
 from pvtime.report import units
@@ -18,8 +19,11 @@ AGREES: Final = 0.001
 """Share of run_delay that may be missing without a word."""
 
 
-def print_who(result: WhoResult, file: TextIO) -> None:
-    """Print every VM's vCPUs, causes and verdicts."""
+def print_who(result: WhoResult, file: TextIO, untold: Mapping[int, str] | None = None) -> None:
+    """Print every VM's vCPUs, causes and verdicts.
+
+    :param untold: sentences on guests that are not told of stolen time, by their VMM's process.
+    """
     from rich.table import Table
 
     from pvtime.report.table import figures_table, open_console
@@ -41,11 +45,16 @@ def print_who(result: WhoResult, file: TextIO) -> None:
                 table.add_row(units.time(ns), units.percent(ns, vm.stolen_ns), f"{len(rest)} more", "")
             console.print("\nstolen by (time, per cent):")
             console.print(table)
-        for sentence in (*_shared(vm), *_disagreements(vm), *(f"=> {verdict}" for verdict in verdicts(vm))):
+        found = (f"=> {verdict}" for verdict in _verdicts(vm, untold))
+        for sentence in (*_shared(vm), *_disagreements(vm), *found):
             console.print(sentence, soft_wrap=True)
         console.print()
     for note in result.notes:
         console.print(note, soft_wrap=True)
+
+
+def _verdicts(vm: VmCauses, untold: Mapping[int, str] | None) -> list[str]:
+    return verdicts(vm) + ([untold[vm.vm.pid]] if untold and vm.vm.pid in untold else [])
 
 
 def _cells(vcpu: VcpuCauses) -> list[str]:
@@ -73,8 +82,11 @@ def _disagreements(vm: VmCauses) -> list[str]:
     ]
 
 
-def who_to_json(result: WhoResult) -> str:
-    """Return the figures as a JSON object with a newline at its end; docs/who.md has the fields."""
+def who_to_json(result: WhoResult, untold: Mapping[int, str] | None = None) -> str:
+    """Return the figures as a JSON object with a newline at its end; docs/who.md has the fields.
+
+    :param untold: see :func:`print_who`.
+    """
     document = {
         "schema": SCHEMA,
         "elapsed_ns": result.elapsed_ns,
@@ -86,7 +98,7 @@ def who_to_json(result: WhoResult) -> str:
                 "pid": vm.vm.pid,
                 "ended": vm.ended,
                 "frozen_ns": vm.frozen_ns,
-                "verdicts": verdicts(vm),
+                "verdicts": _verdicts(vm, untold),
                 "vcpus": [_vcpu_to_json(vcpu) for vcpu in vm.vcpus],
             }
             for vm in result.vms

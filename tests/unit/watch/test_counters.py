@@ -14,9 +14,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from framework.fake_proc import FakeProc
-from pvtime.host.vms import VmFinder
+from pvtime.host.qemu import Told
+from pvtime.host.vms import HostVm, VmFinder
 from pvtime.watch.counters import CounterBook
 from pvtime.watch.exporter import HostCollector
+from pvtime.watch.guests import told_from_outside
 from pvtime.watch.own_machines import OwnVcpu, parse_sample
 from pvtime.watch.sampler import HostSampler
 
@@ -51,12 +53,19 @@ class Fleet:
     now: int = 0
     own: list[OwnVcpu] = field(default_factory=list)
     libvirt_names: bool = False
+    asked: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sampler = HostSampler(VmFinder(self.proc.root), self.proc.root, lambda: self.now)
         self.registry = CollectorRegistry()
         names = self.libvirt_names
-        self.registry.register(HostCollector(sampler, libvirt_names=names, own=lambda: self.own))
+        collector = HostCollector(sampler, libvirt_names=names, own=lambda: self.own, told=self.told)
+        self.registry.register(collector)
+
+    def told(self, vm: HostVm) -> Told:
+        """Return what a VM's command line says of its guest."""
+        self.asked.append(vm.pid)
+        return told_from_outside(vm, self.proc.root)
 
     def vm(self, pid: int, name: bytes, start: int = 100) -> None:
         """Start a VM of one vCPU."""
@@ -130,6 +139,21 @@ def test_a_guest_that_resets_its_count_lets_no_counter_fall(fleet: Fleet) -> Non
     assert fleet.scrape("pvtime_vcpu_stolen_seconds_total", vm="a") == 6.0
     assert fleet.scrape("pvtime_vcpu_guest_steal_seconds_total", vm="a") == 2.0
     assert fleet.scrape("pvtime_vcpu_told", vm="a") == 1.0
+
+
+def test_whether_another_vmms_guest_is_told_is_read_once_and_absent_where_it_is_not_known(
+    fleet: Fleet,
+) -> None:
+    fleet.proc.process(
+        60, b"lkvm", [b"lkvm", b"run", b"--name", b"k", b"--no-pvtime"], threads={61: b"kvm-vcpu-0"}
+    )
+    fleet.proc.process(70, b"firecracker", [b"firecracker", b"--id", b"f"], threads={71: b"fc_vcpu 0"})
+    for _ in range(3):
+        assert fleet.scrape("pvtime_vcpu_told", vmm="kvmtool", vm="k", vcpu="0") == 0.0
+    assert fleet.scrape("pvtime_vcpu_told", vm="f") is None
+    assert sorted(fleet.asked) == [50, 60, 70]
+    fleet.proc.end(60)
+    assert fleet.scrape("pvtime_vcpu_told", vm="k") is None
 
 
 def test_a_sample_of_a_machine_is_read_and_rubbish_is_none() -> None:

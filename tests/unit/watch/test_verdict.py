@@ -92,6 +92,16 @@ def test_what_is_missing_is_said_from_a_thousandth_on() -> None:
     assert "vCPU 0: these rows have -5.0 ms beside the 4.000 s that the kernel counted" in out.getvalue()
 
 
+def test_a_guest_that_is_not_told_by_the_command_line_is_named_under_the_table_and_in_the_json() -> None:
+    result, untold = WhoResult(10 * SECOND, (found(row(CauseKind.QUOTA, 3)),), ()), {50: "never told: so"}
+    out = StringIO()
+    print_who(result, out, untold)
+    assert out.getvalue().rstrip().endswith("=> its own quota of CPU time: 3.0 of 3.0 s\n=> never told: so")
+    assert json.loads(who_to_json(result, untold))["vms"][0]["verdicts"][-1] == "never told: so"
+    print_who(result, other := StringIO(), {51: "never told: so"})
+    assert "never told" not in other.getvalue()
+
+
 def test_the_json_sums_like_the_table() -> None:
     document = json.loads(who_to_json(WhoResult(10 * SECOND, (found(row(CauseKind.QUOTA, 3)),), ())))
     (vcpu,) = document["vms"][0]["vcpus"]
