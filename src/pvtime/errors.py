@@ -26,6 +26,7 @@ __all__ = [
     "SavedStateError",
     "UsageError",
     "host_reason",
+    "json_reason",
     "one_line",
     "oserror_context",
 ]
@@ -96,6 +97,17 @@ def one_line(message: str) -> str:
 def host_reason(error: OSError) -> str:
     """Return the reason for which the host refused something, and what to do about a lack."""
     return (error.strerror or str(error)) + ADVICE.get(error.errno or 0, "")
+
+
+def json_reason(error: ValueError | RecursionError) -> str:
+    """Return the reason for which :func:`json.loads` refused a text, in words for people."""
+    import json
+
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"look at line {error.lineno}, column {error.colno}"
+    return "a number in it is too long"
 
 
 @contextmanager

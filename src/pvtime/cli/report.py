@@ -55,7 +55,10 @@ def report_command(file: Path, other: Path | None, html: Path | None, svg: Path 
         data = opened.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise UsageError(f"{file} has more than {MAX_BYTES >> 20} MiB: record for a shorter time")
-    recording = read_recording(data.decode("utf-8", "replace"))
+    try:
+        recording = read_recording(data.decode("utf-8", "replace"))
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
     for out, draw, what in ((html, to_html, "the page"), (svg, to_svg, "the picture")):
         if out is not None:
             write_whole(out, draw(recording), what)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_origin
 
 from pvtime.engine.base import Outcome
-from pvtime.errors import UsageError, one_line
+from pvtime.errors import UsageError, json_reason, one_line
 from pvtime.report.model import SCHEMA, RunReport, VcpuRow
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def from_json(text: str) -> RunReport:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the report is not JSON: {error}") from error
+        raise UsageError(f"the report is not JSON: {json_reason(error)}") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     if type(schema) is int and schema != SCHEMA:
         raise UsageError(f"the report has schema {schema}; this release reads schema {SCHEMA}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pvtime.errors import UsageError
+from pvtime.errors import UsageError, json_reason
 from pvtime.report.document import MAX_NS, MAX_SECONDS, from_json
 from pvtime.report.model import VcpuRow
 
@@ -115,17 +115,25 @@ def read_recording(text: str) -> Recording:
         if isinstance(first, dict) and key in first:
             try:
                 return _checked(read(documents))
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-                raise UsageError(f"the recording is damaged: {error!s:.100}") from error
+            except KeyError as error:
+                raise UsageError(f"the recording is damaged: it has no {error}") from error
+            except _WrongValueError as error:
+                raise UsageError(f"the recording is damaged: {error}") from error
+            except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+                raise UsageError("the recording is damaged: a value in it is of another kind") from error
     raise UsageError(
         "this is no recording: give a file of pvtime run --report, stat --follow, top --json or who --trace"
     )
 
 
+class _WrongValueError(Exception):
+    """A value that no command records."""
+
+
 def _checked(recording: Recording) -> Recording:
     """Return a recording that can be drawn: JSON may have NaN, numbers without limit, and other types.
 
-    :raises ValueError: a time is no time, or a text no text.
+    :raises _WrongValueError: a time is no time, or a text no text.
     """
     numbers: list[object] = [mark.at for mark in recording.marks]
     texts: list[object] = [*recording.sentences, *(mark.text for mark in recording.marks)]
@@ -135,14 +143,14 @@ def _checked(recording: Recording) -> Recording:
             texts.append(one.what)
     for number in numbers:
         if not isinstance(number, int | float) or not -MAX_SECONDS <= number <= MAX_SECONDS:
-            raise ValueError(f"a time is {number!r:.20}")
+            raise _WrongValueError(f"a time is {number!r:.20}")
     for figures in recording.figures:
         for ns in (figures.truth_ns, figures.structure_ns, figures.guest_ns):
             if ns is not None and (type(ns) is not int or abs(ns) > MAX_NS):
-                raise ValueError(f"a time is {ns!r:.20}")
+                raise _WrongValueError(f"a time is {ns!r:.20}")
     for text in texts:
         if not isinstance(text, str):
-            raise TypeError(f"a name is {text!r:.20}")
+            raise _WrongValueError(f"a name is {text!r:.20}")
     return recording
 
 
@@ -159,7 +167,8 @@ def _documents(text: str) -> list[Any]:
             found.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             if at + 1 < len(lines) or not found:
-                raise UsageError(f"line {at + 1} of the recording is not JSON: {error}") from error
+                reason = json_reason(error)
+                raise UsageError(f"line {at + 1} of the recording is not JSON: {reason}") from error
     return found
 
 

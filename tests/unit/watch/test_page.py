@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,11 @@ def test_a_long_recording_is_a_page_of_bounded_size() -> None:
     assert len(to_html(recording)) < 1 << 20
 
 
+PYTHONS = re.compile("object|NoneType|subscript|unpack|recursion|operand|attribute|indices|sys[.]|integer")
+"""Words of Python's own messages."""
+
 NO_RECORDINGS = (
+    *('{"vms": ' + "9" * 5000 + "}", '[{"vms": 1}', '{"notes": [], "elapsed_ns": 1, "vms": [7]}'),
     json.dumps({"traceEvents": [{"ph": "X", "pid": 1, "tid": 1, "name": "ran", "ts": math.inf, "dur": 1}]}),
     *("", "[]", "{}", "null", "1", "[" * 9999, "x\ny", '{"vms": 1}', '{"notes": []}', '{"outcome": 1}'),
     *('{"traceEvents": 1}', '{"traceEvents": [{}]}', '{"machine": 1}'),
@@ -180,8 +185,9 @@ NO_RECORDINGS = (
 
 @pytest.mark.parametrize("text", NO_RECORDINGS)
 def test_what_is_no_recording_gets_one_sentence(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as refused:
         read_recording(text)
+    assert not PYTHONS.search(str(refused.value))
 
 
 @settings(max_examples=30)
@@ -206,6 +212,9 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert tmp_path.joinpath("page.html").read_text().startswith("<!DOCTYPE html>")
     assert main(["report", str(tmp_path / "none"), "--html", str(tmp_path / "page.html")]) == 2
     assert "none" in capsys.readouterr().err
+    tmp_path.joinpath("damaged").write_text('{"vms": 1}')
+    assert main(["report", str(tmp_path / "damaged"), "--html", str(tmp_path / "page.html")]) == 2
+    assert "damaged: the recording is damaged: it has no 'time_ns'" in capsys.readouterr().err
 
 
 NO_TIMES = [float("nan"), float("inf"), -float("inf"), 1e308, 10**400, "1", [], None, True]
@@ -240,13 +249,14 @@ def _with(document: Any, path: tuple[Any, ...], value: object) -> Any:
 )
 def test_no_value_of_a_recording_is_more_than_a_refusal(recording: Any) -> None:
     """A time that is NaN, or a name that is a number, was a traceback."""
-    refused = 0
+    refusals = []
     for path in _values(recording):
         for value in NO_TIMES:
             changed = _with(recording, path, value)
             lines = changed if isinstance(changed, list) else [changed]
             try:
                 to_html(read_recording("\n".join(map(json.dumps, lines))))
-            except UsageError:
-                refused += 1
-    assert refused
+            except UsageError as error:
+                refusals.append(str(error))
+    assert refusals
+    assert not [text for text in refusals if PYTHONS.search(text)]
