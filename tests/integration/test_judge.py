@@ -69,7 +69,7 @@ def test_a_vmm_without_stolen_time_is_consistent_and_gets_no_verdict() -> None:
 FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 
 
-@pytest.mark.parametrize("machine", ["virt,gic-version=3", "virt,acpi=off", "virt,virtualization=on"])
+@pytest.mark.parametrize("machine", ["virt,gic-version=3,virtualization=on", "virt,acpi=off"])
 def test_a_firmware_starts_the_image_with_acpi_or_a_device_tree(machine: str) -> None:
     if shutil.which(PROGRAM) is None or not FIRMWARE.exists():
         pytest.skip("QEMU or its firmware is not installed (Debian: qemu-system-arm, qemu-efi-aarch64)")
