@@ -73,9 +73,9 @@ FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 def test_a_firmware_starts_the_image_with_acpi_or_a_device_tree(machine: str) -> None:
     if shutil.which(PROGRAM) is None or not FIRMWARE.exists():
         pytest.skip("QEMU or its firmware is not installed (Debian: qemu-system-arm, qemu-efi-aarch64)")
-    # The command line's options: it comes by the EFI image's load options, or by the device tree.
+    # The command line comes by EFI load options, or by the device tree, and goes before what is in the image.
     command = [PROGRAM, *QEMU.split(), "-M", machine, "-bios", str(FIRMWARE), "-append", "checks=announced"]
-    code, document = judge("--", *command)
+    code, document = judge("--checks", "header", "--", *command)
     assert code == 4, document
     found = verdicts(document)
     assert found["cpus_start"] == found["discovery_agrees"] == "pass", document

@@ -157,7 +157,9 @@ u64 efi_main(void *image, const struct system_table *system)
 	}
 	if (!tree && (!acpi || !read_acpi(acpi)))
 		return UNSUPPORTED;
+	read_options(image_options, OPTIONS_SIZE);
 	read_arguments(image, system->boot);
+	machine.has_options = true;
 	if (system->boot->allocate_pool(LOADER_DATA, MAP_SIZE, &map) != SUCCESS)
 		return UNSUPPORTED;
 	for (attempt = 0; attempt < ATTEMPTS; attempt++) {

@@ -42,6 +42,7 @@ struct machine {
 	u32 timer_ppi;
 	u32 seconds;			/* for each phase that takes time */
 	u32 wait;			/* seconds until the first check, for a VMM whose console comes late */
+	bool has_options;		/* they were read when the firmware started the image */
 	bool reset;			/* reset the machine at the end, by PSCI SYSTEM_RESET */
 	const char *checks;		/* names of the checks to make, between commas; NULL: all */
 	u32 checks_length;

@@ -16,7 +16,8 @@ void report_exception(u64 esr, u64 elr, u64 far)
 
 void main(const void *tree)
 {
-	read_options(image_options, OPTIONS_SIZE);
+	if (!machine.has_options)
+		read_options(image_options, OPTIONS_SIZE);
 	if (tree && !read_device_tree(tree))
 		power_off();		/* there is no console to complain on */
 	build_page_tables(tree);
