@@ -198,8 +198,12 @@ static enum verdict addresses(void)
 		if (at & (ALIGN - 1))
 			return fail("a structure is not aligned to 64 bytes");
 		for (u32 i = 0; i < machine.rams; i++)
-			if (is_in(at, &machine.ram[i]))
+			if (is_in(at, &machine.ram[i])) {
+				detail_of(cpu, "structure", at);
+				detail("RAM begins", machine.ram[i].base);
+				detail("RAM ends", machine.ram[i].base + machine.ram[i].size);
 				return fail("a structure is in what the device tree or UEFI calls RAM: Linux would use it as such");
+			}
 		for (u32 other = 0; other < cpu; other++)
 			if (at < structure[other] + ALIGN && structure[other] < at + ALIGN)
 				return fail("two CPUs have one structure: each counts what is stolen from the other");
