@@ -17,13 +17,15 @@ from pvtime.run.options import RunOptions
 
 __all__ = ["naming_thieves"]
 
-END_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 60.0
+"""Time for the tracer's figures, which were not there after 10 s on an emulated host."""
 
 
 @contextlib.contextmanager
-def naming_thieves(options: RunOptions) -> Iterator[None]:
+def naming_thieves(options: RunOptions, timeout_s: float = END_TIMEOUT_S) -> Iterator[None]:
     """Trace this process's machine during a ``with`` block, and print who stole from it at the end.
 
+    :param timeout_s: time for the figures after the end, in seconds.
     :raises UsageError: this host or this user cannot trace.
     """
     from pvtime.watch.who import check_tracing
@@ -43,8 +45,12 @@ def naming_thieves(options: RunOptions) -> Iterator[None]:
             yield
         finally:
             tracer.terminate()  # the machine has ended, or has not begun
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                text, _ = tracer.communicate(timeout=END_TIMEOUT_S)
-                options.output.write("\n" + text)
-                options.output.flush()
+            try:
+                text, _ = tracer.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                text = (
+                    f"--who: the tracing had not ended {timeout_s:g} s after the machine: it has no figures\n"
+                )
+            options.output.write("\n" + text)
+            options.output.flush()
             tracer.kill()

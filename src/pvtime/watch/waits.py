@@ -125,6 +125,8 @@ class VcpuActivity:
     """The kernel's run_delay between the first and the last comparison."""
     missing_ns: int = 0
     """What of it was not traced."""
+    unseen_arrivals: list[tuple[int, Runner]] = field(default_factory=list)
+    """Spans since the last comparison in which it first waited and then ran, and who had the CPU before."""
 
 
 class WaitTracker:
@@ -177,7 +179,7 @@ class WaitTracker:
                     queue[tid] = now
         self._running[cpu] = (after, next_name) if after else IDLE
         if before in self.vcpus:
-            self._depart(now, cpu, before, state)
+            self._depart(now, cpu, before, state, running)
         if after in self.vcpus:
             self._arrive(now, after)
 
@@ -281,6 +283,7 @@ class WaitTracker:
             vcpu.since = begin
             vcpu.times.clear()
             vcpu.causes.clear()
+            vcpu.unseen_arrivals.clear()
             vcpu.arrivals = vcpu.longest_ns = 0
 
     def compare(self, tid: int, run_delay_ns: int) -> None:
@@ -293,8 +296,27 @@ class WaitTracker:
             vcpu.checked = vcpu.waited_ns, run_delay_ns
             return
         waited, before = vcpu.checked
+        missing = vcpu.missing_ns
         vcpu.counted_ns = run_delay_ns - before
         vcpu.missing_ns = vcpu.counted_ns - (vcpu.waited_ns - waited)
+        if vcpu.unseen_arrivals:
+            self._find_arrivals(vcpu, vcpu.missing_ns - missing)
+
+    def _find_arrivals(self, vcpu: VcpuActivity, waited_ns: int) -> None:
+        """Divide what run_delay has grown by among the spans in which no arrival was recorded."""
+        spans = vcpu.unseen_arrivals
+        if self._end is None and waited_ns > 0:
+            for share, (_, runner) in zip(
+                _divide(waited_ns, [length for length, _ in spans]), spans, strict=True
+            ):
+                # Where it had a quota, that may have been used up while the CPU was idle.
+                idle_or_quota = runner == IDLE and vcpu.tid in self._limited
+                vcpu.causes[UNKNOWN if idle_or_quota else self._known(runner)] += share
+                vcpu.times[Activity.RUNS] -= share
+                vcpu.times[Activity.WAITS] += share
+                vcpu.waited_ns += share
+                vcpu.missing_ns -= share
+        spans.clear()
 
     def pending_ns(self, tid: int, now: int) -> int:
         """Return how long a thread has been waiting in a wait that has not ended; 0: it does not wait."""
@@ -319,10 +341,16 @@ class WaitTracker:
         ]
         return [wait for wait in self._ended if wait.tid in tids] + current
 
-    def _depart(self, now: int, cpu: int, tid: int, state: int) -> None:
+    def _depart(self, now: int, cpu: int, tid: int, state: int, running: Runner) -> None:
+        """Take a vCPU from its CPU.
+
+        :param running: the thread that had the CPU, by the record before.
+        """
         vcpu = self.vcpus[tid]
         if vcpu.activity is Activity.WAITS:  # its arrival was lost, and came after the last cut
-            self._arrive(self._queues[self._queue_of[tid]][tid], tid)
+            cut = self._queues[self._queue_of[tid]][tid]
+            self._arrive(cut, tid)
+            vcpu.unseen_arrivals.append((now - cut, running))
         elif vcpu.activity is not Activity.RUNS:  # it ran before the tracing began
             self._dequeue(tid)
             self._waits.pop(tid, None)
@@ -378,12 +406,7 @@ class WaitTracker:
     def _cut(self, tid: int, begin: int, end: int, runner: Runner) -> None:
         if end <= begin or (self._end is not None and tid not in self._limited):
             return
-        if runner not in self._runners:
-            if len(self._runners) < MAX_RUNNERS:
-                self._runners.add(runner)
-                self.new_runners.append(runner)
-            else:
-                runner = OTHERS
+        runner = self._known(runner)
         wait = self._waits[tid]
         if not self._limit and tid not in self._limited:
             wait.causes[runner] += end - begin
@@ -391,6 +414,16 @@ class WaitTracker:
             wait.pieces[-1] = (wait.pieces[-1][0], end, runner)
         else:
             wait.pieces.append((begin, end, runner))
+
+    def _known(self, runner: Runner) -> Runner:
+        """Return the runner, or :data:`OTHERS` where too many are told apart already."""
+        if runner in self._runners:
+            return runner
+        if len(self._runners) >= MAX_RUNNERS:
+            return OTHERS
+        self._runners.add(runner)
+        self.new_runners.append(runner)
+        return runner
 
     def _settle(self, wait: Wait) -> None:
         if self._end is not None:

@@ -175,8 +175,8 @@ class WhoSession:
         for sampled in self._sampled.values():
             sampled.at, sampled.faults_ns = window, 0
         self._loop(window + int(duration * 1e9), stop, compare=True)
+        self._compare()
         end = clock()
-        self._compare(end)
         self._poll_quotas()
         time.sleep(SLACK_NS / 1e9)
         self._drain()
@@ -250,7 +250,7 @@ class WhoSession:
                 self._drain()
                 self._process(now - SLACK_NS)
                 if compare:
-                    self._compare(clock())
+                    self._compare()
             polls += 1
             time.sleep(max(0.0, min(POLL_S, (until - clock()) / 1e9)))
         self._drain()
@@ -326,7 +326,7 @@ class WhoSession:
             self._names[runner] = self._identify(runner)
         tracker.new_runners.clear()
 
-    def _compare(self, _now: int) -> None:
+    def _compare(self) -> None:
         """Read each vCPU's run_delay, at a moment in which it is not being put on a CPU."""
         compared: list[Event] = []
         for followed in self._followed:

@@ -195,6 +195,39 @@ def test_an_arrival_that_is_missing_ends_the_wait_at_the_last_record() -> None:
     assert causes(tracker) == {runner(HOG): 5}
 
 
+def test_an_arrival_that_is_missing_is_found_by_what_the_kernel_counted() -> None:
+    tracker = WaitTracker(0, {VCPU: 1})
+    tracker.switch(1, switch(0, HOG, VCPU))
+    tracker.compare(VCPU, 500 * MS)
+    tracker.switch(1, switch(10, VCPU, HOG))
+    tracker.switch(1, switch(13, HOG, 75))
+    tracker.switch(1, switch(20, VCPU, HOG))  # 75 gave way to it meanwhile, without a record
+    tracker.switch(1, switch(21, HOG, VCPU))
+    tracker.compare(VCPU, 508 * MS)  # 3 and 1 were traced, so it waited 4 for 75
+    tracker.finish(22 * MS)
+    assert causes(tracker) == {runner(HOG): 4, runner(75): 4}
+    times = tracker.vcpus[VCPU].times
+    assert (times[Activity.RUNS], times[Activity.WAITS]) == (14 * MS, 8 * MS)
+    assert tracker.vcpus[VCPU].missing_ns == 0
+    assert runner(75) in tracker.new_runners
+
+
+def test_no_more_than_the_span_is_found_and_nothing_of_before_the_window() -> None:
+    tracker = WaitTracker(0, {VCPU: 1}, [VCPU])
+    tracker.switch(1, switch(0, HOG, VCPU))
+    tracker.compare(VCPU, 0)
+    tracker.switch(1, switch(10, VCPU, HOG))
+    tracker.switch(1, switch(20, VCPU, 0, ASLEEP))  # before the window
+    tracker.restart(30 * MS)
+    tracker.compare(VCPU, 50 * MS)
+    tracker.wakeup((31 * MS, VCPU, 1))
+    tracker.switch(1, switch(36, VCPU, 0, ASLEEP))
+    tracker.compare(VCPU, 150 * MS)
+    tracker.finish(40 * MS)
+    assert causes(tracker) == {UNKNOWN: 5}  # an idle CPU, or its quota
+    assert tracker.vcpus[VCPU].missing_ns == 145 * MS
+
+
 def test_a_departure_that_is_missing_leaves_no_vcpu_running_for_ever() -> None:
     tracker = WaitTracker(0, {VCPU: 1})
     tracker.switch(1, switch(0, HOG, VCPU))
@@ -249,6 +282,8 @@ def test_whatever_happens_the_causes_sum_to_the_waits_and_the_times_to_the_windo
             tracker.wakeup((now * MS, tid, cpu))
         elif what == 7:
             tracker.migrate((now * MS, tid, cpu))
+            if tid in tracker.vcpus:
+                tracker.compare(tid, chance.randrange(2 * now * MS + 1))
         elif what == 8:
             tracker.throttle([VCPU, SIBLING], (now - 2) * MS, now * MS, chance.randrange(5) * MS)
         else:
