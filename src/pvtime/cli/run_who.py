@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pvtime.errors import UsageError
 from pvtime.run.options import RunOptions
@@ -22,10 +22,13 @@ END_TIMEOUT_S = 60.0
 
 
 @contextlib.contextmanager
-def naming_thieves(options: RunOptions, timeout_s: float = END_TIMEOUT_S) -> Iterator[None]:
+def naming_thieves(
+    options: RunOptions, timeout_s: float = END_TIMEOUT_S, command: Sequence[str] | None = None
+) -> Iterator[None]:
     """Trace this process's machine during a ``with`` block, and print who stole from it at the end.
 
     :param timeout_s: time for the figures after the end, in seconds.
+    :param command: the tracer's; None: this ``pvtime who``.
     :raises UsageError: this host or this user cannot trace.
     """
     from pvtime.watch.who import check_tracing
@@ -33,7 +36,7 @@ def naming_thieves(options: RunOptions, timeout_s: float = END_TIMEOUT_S) -> Ite
     if options.detach:
         raise UsageError("--who prints at the end: leave out --detach, and call pvtime who when it runs")
     check_tracing()
-    command = [sys.executable, "-m", "pvtime", "who", str(os.getpid()), "--wait", "--until-end"]
+    command = command or [sys.executable, "-m", "pvtime", "who", str(os.getpid()), "--wait", "--until-end"]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
