@@ -72,11 +72,16 @@ class TimerControl(Register):
     enable = Field(0)
 
 
+_WRITABLE = TimerControl.of(enable=1, imask=1)
+_ARMED = TimerControl.of(enable=1)
+_MET = TimerControl.of(istatus=1)
+
+
 @dataclass(frozen=True)
 class TimerState:
     """The saved timer. Its interrupt line is derived."""
 
-    control: Annotated[int, bits(TimerControl.of(enable=1, imask=1))]
+    control: Annotated[int, bits(_WRITABLE)]
     """CNTP_CTL_EL0 without ISTATUS."""
     remaining: Annotated[int, within(-U64_MAX, U64_MAX)]
     """Ticks from the counter at the save to the compare value; negative: it has been met."""
@@ -101,7 +106,7 @@ class VcpuTimer:
         self._now = now
         self._rate = rate
         self._compare = 0
-        self._control = TimerControl(0)
+        self._control = 0
         self._asserted = False
         self.deadline: int | None = None
         """Time at which the line will rise, in ns of CLOCK_MONOTONIC; None: not without a register access."""
@@ -113,7 +118,7 @@ class VcpuTimer:
 
     def state(self, now: int) -> TimerState:
         """Return the state to save at a counter of ``now`` ticks."""
-        return TimerState(int(self._control), self._compare - now)
+        return TimerState(self._control, self._compare - now)
 
     def restore(self, state: TimerState, now: int) -> None:
         """Resume from ``state``, with the same number of ticks left from a counter of ``now`` on.
@@ -134,14 +139,12 @@ class VcpuTimer:
 
     def read_control(self) -> int:
         """CNTP_CTL_EL0, with ISTATUS as it is now."""
-        enabled = self._control.enable
-        met = enabled and self._rate.ticks(self._now()) >= self._compare
-        return self._control.with_(istatus=int(bool(met)))
+        met = self._control & _ARMED and self._rate.ticks(self._now()) >= self._compare
+        return self._control | _MET if met else self._control
 
     def write_control(self, value: int) -> None:
         """CNTP_CTL_EL0; ISTATUS is read-only."""
-        new = TimerControl(value & U32_MAX)
-        self._control = TimerControl.of(enable=new.enable, imask=new.imask)
+        self._control = value & _WRITABLE
         self._rearm()
 
     def read_compare(self) -> int:
@@ -170,7 +173,7 @@ class VcpuTimer:
 
     def _rearm(self) -> None:
         due = self._rate.ns(self._compare)
-        armed = self._control.enable and not self._control.imask and due < _NEVER_NS
+        armed = self._control == _ARMED and due < _NEVER_NS
         self.deadline = due if armed else None
         if armed and self._now() >= due:
             self.expire(due)

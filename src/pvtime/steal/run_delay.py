@@ -61,6 +61,7 @@ class ThreadClock:
     def __init__(self) -> None:
         self._fd = -1
         self._suspended = 0
+        self._delay = -1
 
     def attach(self) -> None:
         """Measure the calling thread from now on.
@@ -68,6 +69,7 @@ class ThreadClock:
         :raises EngineError: the host keeps no scheduler statistics.
         """
         self._fd = _open_schedstat(threading.get_native_id())
+        self._delay = -1
         self._suspended = self.suspended()
 
     def now(self) -> int:
@@ -89,17 +91,17 @@ class ThreadClock:
     def read(self) -> tuple[int, int, int]:
         """Return the time, the thread's run_delay and its time on a CPU, all of one moment.
 
-        The thread did not wait between the readings: else that wait would be in two of them. Its time on a
-        CPU is not schedstat's, which the kernel brings up to date at ticks and switches alone.
+        The thread did not wait between the readings, nor since the last call; else that wait might be in two
+        of them, and they are repeated. Its time on a CPU is not schedstat's, which the kernel brings up to
+        date at ticks and switches alone.
         """
-        before = os.pread(self._fd, 64, 0).split()[1]
         while True:
+            before = self._delay
             now = time.monotonic_ns()
             on_cpu = time.thread_time_ns()
-            after = os.pread(self._fd, 64, 0).split()[1]
-            if after == before:
-                return now, int(after), on_cpu
-            before = after
+            self._delay = int(os.pread(self._fd, 64, 0).split()[1])
+            if self._delay == before:
+                return now, before, on_cpu
 
     def close(self) -> None:
         """Give the descriptor back; harmless when nothing is attached."""

@@ -100,6 +100,7 @@ class GuestTraps:
     def write_register(self, register: SysReg, value: int) -> bool:
         """Carry out a trapped MSR; see :meth:`TrapHandler.write_register`."""
         timer = self._context.loaded.timer
+        deadline = timer.deadline
         if register == CNTP_CTL_EL0:
             timer.write_control(value)
         elif register == CNTP_CVAL_EL0:
@@ -108,5 +109,6 @@ class GuestTraps:
             timer.write_value(value)
         else:
             return self.gic is not None and self.gic.write_register(register, value)
-        self._context.timer_changed()
+        if timer.deadline != deadline:
+            self._context.timer_changed()
         return True
