@@ -132,11 +132,9 @@ def _live(sampler: HostSampler, interval: float, count: int | None, fold: bool) 
         title = f"pvtime top: {vms} VMs, {vcpus} vCPUs; per cent of {sample.elapsed_ns / 1e9:.2f} s"
         guests = poller.answers()
         second = chosen_guest(sample, state, guests) if state.guests else " ".join(sample.missing)
-        lines = [
-            Text(text, style=style, overflow="ellipsis", no_wrap=True)
-            for text, style in ((title, "bold"), (second, ""))
-        ]
-        rows = max(1, console.height - HEAD_LINES)
+        lines = [Text(title, style="bold", overflow="ellipsis", no_wrap=True), Text(second)]
+        wrapped = len(lines[1].wrap(console, console.width)) - 1 if second else 0
+        rows = max(1, console.height - HEAD_LINES - wrapped)
         body = top_table(sample, state, rows, guests) if vms else Text(NO_VMS)
         keys = f"q end  s sort ({state.sort})  f fold all  j k choose  Enter open or fold  g guests"
         return Group(*lines, body, Text(keys, style="dim", no_wrap=True))
