@@ -35,7 +35,10 @@ def rootfs_archive(path: Path) -> bytes:
     :raises UsageError: it cannot be read, is neither, or is larger than any guest.
     """
     with oserror_context(str(path), UsageError):
-        entries = _of_directory(path) if path.is_dir() else _of_tar(path)
+        mode = path.stat().st_mode
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise UsageError(f"{path} is neither a directory nor a whole tar: it is not a regular file")
+        entries = _of_directory(path) if stat.S_ISDIR(mode) else _of_tar(path)
         return cpio.archive(_limited(entries, path))
 
 
@@ -48,11 +51,17 @@ def _limited(entries: Iterator[cpio.CpioEntry], path: Path) -> Iterator[cpio.Cpi
     size = 0
     for entry in entries:
         size += len(entry.data)
-        if size > MAX_SIZE:
-            raise UsageError(
-                f"{path} is larger than {MAX_SIZE >> 30} GiB: it must fit into the guest's memory"
-            )
+        _check_size(size, path)
         yield entry
+
+
+def _check_size(size: int, path: Path) -> None:
+    """Check the bytes of files, of one also before it is read: it may be sparse, or a bomb.
+
+    :raises UsageError: they are too many.
+    """
+    if size > MAX_SIZE:
+        raise UsageError(f"{path} is larger than {MAX_SIZE >> 30} GiB: it must fit into the guest's memory")
 
 
 def _of_directory(root: Path) -> Iterator[cpio.CpioEntry]:
@@ -68,6 +77,7 @@ def _of_directory(root: Path) -> Iterator[cpio.CpioEntry]:
             elif stat.S_ISDIR(status.st_mode):
                 yield cpio.directory(inside, mode)
             elif stat.S_ISREG(status.st_mode):
+                _check_size(status.st_size, root)
                 yield cpio.regular(inside, Path(path).read_bytes(), mode)
             elif stat.S_ISFIFO(status.st_mode):
                 yield cpio.fifo(inside, mode)
@@ -91,7 +101,7 @@ def _of_tar(path: Path) -> Iterator[cpio.CpioEntry]:
                 if (entry := _entry(tar, member, inside, path)) is not None:
                     yield entry
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise UsageError(f"{path} is neither a directory nor a whole tar: {error}") from error
+        raise UsageError(f"{path} is neither a directory nor a whole tar: make it again") from error
 
 
 def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, inside: str, path: Path) -> cpio.CpioEntry | None:
@@ -104,13 +114,14 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, inside: str, path: Pat
         return cpio.fifo(inside, mode)
     if not (member.isreg() or member.islnk()):
         return None
+    _check_size(member.size, path)
     try:
         file = tar.extractfile(member)  # of a hard link: its target's
     except KeyError as error:
         raise UsageError(f"{path}: {member.name} is a link to a file that is not in the tar") from error
     if file is None:
         return None
-    return cpio.regular(inside, file.read(MAX_SIZE + 1), mode)
+    return cpio.regular(inside, file.read(), mode)
 
 
 def _inside(name: str, path: Path) -> str:

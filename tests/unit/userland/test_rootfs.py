@@ -93,6 +93,36 @@ def test_what_is_neither_is_refused(tmp_path: Path) -> None:
         rootfs_archive(tmp_path / "gone")
 
 
+def test_a_file_that_is_larger_than_any_guest_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    # Of a bomb 4 GiB were unpacked into the host's memory first, of a sparse file all.
+    (tmp_path / "root").mkdir()
+    with (tmp_path / "root" / "sparse").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    member = tarfile.TarInfo("bomb")
+    member.size = 1 << 40
+    (tmp_path / "tar").write_bytes(member.tobuf() + bytes(1024))
+    for name in "root", "tar":
+        with pytest.raises(UsageError, match="is larger than 4 GiB: it must fit into the guest's memory"):
+            rootfs_archive(tmp_path / name)
+
+
+def test_a_damaged_tar_is_refused_without_a_word_of_pythons(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a")
+    member.size = 1
+    sparse = {"major": "1", "minor": "0", "realsize": "1"}
+    member.pax_headers = {f"GNU.sparse.{key}": value for key, value in sparse.items()}
+    with tarfile.open(tmp_path / "tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(b"x"))
+    with pytest.raises(UsageError, match=r"neither a directory nor a whole tar: make it again$"):
+        rootfs_archive(tmp_path / "tar")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_root_is_a_directory_or_a_regular_file(device: str) -> None:
+    with pytest.raises(UsageError, match="it is not a regular file"):
+        rootfs_archive(Path(device))
+
+
 def test_one_that_the_guests_memory_cannot_hold_is_refused_with_the_memory_that_can(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(64 << 20))
     with pytest.raises(UsageError, match="give --memory 225M"):
