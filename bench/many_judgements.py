@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Judge a right machine again and again, and count the checks that failed, and those that gave no verdict.
+"""Judge a right machine again and again: tell which checks failed or gave no verdict, and count the verdicts.
 
     bench/many_judgements.py NUMBER [--lab] [--busy PROCESSES] -- JUDGE ARGUMENTS
 
 runs ``pvtime judge --json JUDGE ARGUMENTS`` NUMBER times: on this machine, or one after the other in one
 lab. Beside it, PROCESSES compute, for the machine to be judged under load. It prints a line for each
-judgement in which a check failed, with the check's reason and figures, and at the end what the verdicts
-were. The exit code is 1 if a check has failed.
+judgement, before it the reason and the figures of a check that failed or gave no verdict, and at the end
+how often each verdict was. The exit code is 1 if a check has failed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pvtime.lab.qemu import LabOptions
 JUDGE = ["judge", "--json", "--timeout", "900"]
 HOG = "while True: pass"
 QEMU = "qemu-system-aarch64"
+DECISIVE = ("grows_by_run_delay", "pause", "migrate", "reset")
 
 
 @contextlib.contextmanager
@@ -59,10 +60,10 @@ def judge_in_lab(arguments: Sequence[str]) -> Iterator[Callable[[Sequence[str]],
         yield lambda words: lab.run(["pvtime", *JUDGE, *words]).stdout.decode()
 
 
-def failures(document: dict[str, Any]) -> Iterator[str]:
-    """Yield a text for each check that failed."""
+def reasons(document: dict[str, Any]) -> Iterator[str]:
+    """Yield a text for each check that failed, or on which a verdict depends that was not to be had."""
     for check in document["checks"]:
-        if check["verdict"] == "fail":
+        if check["verdict"] == "fail" or (check["verdict"] == "skip" and check["name"] in DECISIVE):
             yield "\n    ".join([f"{check['name']}: {check['reason']}", *check["details"]])
 
 
@@ -76,7 +77,6 @@ def main() -> int:
     own = words.index("--") if "--" in words else len(words)
     options, arguments = parser.parse_args(words[:own]), words[own + 1 :]
     verdicts: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         stack.enter_context(busy(options.busy))
         judge = stack.enter_context(judge_in_lab(arguments)) if options.lab else judge_here
@@ -84,16 +84,11 @@ def main() -> int:
             begin = time.monotonic()
             document = json.loads(judge(arguments))
             verdicts[document["verdict"]] += 1
-            skipped.update(
-                f"{check['name']}: {check['reason']}"
-                for check in document["checks"]
-                if check["verdict"] == "skip" and check["name"] == "grows_by_run_delay"
-            )
-            for text in failures(document):
+            for text in reasons(document):
                 print(f"{number}: {text}", flush=True)
             took, load = time.monotonic() - begin, os.getloadavg()[0]
             print(f"{number}: {document['verdict']}, {took:.1f} s, load {load:.1f}", flush=True)
-    for name, count in (*verdicts.most_common(), *skipped.most_common()):
+    for name, count in verdicts.most_common():
         print(f"{count:5} {name}")
     return int(verdicts["wrong"] > 0)
 
