@@ -33,6 +33,8 @@ SECONDS = 2
 """The image's own choice."""
 LATE_S = {False: 2, True: 6}
 """Time until pvtime run shows its guest's console on an emulated host, and until it takes requests there."""
+TOLD_S = 10
+"""Seconds of load, if nothing else is wanted: an emulated host takes that long to have it take a request."""
 MEMORY = 256 << 20
 """Bytes of a machine on the embedded engine."""
 STDOUT = Path("-")
@@ -255,7 +257,7 @@ def _judge_own(engine: str, placement: str, vcpus: int, wanted: _Wanted) -> Judg
     from pvtime.inject.schedule import Schedule
     from pvtime.judge.image_file import judge_kernel
     from pvtime.judge.own_machine import OwnMachine
-    from pvtime.judge.session import judge
+    from pvtime.judge.session import LifeEvent, judge
     from pvtime.machine.machine import MachineConfig
 
     kind, _ = choose(engine)
@@ -263,7 +265,10 @@ def _judge_own(engine: str, placement: str, vcpus: int, wanted: _Wanted) -> Judg
     if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
         options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
         command = [*PVTIME, "run", "--kernel", "{image}", *options]
-        image_options = f"{wanted.image_options} wait={LATE_S[bool(wanted.events)]}".strip()
+        # Words that come later win.
+        seconds = f"seconds={TOLD_S}" if wanted.events - {LifeEvent.RESET} else ""
+        words = (seconds, wanted.image_options, f"wait={LATE_S[bool(wanted.events)]}")
+        image_options = " ".join(filter(None, words))
         return _judge_vmm(command, name, replace(wanted, image_options=image_options))
     kernel = judge_kernel(wanted.image_options)
     config = MachineConfig(vcpus, MEMORY, kernel, placement=PlacementName(placement))
