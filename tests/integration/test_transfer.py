@@ -20,6 +20,9 @@ from pvtime.report.model import RunReport
 
 pytestmark = pytest.mark.usefixtures("stock_images")
 
+WARM = ("--warm", "--memory", "256M")
+"""A guest whose boot is not what is tested: those with as many vCPUs are booted once."""
+
 
 def pvtime(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
@@ -83,7 +86,8 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
     placement: str, tmp_path: Path
 ) -> None:
     saved, first, second = tmp_path / "saved", tmp_path / "first.json", tmp_path / "second.json"
-    machine = ["--vcpus", "2", "--memory", "256M", "--placement", placement]
+    machine = ["--vcpus", "2", "--placement", placement]
+    machine += WARM if placement == "userspace" else ("--memory", "256M")
     with running("run", *machine, "--save-at", "1.5", str(saved), "--report", str(first)) as process:
         before = finish(process, first)
     assert before.outcome.value == "saved"
@@ -101,7 +105,7 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
 
 def test_one_saved_machine_can_be_restored_again_and_by_the_other_core(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
-    assert pvtime("run", "--memory", "256M", "--quiet", "--save-at", "0.5", str(saved)).returncode == 0
+    assert pvtime("run", *WARM, "--quiet", "--save-at", "0.5", str(saved)).returncode == 0
     for internals in ("on", "off", "on"):
         report = tmp_path / f"{internals}.json"
         option = f"internals={internals}"
@@ -112,10 +116,9 @@ def test_one_saved_machine_can_be_restored_again_and_by_the_other_core(tmp_path:
 
 def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
     control, saved, report = tmp_path / "control", tmp_path / "saved", tmp_path / "report.json"
-    options = ["--memory", "256M", "--control", str(control), "--report", str(report)]
+    options = [*WARM, "--control", str(control), "--report", str(report)]
     with running("run", *options) as process:
-        read_until(process, "using stolen time PV")
-        answer = pvtime("save", str(control), str(saved), "--keep-running", "--json")
+        answer = ask_until_ready(process, "save", str(control), str(saved), "--keep-running", "--json")
         assert answer.returncode == 0, answer.stderr
         figures = json.loads(answer.stdout)
         assert figures["schema"] == 1
@@ -131,12 +134,11 @@ def test_a_machine_saved_over_its_socket_may_go_on(tmp_path: Path) -> None:
 def test_a_machine_moves_while_it_runs(tmp_path: Path) -> None:
     control, peer = tmp_path / "control", f"unix:{tmp_path}/peer"
     here, there = tmp_path / "here.json", tmp_path / "there.json"
-    source_options = ["--vcpus", "2", "--memory", "256M", "--control", str(control), "--report", str(here)]
+    source_options = ["--vcpus", "2", *WARM, "--control", str(control), "--report", str(here)]
     with running("receive", peer, "--duration", "1.5", "--report", str(there)) as target:
         with running("run", *source_options) as source:
-            read_until(source, "using stolen time PV")
             read_until(target, "waiting for a machine")
-            answer = pvtime("migrate", str(control), peer, "--json")
+            answer = ask_until_ready(source, "migrate", str(control), peer, "--json")
             assert answer.returncode == 0, answer.stderr
             before = finish(source, here)
         after = finish(target, there)
@@ -152,7 +154,7 @@ def test_a_machine_moves_while_it_runs(tmp_path: Path) -> None:
 
 def test_a_machine_that_cannot_move_goes_on(tmp_path: Path) -> None:
     control, report = tmp_path / "control", tmp_path / "report.json"
-    options = ["--memory", "256M", "--control", str(control), "--duration", "3", "--report", str(report)]
+    options = [*WARM, "--control", str(control), "--duration", "3", "--report", str(report)]
     with running("run", *options) as process:
         answer = ask_until_ready(process, "migrate", str(control), f"unix:{tmp_path}/nobody")
         assert answer.returncode == 2
