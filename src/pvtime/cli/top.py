@@ -125,11 +125,11 @@ def _live(sampler: HostSampler, interval: float, count: int | None, fold: bool) 
 
     console = open_console(sys.stdout)
     state = TopState(folded=fold)
-    poller = GuestPoller()
 
     def drawing(sample: HostSample) -> Group:
         vms, vcpus = len(sample.vms), sum(len(vm.vcpus) for vm in sample.vms)
-        title = f"pvtime top: {vms} VMs, {vcpus} vCPUs; per cent of {sample.elapsed_ns / 1e9:.2f} s"
+        counts = f"{vms} VM{'s' * (vms != 1)}, {vcpus} vCPU{'s' * (vcpus != 1)}"
+        title = f"pvtime top: {counts}; per cent of {sample.elapsed_ns / 1e9:.2f} s"
         guests = poller.answers()
         second = chosen_guest(sample, state, guests) if state.guests else " ".join(sample.missing)
         lines = [Text(title, style="bold", overflow="ellipsis", no_wrap=True), Text(second)]
@@ -144,7 +144,11 @@ def _live(sampler: HostSampler, interval: float, count: int | None, fold: bool) 
 
     sample = sampler.sample()
     shown = 0
-    with _keys() as pressed, Live(drawing(sample), console=console, screen=True, auto_refresh=False) as live:
+    with (
+        contextlib.closing(GuestPoller()) as poller,
+        _keys() as pressed,
+        Live(drawing(sample), console=console, screen=True, auto_refresh=False) as live,
+    ):
         due = time.monotonic() + interval
         while count is None or shown < count:
             for key in pressed(max(0.0, due - time.monotonic())):

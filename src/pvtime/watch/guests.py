@@ -190,14 +190,19 @@ class GuestErrors:
 
 
 class GuestPoller:
-    """Asks guests in a thread of its own; the last answers can be had at any time."""
+    """Asks guests in a thread of its own; the last answers can be had at any time.
+
+    :meth:`close` ends the thread, when the guests that it is asking have answered or their time is over.
+    """
 
     def __init__(self, ask: Callable[[Sequence[HostVm]], dict[int, GuestFigures]] = ask_guests) -> None:
         self._ask = ask
         self._wanted: Sequence[HostVm] | None = None
         self._condition = threading.Condition()
         self._answers: dict[int, GuestFigures] = {}
-        threading.Thread(target=self._run, name="guests", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="guests", daemon=True)
+        self._thread.start()
 
     def request(self, vms: Sequence[HostVm]) -> None:
         """Have these VMs' guests asked as soon as the last round is done; do not wait."""
@@ -209,11 +214,20 @@ class GuestPoller:
         """Return the last answers, by process."""
         return self._answers
 
+    def close(self) -> None:
+        """End the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
     def _run(self) -> None:
         errors = GuestErrors()
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._wanted is not None)
+                self._condition.wait_for(lambda: self._wanted is not None or self._closed)
+                if self._closed:
+                    return
                 wanted, self._wanted = self._wanted, None
             assert wanted is not None
             self._answers = errors.add(self._ask(wanted))

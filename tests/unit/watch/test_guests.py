@@ -150,6 +150,7 @@ def test_nobody_waits_for_a_guest_that_does_not_answer() -> None:
     assert poller.answers() == {}
     answer.set()
     assert wait_until(poller.answers)[50].told.told
+    poller.close()
 
 
 def sample() -> HostSample:
