@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from pvtime.run.control_protocol import MachineInfo
     from pvtime.run.roll_call import Answer
 
-__all__ = ["ps_command"]
+__all__ = ["ps_command", "table_lines"]
 
 SCHEMA: Final = 1
 """Version of the JSON document."""
@@ -49,10 +52,27 @@ def ps_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "machines": list(map(_document, answers, shares))}))
         return
-    rows = [HEADINGS, *map(_row, answers, shares)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table_lines([HEADINGS, *map(_row, answers, shares)], width):
+        click.echo(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Return a table's lines, the headings first.
+
+    Where a terminal of ``width`` columns has no room for all, the last one that has room for its heading is
+    cut, and those behind it are left out.
+    """
+    lines = [""] * len(rows)
+    for column in zip(*rows, strict=True):
+        longest = max(map(len, column))
+        room = longest if width is None else width - len(lines[0])
+        if room < len(column[0]):
+            break
+        if longest > room:
+            column = tuple(cell if len(cell) <= room else cell[: room - 1] + "…" for cell in column)
+        lines = [line + cell.ljust(longest) + "  " for line, cell in zip(lines, column, strict=True)]
+    return [line.rstrip() for line in lines]
 
 
 HEADINGS: Final = ("NAME", "PID", "STATE", "VCPUS", "UPTIME", "STOLEN", "NOW", "STEAL")

@@ -18,6 +18,7 @@ import pytest
 from framework.wait import DEADLINE, wait_until
 from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.cli.command import main
+from pvtime.cli.ps import table_lines
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "fake_run.py"), "run"]
 
@@ -69,6 +70,25 @@ def processes() -> dict[str, int]:
 
     answers = call_the_roll(DEADLINE)
     return {answer.name: answer.info.pid for answer in answers if answer.info is not None}
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (None, ["NAME  STATE    STEAL", "web   running  1:30ms/100ms, 4s@2s"]),
+        (34, ["NAME  STATE    STEAL", "web   running  1:30ms/100ms, 4s@2s"]),
+        (22, ["NAME  STATE    STEAL", "web   running  1:30ms…"]),
+        (20, ["NAME  STATE    STEAL", "web   running  1:30…"]),
+        (19, ["NAME  STATE", "web   running"]),
+        (12, ["NAME  STATE", "web   runni…"]),
+        (4, ["NAME", "web"]),
+        (1, ["", ""]),
+    ],
+)
+def test_the_list_fits_a_narrow_terminal(width: int | None, shown: list[str]) -> None:
+    # At 40 columns the lines wrapped.
+    rows = [("NAME", "STATE", "STEAL"), ("web", "running", "1:30ms/100ms, 4s@2s")]
+    assert table_lines(rows, width) == shown
 
 
 def test_a_machine_in_the_background_is_listed_driven_and_ended(
