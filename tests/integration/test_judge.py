@@ -134,6 +134,20 @@ def test_a_vmm_that_says_nothing_of_the_image_is_not_convicted(tmp_path: Path) -
     assert verdicts(document) == {"image_starts": "fail"}
 
 
+def test_results_that_are_lost_on_the_console_cost_the_verdict(tmp_path: Path) -> None:
+    says = vmm(
+        tmp_path,
+        "1..3",
+        "pvtime-result: header pass",
+        "pvtime-re a VMM's own line",
+        "pvtime-result: end pass",
+    )
+    code, document = judge("--", *says)
+    assert code == 4
+    assert verdicts(document) == {"header": "pass", "image_ends": "fail"}
+    assert document["checks"][-1]["reason"].startswith("2 results are missing")
+
+
 def test_a_vmm_that_ends_too_early_is_not_convicted(tmp_path: Path) -> None:
     code, document = judge("--", *vmm(tmp_path, "1..1", "pvtime-result: header pass"))
     assert code == 4
@@ -155,7 +169,7 @@ def test_a_program_that_prints_the_image_is_not_convicted() -> None:
 
 
 def test_a_vmm_that_cannot_be_migrated_gets_no_verdict(tmp_path: Path) -> None:
-    says = vmm(tmp_path, "1..1", "pvtime-phase: load", "pvtime-result: end pass")
+    says = vmm(tmp_path, "1..0", "pvtime-phase: load", "pvtime-result: end pass")
     code, document = judge("--migrate", "--reset", "--", *says)
     assert code == 4
     assert verdicts(document) == {"migrate": "skip", "reset": "skip"}

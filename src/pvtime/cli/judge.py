@@ -33,6 +33,8 @@ SECONDS = 2
 """The image's own choice."""
 LATE_S = {False: 2, True: 6}
 """Time until pvtime run shows its guest's console on an emulated host, and until it takes requests there."""
+TIMEOUT_S = 60
+LAB_TIMEOUT_S = 300
 TOLD_S = 10
 """Seconds of load, if nothing else is wanted: an emulated host takes that long to have it take a request."""
 MEMORY = 256 << 20
@@ -67,10 +69,8 @@ STOLEN = "30%"
 @click.option(
     "--timeout",
     callback=parsed_by(seconds),
-    default="60",
-    show_default=True,
     metavar="SECONDS",
-    help="Give up after SECONDS.",
+    help="Give up after SECONDS. Default: 60, with --lab 300, as an emulated host is slow.",
 )
 @click.option(
     "--seconds",
@@ -115,7 +115,7 @@ def judge_command(
     vcpus: int,
     engine: str,
     placement: str,
-    timeout: float,
+    timeout: float | None,
     seconds: int,
     chosen: frozenset[str] | None,
     pause: bool,
@@ -159,6 +159,7 @@ def judge_command(
         write_whole(write_image, judge_image(image_options), "the image")
         return 0
     options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
+    timeout = timeout or (LAB_TIMEOUT_S if in_lab else TIMEOUT_S)
     options += ["--timeout", str(timeout), "--seconds", str(seconds)]
     if chosen:
         options += ["--checks", ",".join(sorted(chosen))]

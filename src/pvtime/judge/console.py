@@ -79,7 +79,7 @@ class Count:
     clock_ns: int
 
 
-_PLAN: Final = re.compile(r"1\.\.[0-9]{1,3}")
+_PLAN: Final = re.compile(r"1\.\.([0-9]{1,3})")
 _RESULT: Final = re.compile(r"pvtime-result: ([a-z0-9_]{1,60}) (pass|fail|skip)")
 _COUNT: Final = re.compile(
     r"pvtime-data: (begin|end) cpu=([0-9]{1,3}) stolen_ns=([0-9]{1,20}) clock_ns=([0-9]{1,20})"
@@ -105,7 +105,7 @@ class Console:
     _line: bytearray = field(default_factory=bytearray)
     _details: list[str] = field(default_factory=list)
     _reason: str = ""
-    _is_planned: bool = False
+    _planned: int | None = None
 
     @property
     def is_in_line(self) -> bool:
@@ -125,11 +125,17 @@ class Console:
     @property
     def started(self) -> bool:
         """Whether the image has begun: it prints a plan first, which the image's own bytes do not have."""
-        return self._is_planned
+        return self._planned is not None
+
+    @property
+    def lost(self) -> int:
+        """How many results are missing of those that were planned, so far."""
+        return max(0, (self._planned or 0) - len(self.results))
 
     def _take(self, line: str) -> Count | ImagePhase | None:
-        self._is_planned |= _PLAN.fullmatch(line) is not None
-        if not self._is_planned:
+        if self._planned is None:
+            if match := _PLAN.fullmatch(line):
+                self._planned = int(match[1])
             return None
         if match := _COUNT.fullmatch(line):
             count = Count(CountMoment(match[1]), int(match[2]), int(match[3]), int(match[4]))

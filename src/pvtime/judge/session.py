@@ -235,6 +235,9 @@ def _all_results(console: Console, growths: Growths, subject: Subject, ended: bo
             yield result
     if (growth := growths.check()) is not None:
         yield growth
+    if (console.ended or ended) and console.lost:
+        reason = f"{console.lost} results are missing: something else was printed between the image's lines"
+        yield CheckResult(ENDED, Verdict.FAIL, reason)
     if not console.ended and not ended:
         reason = "the machine ended, or fell silent, before the image's end"
         yield CheckResult(ENDED, Verdict.FAIL, reason)
