@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import pvtime
-from framework.wait import DEADLINE
+from framework import beside
+from framework.wait import DEADLINE, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -103,3 +104,9 @@ def test_a_guest_is_saved_restored_and_told_apart_from_its_copy(tmp_path: Path) 
         assert sample.vcpus[0].truth == sample.vcpus[0].structure
         again.reset()
         again.console.expect("Booting Linux", timeout=DEADLINE)
+        peer = f"unix:{tmp_path / 'peer'}"
+        with beside.running([sys.executable, "-m", "pvtime", "receive", peer, "--no-control", "--quiet"]):
+            wait_until((tmp_path / "peer").exists)
+            moved = again.migrate(peer)
+        assert again.outcome == "migrated"
+        assert 0 < moved.paused_bytes <= moved.sent_bytes

@@ -29,11 +29,12 @@ from pvtime.run.live_machine import LiveMachine
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.run_control import RunControl
 from pvtime.run.session import RunResult, Session
-from pvtime.run.source import NO_SCREEN, FromKernel, FromSaved, MachineSource
+from pvtime.run.source import NO_SCREEN, FromSaved, MachineSource, source_of
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
     from pvtime.run.exporter import SaveResult
+    from pvtime.snapshot.send import MigrationResult
 
 __all__ = ["Guest", "StealBlock"]
 
@@ -57,6 +58,8 @@ class Guest:
     :param kernel: file of an arm64 Image; None: the stock kernel.
     :param initrd: file of an initrd; None: the stock userland, which :meth:`wait_userland` and :meth:`shell`
         need.
+    :param rootfs: directory or tar of arm64 programs, the root of the commands of :meth:`shell`
+        (docs/workloads.md); None: they have the stock userland's busybox.
     :param append: words for the kernel's command line.
     :param cpu: CPU model; None: the engine's choice.
     :param without: vCPUs to which no stolen time is offered.
@@ -65,6 +68,7 @@ class Guest:
     :param steal_pauses: let the guest's clocks go on while it is paused, and count the pause as stolen.
     :param engine_options: options of the engine, by name.
     :param warm: begin at the start of userland, from a guest that is booted once and kept in the cache.
+    :param lpt: offer Live Physical Time, too (docs/lpt.md).
     :param name: name for ``pvtime ps`` and others; None: the guest has no control socket.
     :raises UsageError: a parameter is impossible.
     """
@@ -79,6 +83,7 @@ class Guest:
         gic: str = "auto",
         kernel: str | os.PathLike[str] | None = None,
         initrd: str | os.PathLike[str] | None = None,
+        rootfs: str | os.PathLike[str] | None = None,
         append: str = "",
         cpu: str | None = None,
         without: Iterable[int] = (),
@@ -87,14 +92,17 @@ class Guest:
         steal_pauses: bool = False,
         engine_options: Mapping[str, str] | None = None,
         warm: bool = False,
+        lpt: bool = False,
         name: str | None = None,
     ) -> None:
         if not 1 <= vcpus <= MAX_VCPUS:
             raise UsageError(f"vcpus={vcpus}: give 1 to {MAX_VCPUS}")
         if busy is not None and not 0 <= busy <= vcpus:
             raise UsageError(f"busy={busy}: give 0 to vcpus, {vcpus}")
-        if initrd is not None and (warm or busy is not None):
-            raise UsageError("warm and busy need the stock userland: leave out initrd")
+        if initrd is not None and (warm or busy is not None or rootfs is not None):
+            raise UsageError("warm, busy and rootfs need the stock userland: leave out initrd")
+        if rootfs is not None and warm:
+            raise UsageError("a guest with a rootfs has no warm start: leave out rootfs or warm")
         names = [name.value for name in PlacementName]
         if placement not in names:
             raise UsageError(f"placement={placement!r}: give one of {', '.join(names)}")
@@ -104,6 +112,7 @@ class Guest:
         guest = GuestOptions(
             kernel=None if kernel is None else Path(kernel),
             initrd=None if initrd is None else Path(initrd),
+            rootfs=None if rootfs is None else Path(rootfs),
             append=append,
             vcpus=vcpus,
             memory=memory,
@@ -114,12 +123,8 @@ class Guest:
             no_pvtime=frozenset(without),
             busy=busy,
         )
-        source: MachineSource = FromKernel(guest)
-        if warm:
-            from pvtime.run.warm import FromWarm
-
-            source = FromWarm(guest)
-        self._set_up(source, _schedule(steal, pauses=steal_pauses), engine_options or {}, name)
+        schedule = _schedule(steal, pauses=steal_pauses)
+        self._set_up(source_of(guest, warm=warm), schedule, engine_options or {}, name, lpt=lpt)
 
     @classmethod
     def restore(
@@ -142,11 +147,17 @@ class Guest:
         return guest
 
     def _set_up(
-        self, source: MachineSource, steal: Schedule, engine_options: Mapping[str, str], name: str | None
+        self,
+        source: MachineSource,
+        steal: Schedule,
+        engine_options: Mapping[str, str],
+        name: str | None,
+        *,
+        lpt: bool = False,
     ) -> None:
         self._source = source
         self._name = name
-        self._options = RunOptions(engine_options=engine_options, steal=steal, quiet=True)
+        self._options = RunOptions(engine_options=engine_options, steal=steal, lpt=lpt, quiet=True)
         self._changed = threading.Condition()
         """Guards what follows."""
         self._thread: threading.Thread | None = None
@@ -473,6 +484,26 @@ class Guest:
         if not keep_running:
             self.wait()
         return saved
+
+    def migrate(
+        self, address: str, *, key: str | os.PathLike[str] | None = None, insecure: bool = False
+    ) -> MigrationResult:
+        """Move the guest to the process that runs ``pvtime receive ADDRESS``, and end it here.
+
+        :param address: ``unix:PATH`` or ``tcp:HOST:PORT``.
+        :param key: file of the key that both sides have, in a network (docs/saved.md).
+        :param insecure: everybody in the network may read the guest, and send one.
+        :return: ``rounds``, ``sent_bytes``, ``paused_bytes``, ``pause_ns`` and ``total_ns``.
+        :raises UsageError: the address is none, or nobody listens there; the guest runs on.
+        :raises PvtimeError: the migration failed; the guest runs on, unless the message says otherwise.
+        """
+        from pvtime.snapshot.endpoint import Endpoint
+
+        peer = Endpoint.parse(address, None if key is None else Path(key), insecure).absolute()
+        with self._using() as live:
+            moved = live.exporter.migrate(peer, lambda _round, _bytes: None)
+        self.wait()
+        return moved
 
     def stop(self) -> str:
         """Ask the guest to power off, stop it after 10 s if it has not, and return its :attr:`outcome`."""

@@ -138,7 +138,7 @@ def run_command(
         pvtime run --steal 30% --exec 'time seq 1 100000 | tail -1'
     """  # noqa: D301 (click wants the character)
     from pvtime.run.run_machine import run_machine
-    from pvtime.run.source import FromKernel, MachineSource
+    from pvtime.run.source import source_of
 
     for name, value in (("--busy", busy), ("--boot-timeout", boot_timeout), ("--warm", warm or None)):
         if value is not None and initrd is not None:
@@ -164,13 +164,7 @@ def run_command(
     )
     if warm and options.interactive:
         raise UsageError("--warm starts behind the shell's first lines: leave out --warm or --interactive")
-    source: MachineSource
-    if warm:
-        from pvtime.run.warm import FromWarm
-
-        source = FromWarm(guest)
-    else:
-        source = FromKernel(guest)
+    source = source_of(guest, warm=warm)
     options = replace(options, boot_timeout=boot_timeout, execute=execute)
     try:
         if not who:

@@ -22,10 +22,12 @@ from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.machine import Machine
 
 engines: list[GreetingEngine] = []
+machines: list[Machine] = []
 
 
 def build(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHING) -> Engine:
-    """Make an engine, and note it."""
+    """Make an engine, and note it and its machine."""
+    machines.append(machine)
     engines.append(GreetingEngine(machine))
     return engines[-1]
 
@@ -92,6 +94,31 @@ def test_what_needs_the_stock_userland_says_so(guest: Guest) -> None:
     with pytest.raises(UsageError, match="leave out the initrd"):
         guest.shell("true")
     assert guest.state == "running"
+
+
+def test_a_guest_that_cannot_move_runs_on(guest: Guest, tmp_path: Path) -> None:
+    for address, options, said in (
+        ("somewhere", {}, "somewhere"),
+        (f"unix:{tmp_path / 'nobody'}", {}, "there is no such socket"),
+        (f"unix:{tmp_path / 'nobody'}", {"insecure": True}, "leave out --key and --insecure"),
+        ("tcp:127.0.0.1:7", {}, "give either --key FILE"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            guest.migrate(address, **options)  # type: ignore[arg-type]
+    assert guest.state == "running"
+
+
+def test_live_physical_time_is_offered_where_it_is_wanted(new_guest: Callable[..., Guest]) -> None:
+    for lpt in (False, True):
+        with new_guest(lpt=lpt):
+            assert (machines[-1].config.lpt is not None) == lpt
+
+
+def test_a_root_is_for_commands_in_the_stock_userland(new_guest: Callable[..., Guest]) -> None:
+    with pytest.raises(UsageError, match="rootfs need the stock userland: leave out initrd"):
+        new_guest(rootfs="root")
+    with pytest.raises(UsageError, match="leave out rootfs or warm"):
+        Guest(rootfs="root", warm=True)
 
 
 def test_a_guest_that_dies_raises_in_everybody_who_waits(guest: Guest) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -53,6 +55,18 @@ def test_a_sample_is_immutable_and_goes_into_json_and_tables() -> None:
     assert sample.rows() == [{"seconds": 2.0, **document["vcpus"][0]}]
     assert sample.vcpus[0].stolen_share == 0.75
     assert figures().stolen_share == 0
+
+
+def test_a_sample_turns_into_a_data_frame_where_pandas_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = Sample(2.0, (figures(1, 2, 3, 4, 5), figures(6, 7, 8, 9, 10)))
+    frames: list[object] = []
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: frames.append(rows)))
+    sample.to_frame()
+    assert frames == [sample.rows()]
+    assert [row["ran"] for row in sample.rows()] == [1, 6]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pandas"):
+        sample.to_frame()
 
 
 def test_the_public_names_are_there_and_others_are_not() -> None:
