@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from pvtime.errors import PvtimeError, SavedStateError, UsageError
 from pvtime.run.control_protocol import MAX_LINE, ConsoleRequest, Request, request_document, send_line
 from pvtime.snapshot.address import PEER_TIMEOUT_S, Address
 from pvtime.snapshot.codec import JsonObject, decode, from_json
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 __all__ = ["ask", "open_console"]
 
@@ -30,7 +35,7 @@ def ask(
 
     :param kind: type of the result: the one that belongs to the request; None: return its JSON object.
     :param progress: called with each answer before the result.
-    :param timeout_s: time to wait for an answer; None: without limit.
+    :param timeout_s: time for the connection and all answers together; None: without limit.
     :raises PvtimeError: the machine refuses, or nothing listens there, or something other than pvtime.
     """
     with _asked(path, request, timeout_s) as (_, lines):
@@ -55,7 +60,7 @@ def open_console(path: Path, request: ConsoleRequest) -> Iterator[socket.socket]
     :raises PvtimeError: see :func:`ask`.
     """
     # Without a buffer: what follows the result is not read by lines.
-    with _asked(path, request, None, buffering=0) as (connection, lines):
+    with _asked(path, request, None, buffered=False) as (connection, lines):
         if next(_answers(lines), None) is None:
             raise UsageError(f"{path}: the machine ended before it answered")
         yield connection
@@ -63,8 +68,9 @@ def open_console(path: Path, request: ConsoleRequest) -> Iterator[socket.socket]
 
 @contextlib.contextmanager
 def _asked(
-    path: Path, request: Request, timeout_s: float | None, *, buffering: int = -1
+    path: Path, request: Request, timeout_s: float | None, *, buffered: bool = True
 ) -> Iterator[tuple[socket.socket, IO[bytes]]]:
+    give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         # Nor may the connection take longer: a stopped machine's backlog may be full.
         connection = Address(path=str(path)).connect(PEER_TIMEOUT_S if timeout_s is None else timeout_s)
@@ -74,7 +80,8 @@ def _asked(
         connection.settimeout(timeout_s)
         try:
             send_line(connection, request_document(request))
-            with connection.makefile("rb", buffering=buffering) as lines:
+            received = _Received(connection, give_up_at)
+            with io.BufferedReader(received) if buffered else received as lines:
                 yield connection, cast("IO[bytes]", lines)
         except SavedStateError as error:
             raise UsageError(f"{path}: what answers there is not a machine of pvtime's: {error}") from error
@@ -82,6 +89,33 @@ def _asked(
             raise UsageError(f"{path}: the machine has not answered within {timeout_s:g} s") from error
         except OSError as error:
             raise UsageError(f"{path}: the machine closed the connection: look whether it runs") from error
+
+
+class _Received(io.RawIOBase):
+    """What is received on a connection, all of it before a deadline, however it comes in pieces.
+
+    :param give_up_at: the deadline, by the monotonic clock; None: there is none.
+    """
+
+    def __init__(self, connection: socket.socket, give_up_at: float | None) -> None:
+        self._connection = connection
+        self._give_up_at = give_up_at
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Receive at most as many bytes as the buffer has, and return how many; 0 at the end.
+
+        :raises TimeoutError: the deadline has passed.
+        """
+        if self._give_up_at is not None:
+            left = self._give_up_at - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
 
 
 def _answers(lines: IO[bytes]) -> Iterator[JsonObject]:
