@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from framework import beside
 from framework.wait import DEADLINE, wait_until
 from integration.test_run_command import PVTIME, Console, read_until
 from pvtime.report import document
@@ -31,21 +31,9 @@ def pvtime(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """Run a command beside the test."""
-    process = subprocess.Popen(
-        [*PVTIME, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    return beside.running([*PVTIME, *arguments])
 
 
 def finish(process: subprocess.Popen[str], path: Path, code: int = 0) -> RunReport:

@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from framework import beside
 from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.cli.command import main
 from pvtime.errors import MigrationError, UsageError
@@ -39,22 +40,10 @@ def images(tmp_path: Path) -> list[str]:
     return ["--kernel", str(tmp_path / "Image"), "--initrd", str(tmp_path / "initrd")]
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a machine."""
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return beside.running([*PROGRAM, *arguments], environment)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
