@@ -14,6 +14,7 @@ from pvtime.engine import registry
 from pvtime.engine.base import COUNTER_FREQUENCY
 from pvtime.errors import EngineError
 from pvtime.images import manifest
+from pvtime.machine.gic import GicVersion
 from pvtime.run import warm
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.warm import Booted, WarmGuest, evict
@@ -29,6 +30,7 @@ CHANGES = {
     "no_pvtime": frozenset({0}),
     "busy": 0,
     "append": "quiet",
+    "gic": GicVersion.V3,
 }
 
 
