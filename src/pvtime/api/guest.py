@@ -24,12 +24,13 @@ from pvtime.machine.layout import MAX_VCPUS
 from pvtime.report.model import RunReport
 from pvtime.report.views import QuietView
 from pvtime.run.events import RunEvent
+from pvtime.run.guest_source import source_of
 from pvtime.run.inbox import Inbox, StopNow
 from pvtime.run.live_machine import LiveMachine
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.run_control import RunControl
 from pvtime.run.session import RunResult, Session
-from pvtime.run.source import NO_SCREEN, FromSaved, MachineSource, source_of
+from pvtime.run.source import NO_SCREEN, FromSaved, MachineSource
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:

@@ -137,8 +137,8 @@ def run_command(
         pvtime run --vcpus 2 --steal 1:4s@6 --duration 10 --report out.json
         pvtime run --steal 30% --exec 'time seq 1 100000 | tail -1'
     """  # noqa: D301 (click wants the character)
+    from pvtime.run.guest_source import source_of
     from pvtime.run.run_machine import run_machine
-    from pvtime.run.source import source_of
 
     for name, value in (("--busy", busy), ("--boot-timeout", boot_timeout), ("--warm", warm or None)):
         if value is not None and initrd is not None:

@@ -34,7 +34,6 @@ __all__ = [
     "FromSaved",
     "MachineSource",
     "rootfs_of",
-    "source_of",
     "stock_append",
 ]
 
@@ -138,15 +137,6 @@ class FromKernel:
             gic=guest.gic,
             lpt=_native_hz(options) if options.lpt else None,
         )
-
-
-def source_of(guest: GuestOptions, *, warm: bool) -> MachineSource:
-    """Return the source of a guest that boots, or, if warm, that begins at its userland."""
-    if not warm:
-        return FromKernel(guest)
-    from pvtime.run.warm import FromWarm
-
-    return FromWarm(guest)
 
 
 _NO_KERNEL: Final = KernelImage(b"", text_offset=0, image_size=1 << 20, page_size=None)
