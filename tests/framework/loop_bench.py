@@ -45,6 +45,8 @@ class FakeCore:
     page_sizes: frozenset[int] = frozenset({4096})
     irq: bool = False
     kicked: bool = False
+    spinning: set[int] = field(default_factory=set)
+    """vCPUs that wait for another one in all that they run."""
     loop: RunLoop = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,9 @@ class FakeCore:
 
     def kick(self) -> None:
         self.kicked = True
+
+    def spins(self) -> bool:
+        return self.loop.loaded.index in self.spinning
 
     def run(self) -> Exit:
         index = self.loop.loaded.index

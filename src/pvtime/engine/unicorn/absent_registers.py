@@ -10,12 +10,9 @@ Hooks on MRS and MSR, in contrast, would be called for each of them: a kernel ex
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
 from typing import Final
 
 import unicorn
-from unicorn import unicorn_const as uc_const
 
 from pvtime.abi.arm64 import (
     ID_AA64PFR0_EL1,
@@ -26,8 +23,7 @@ from pvtime.abi.arm64 import (
     SysRegAccess,
     SysRegInstruction,
 )
-from pvtime.engine.unicorn.uclib import LIBRARY
-from pvtime.machine.memory import GuestMemory
+from pvtime.engine.unicorn.code_reader import CodeReader
 
 __all__ = ["AbsentRegisters"]
 
@@ -40,16 +36,10 @@ class AbsentRegisters:
     """The registers of one CPU.
 
     :param uc: at EL3, before the ID registers trap.
-    :param memories: the guest's memory.
     """
 
-    def __init__(self, uc: unicorn.Uc, memories: Sequence[GuestMemory]) -> None:
-        self._handle = uc._uch
-        self._memories = [(memory.base, memory.end, memory.address - memory.base) for memory in memories]
-        self._translate = LIBRARY.uc_vmem_translate
-        self._translate.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p)
-        self._physical = ctypes.c_uint64()
-        self._result = ctypes.byref(self._physical)
+    def __init__(self, uc: unicorn.Uc, code: CodeReader) -> None:
+        self._code = code
         self._ids = _read_ids(uc)
 
     def id_register(self, register: SysReg) -> int | None:
@@ -58,13 +48,8 @@ class AbsentRegisters:
 
     def access_at(self, pc: int) -> SysRegAccess | None:
         """Return the access that the instruction at a virtual address makes; None: it makes none."""
-        if self._translate(self._handle, pc, uc_const.UC_PROT_EXEC, self._result):
-            return None
-        physical = self._physical.value
-        for base, end, offset in self._memories:
-            if base <= physical < end:
-                return SysRegInstruction(ctypes.c_uint32.from_address(physical + offset).value).access
-        return None
+        word = self._code.word(pc)
+        return None if word is None else SysRegInstruction(word).access
 
 
 def _read_ids(uc: unicorn.Uc) -> dict[SysReg, int]:

@@ -30,6 +30,7 @@ from pvtime.abi.arm64 import (
 from pvtime.engine.unicorn.absent_registers import AbsentRegisters
 from pvtime.engine.unicorn.address_space import AddressSpace
 from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE, CodeCache, check_room
+from pvtime.engine.unicorn.code_reader import CodeReader
 from pvtime.engine.unicorn.context import Contexts
 from pvtime.engine.unicorn.counter_trap import CounterTrap
 from pvtime.engine.unicorn.el_setup import CPU_MODELS, set_up_el2_el3, trap_counter
@@ -107,7 +108,8 @@ class Core(ABC):
         self._start = LIBRARY.uc_emu_start
         self._stop = LIBRARY.uc_emu_stop
         self._uc.ctl_exits_enabled(True)
-        self._absent = AbsentRegisters(self._uc, config.memories) if config.gicv3 else None
+        self._code = CodeReader(self._uc, config.memories)
+        self._absent = AbsentRegisters(self._uc, self._code) if config.gicv3 else None
         set_up_el2_el3(self._uc, config.model, trap_ids=config.gicv3)
         if config.rate is not NATIVE:
             trap_counter(self._uc, config.rate.hz)
@@ -147,6 +149,10 @@ class Core(ABC):
             self._abort_fetch()
             return Exit.STOPPED
         raise EngineError(f"the emulated CPU stopped at {self.pc():#x}: {unicorn.UcError(status)}")
+
+    def spins(self) -> bool:
+        """Whether the vCPU, between two runs, is in a loop that waits for another one."""
+        return self._code.waits(self.pc())
 
     def _resume(self) -> int:
         status: int = self._start(self._handle, self.pc(), RUN_FOREVER, 0, 0)

@@ -7,7 +7,7 @@ from typing import Final
 
 from pvtime.engine.unicorn.core import Exit
 from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
-from pvtime.engine.unicorn.scheduler import slice_ns
+from pvtime.engine.unicorn.scheduler import place_last, slice_ns, timer_slack_ns
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError
@@ -40,6 +40,8 @@ class PhysicalCpu:
         """The vCPU that is charged with the thread's time; None: the thread runs none."""
         self._accounted = (0, 0, 0)
         """The thread's times until which everything is accounted for: see :meth:`ThreadClock.read`."""
+        self._others_due: int | None = None
+        """The end of the slice, but for the timer of the vCPU that is on the CPU."""
 
     @property
     def loaded(self) -> UnicornVcpu:
@@ -84,10 +86,14 @@ class PhysicalCpu:
         self._running = vcpu
         vcpu.account.vcpu_load(vcpu.run_delay.settle(start))
         vcpu.loads += 1
-        self._timer.arm(self._slice_end())
+        self._others_due = self._slice_end()
+        self._arm()
         left = self._core.run()
         self._timer.disarm()
         end = self.update_curr()
+        vcpu.spins = left is Exit.STOPPED and self._core.spins()
+        if vcpu.spins:
+            place_last(vcpu, self._vcpus)
         if left is Exit.IDLE and vcpu.state is SchedState.RUNNABLE and not vcpu.irq:
             vcpu.state = SchedState.IDLE
         if vcpu.state is not SchedState.RUNNABLE:
@@ -150,7 +156,15 @@ class PhysicalCpu:
 
     def rearm(self) -> None:
         """Move the end of the slice: the current vCPU has set its timer."""
-        self._timer.arm(self._slice_end())
+        self._arm()
+
+    def _arm(self) -> None:
+        """End the slice when the current vCPU's own timer is due, or something else is.
+
+        A tick of Linux sets its timer three times, and all others' deadlines are as they were.
+        """
+        own, others = self.loaded.timer.deadline, self._others_due
+        self._timer.arm(min(own, others) if own is not None and others is not None else own or others)
 
     def deadlines(self) -> list[int]:
         """Return the times at which timers are due and holds end."""
@@ -158,12 +172,23 @@ class PhysicalCpu:
         return timers + [v.hold.release_at for v in self._vcpus if v.held]
 
     def _slice_end(self) -> int | None:
-        """Return the end of the slice: a timer, the turn of a vCPU that waits, or steal that is due."""
-        deadlines = self.deadlines()
-        due = self.loaded.hold.next_due()
+        """Return the end of the slice, but for the vCPU's own timer.
+
+        It is the turn of another one that waits, steal that is due, or the timer of another one, which may be
+        late.
+        """
+        now, vcpu = self._accounted[0], self.loaded
+        slack = now + timer_slack_ns(self._vcpus)
+        ends = [
+            max(v.timer.deadline, slack)
+            for v in self._vcpus
+            if v is not vcpu and v.timer.deadline is not None
+        ]
+        ends += [v.hold.release_at for v in self._vcpus if v.held]
+        due = vcpu.hold.next_due()
         if due is not None:
-            deadlines.append(due)
-        turn = slice_ns(self._vcpus, self.loaded)
+            ends.append(due)
+        turn = slice_ns(self._vcpus, vcpu)
         if turn is not None:
-            deadlines.append(self._accounted[0] + turn)
-        return min(deadlines, default=None)
+            ends.append(now + turn)
+        return min(ends, default=None)

@@ -19,7 +19,7 @@ from pvtime.engine.unicorn.guest_traps import GuestTraps
 from pvtime.engine.unicorn.physical_cpu import PhysicalCpu
 from pvtime.engine.unicorn.preemption_timer import PreemptionTimer
 from pvtime.engine.unicorn.saved import UnicornState, restore_engine, save_engine
-from pvtime.engine.unicorn.scheduler import pick_next, place_entity, yield_to
+from pvtime.engine.unicorn.scheduler import pick_next, place_entity, place_last, yield_to
 from pvtime.engine.unicorn.unicorn_vm import CoreMaker, build_vm
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
 from pvtime.errors import EngineError, PvtimeError
@@ -281,6 +281,9 @@ class RunLoop:
             vcpu.run_delay.wait(since)
         if self.cpu.current is not None:
             self.cpu.update_curr()
+        if self._expiring is not None:
+            place_last(vcpu, self.vm.vcpus)
+            return
         place_entity(vcpu, self.vm.vcpus)
         current = self.cpu.current
         if current is not None and current.state is SchedState.RUNNABLE:

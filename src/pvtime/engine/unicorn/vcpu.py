@@ -57,6 +57,8 @@ class UnicornVcpu:
     """The figure that the scheduler compares: time run, adjusted at each wake-up."""
     ran_until: int = 0
     """The time at which it last left the CPU: no wait begins before that."""
+    spins: bool = False
+    """It waited for another vCPU, in a loop, when its last slice ended."""
     loads: int = 0
     pending_steal: InitVar[PendingSteal | None] = None
     hold: Hold = field(init=False)

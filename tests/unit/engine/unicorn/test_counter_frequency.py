@@ -79,6 +79,7 @@ def test_the_timer_fires_when_the_counter_is_there(probe: Probe, rate: CounterRa
     probe.write_register(0, CNTP_CVAL_EL0, due)
     before = probe.read_register(0, CNTPCT_EL0)
     left = probe.read_register(0, CNTP_TVAL_EL0)
+    left -= (left >> 31) << 32  # on a busy host it may be due already
     assert due - probe.read_register(0, CNTPCT_EL0) <= left <= due - before
 
     def fired() -> bool:

@@ -86,6 +86,28 @@ def test_a_vcpu_whose_timer_is_due_while_another_runs_waits_from_the_deadline_on
         assert it.sample()[1].truth_ns - before == resumed[0] - due >= 3 * MS
 
 
+def test_ticks_of_idle_vcpus_come_together_while_another_one_runs() -> None:
+    # Before Linux is in NOHZ mode, 32 CPUs tick 8,000 times a second: CPU 0 hardly ran any more.
+    woken: list[int] = []
+
+    def running(_it: Bench) -> Program:
+        while True:
+            yield 1000 * MS
+
+    def ticking(it: Bench) -> Program:
+        yield it.use_gic
+        yield it.set_timer(30 * MS + 20_000 * it.loop.loaded.index)
+        yield WFI
+        woken.append(it.clock.time)
+        yield from busy(it)
+
+    with bench(running, *[ticking] * 7) as it:
+        it.iterate(lambda: it.states[1:] == [SchedState.IDLE] * 7)
+        before = it.sample()[0].loads
+        it.iterate(lambda: len(woken) == 7)
+        assert it.sample()[0].loads - before <= 3, "its slice ended for each of the seven"
+
+
 def test_a_wake_up_that_the_host_delays_is_stolen_and_the_sleep_before_it_is_not() -> None:
     def dozing(it: Bench) -> Program:
         yield it.set_timer(10 * MS)
