@@ -20,6 +20,8 @@ test: lint need-qemu
 	@tools/need /usr/share/lava-common/lava-schema.py lava-common "jobs for LAVA are not checked by LAVA's schema"
 	@tools/fetch-prometheus
 	@tools/need cpio cpio "what pvtime archives is not listed by another program"
+	@tools/need systemd-analyze systemd "the unit of pvtime export is not checked"
+	@tools/need kubectl kubernetes-client "the DaemonSet of pvtime export is not checked"
 	@$(BIN)/pytest -n $(WORKERS)
 
 lint: $(STAMP)

@@ -90,7 +90,7 @@ def test_the_dashboard_has_what_grafana_wants_of_each_panel() -> None:
 def test_systemd_loads_the_unit() -> None:
     unit = SHIPPED / "pvtime-export.service"
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not there")
+        pytest.skip("systemd-analyze is not installed (Debian: apt install systemd)")
     command = ["systemd-analyze", "verify", "--man=no", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
@@ -99,7 +99,7 @@ def test_systemd_loads_the_unit() -> None:
 def test_kubernetes_knows_every_field_of_the_daemonset() -> None:
     """Kubectl has its types without a cluster: a wrong type fails, an unknown field is lost."""
     if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not there")
+        pytest.skip("kubectl is not installed (Debian: apt install kubernetes-client)")
 
     def local(*command: str) -> Any:
         file = str(SHIPPED / "daemonset.yaml")
