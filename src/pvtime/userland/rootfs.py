@@ -117,7 +117,7 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, inside: str, path: Pat
     _check_size(member.size, path)
     try:
         file = tar.extractfile(member)  # of a hard link: its target's
-    except KeyError as error:
+    except (KeyError, RecursionError) as error:  # symbolic links may lead to each other
         raise UsageError(f"{path}: {member.name} is a link to a file that is not in the tar") from error
     if file is None:
         return None

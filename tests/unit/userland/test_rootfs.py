@@ -78,6 +78,16 @@ def test_a_hard_link_has_its_targets_data(tmp_path: Path) -> None:
         rootfs_archive(written(tmp_path / "tar", (link, b"")))
 
 
+def test_a_hard_link_to_symbolic_links_that_lead_to_each_other_is_refused(tmp_path: Path) -> None:
+    # It was a traceback of RecursionError.
+    members = []
+    for kind, name, target in (("2", "a", "b"), ("2", "b", "a"), ("1", "c", "a")):
+        members.append(tarfile.TarInfo(name))
+        members[-1].type, members[-1].linkname = kind.encode(), target
+    with pytest.raises(UsageError, match="c is a link to a file that is not in the tar"):
+        rootfs_archive(written(tmp_path / "tar", *((member, b"") for member in members)))
+
+
 @pytest.mark.parametrize("name", ["../init", "a/../../init", "/../init", "./.."])
 def test_a_file_outside_of_the_root_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="outside of its root"):
