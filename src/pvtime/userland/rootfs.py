@@ -7,10 +7,12 @@ sockets are left out, since the guest has its own.
 
 from __future__ import annotations
 
+import lzma
 import os
 import posixpath
 import stat
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -100,7 +102,7 @@ def _of_tar(path: Path) -> Iterator[cpio.CpioEntry]:
                 known.add(inside)
                 if (entry := _entry(tar, member, inside, path)) is not None:
                     yield entry
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(f"{path} is neither a directory nor a whole tar: make it again") from error
 
 
