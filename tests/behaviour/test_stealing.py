@@ -169,6 +169,30 @@ def test_a_schedule_that_is_set_while_the_guest_runs_is_injected_exactly_once(en
         guest.end()
 
 
+def change_steal(guest: Guest[Engine]) -> None:
+    """Hold vCPU 1 and let it go: it runs for less than 10 ms until it is held."""
+    guest.engine.set_steal(Schedule.parse(["1:20s"]))
+    set_at = guest.engine.sample()[1]
+    # It runs no more from the hold's beginning on, so when it is sampled makes no difference.
+    held = until(guest, lambda samples: samples[1].injected_ns > set_at.injected_ns)[1]
+    assert held.ran_ns - set_at.ran_ns <= 10 * MS
+    guest.engine.set_steal(Schedule())
+    dropped = guest.engine.sample()[1]
+    counted = guest.result(UP + 1)
+    released = until(guest, lambda _: guest.result(UP + 1) > counted)[1]
+    assert released.injected_ns == dropped.injected_ns
+
+
+def test_a_change_is_in_force_within_10_ms_of_guest_time(engine: Choice) -> None:
+    with boot_on(engine, busy(2), 2) as guest:
+        guest.engine.start()
+        guest.until(lambda: guest.result(UP) and guest.result(UP + 1))
+        for _ in range(5):
+            change_steal(guest)
+        guest.tell(OVER)
+        guest.end()
+
+
 def test_a_reset_from_outside_boots_the_guest_again(engine: Choice) -> None:
     with boot_on(engine, busy(2), 2) as guest:
         guest.engine.start()
