@@ -21,14 +21,18 @@ def test_a_command_runs_in_the_users_root_and_its_output_and_exit_code_are_ours(
     (root / "bin" / "busybox").chmod(0o755)
     os.symlink("busybox", root / "bin" / "sh")
     (root / "mine").write_text("it is mine\n")
-    command = "cat /mine; ls /; head -n 1 /proc/stat | cut -c 1-4; echo changed > /mine; cat nothing; exit 7"
+    command = (
+        "cat /mine; ls /; ifconfig lo | grep -o 127.0.0.1; ls -d /dev/pts/ptmx /dev/shm; "
+        "head -n 1 /proc/stat | cut -c 1-4; echo changed > /mine; cat nothing; exit 7"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pvtime", "run", "--rootfs", str(root), "--exec", command, "--steal", "20%"],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
     )
-    first, *names, stat, error = done.stdout.splitlines()
+    first, *names, loopback, terminals, shared, stat, error = done.stdout.splitlines()
+    assert (loopback, terminals, shared) == ("127.0.0.1", "/dev/pts/ptmx", "/dev/shm")
     assert (first, stat) == ("it is mine", "cpu ")
     assert "mine" in names
     assert "init" not in names, "it is the guest's own root"
