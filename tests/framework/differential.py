@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Generated sequences of hypervisor calls, and a payload that makes them all in one boot of any engine.
 
-As a program, ``python3 -m framework.differential ENGINE FILE`` makes them and writes the answers as JSON.
+As a program, ``python3 -m framework.differential ENGINE FILE [SEQUENCES]`` makes them and writes the answers
+as JSON.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.abi.smccc import Smccc
 from pvtime.engine.base import Outcome
+from pvtime.machine.gic import GicVersion
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 
-__all__ = ["SEQUENCES", "Answers", "Call", "answers_of", "differs_by_design", "generate"]
+__all__ = ["SEQUENCES", "Answers", "Call", "answers_of", "differences", "generate"]
 
 SEQUENCES: Final = 2500
 SEED: Final = 0xDE_0057
@@ -84,7 +86,7 @@ class Call:
         return self.x[0] & _U32
 
 
-def differs_by_design(call: Call) -> str | None:
+def _differs_by_design(call: Call) -> str | None:
     """Return the row of the table in docs/hypercalls.md that excuses a difference."""
     asked = call.x[1] & _U32
     if call.function in _WORKAROUNDS or (call.function == Smccc.ARCH_FEATURES and asked in _WORKAROUNDS):
@@ -94,6 +96,15 @@ def differs_by_design(call: Call) -> str | None:
     if call.function in _VENDOR:
         return "vendor-specific hypervisor services"
     return None
+
+
+def differences(calls: list[Call], theirs: Answers, ours: Answers) -> list[str]:
+    """Return the calls that were answered differently, but for those that differ by design."""
+    return [
+        f"{[hex(x) for x in call.x]}: kvm {their}, embedded {our}"
+        for call, their, our in zip(calls, theirs.given, ours.given, strict=True)
+        if their != our and not _differs_by_design(call)
+    ]
 
 
 def _function(draw: random.Random) -> int:
@@ -136,10 +147,10 @@ def _call(draw: random.Random, last: bool) -> Call:
     return Call((function | upper, *arguments), last)  # type: ignore[arg-type]
 
 
-def generate() -> list[Call]:
-    """Return the calls of all sequences: the same ones wherever this is asked."""
+def generate(sequences: int = SEQUENCES) -> list[Call]:
+    """Return the calls of so many sequences: the same ones wherever this is asked."""
     draw = random.Random(SEED)
-    lengths = [draw.randint(1, 6) for _ in range(SEQUENCES)]
+    lengths = [draw.randint(1, 6) for _ in range(sequences)]
     return [_call(draw, number == length - 1) for length in lengths for number in range(length)]
 
 
@@ -178,15 +189,15 @@ class Answers:
     given: list[list[object]]
 
 
-def answers_of(engine: Choice) -> Answers:
+def answers_of(engine: Choice, gic: GicVersion = GicVersion.AUTO, sequences: int = SEQUENCES) -> Answers:
     """Make all calls in one boot."""
-    calls = generate()
+    calls = generate(sequences)
     table = b"".join(_CALL.pack(*call.x, call.last) for call in calls)
-    with boot_on(engine, _payload(), vcpus=2) as guest:
+    with boot_on(engine, _payload(), vcpus=2, gic=gic) as guest:
         load = guest.machine.load
 
-        def load_with_table(gic: object, timers: object) -> object:
-            entry = load(gic, timers)  # type: ignore[arg-type]
+        def load_with_table(flavour: object, timers: object) -> object:
+            entry = load(flavour, timers)  # type: ignore[arg-type]
             guest.machine.memory.write(_CALLS, table)
             guest.tell(8, len(calls))
             return entry
@@ -206,5 +217,6 @@ def _judged(structure: tuple[int, ...]) -> object:
 
 
 if __name__ == "__main__":
-    found = answers_of(CHOICES[sys.argv[1]][0])
+    asked = int(sys.argv[3]) if len(sys.argv) > 3 else SEQUENCES
+    found = answers_of(CHOICES[sys.argv[1]][0], sequences=asked)
     Path(sys.argv[2]).write_text(json.dumps(asdict(found), separators=(",", ":")))

@@ -168,10 +168,16 @@ def _boot(
 
 @contextmanager
 def boot_on(
-    engine: Choice, payload: Program, vcpus: int = 1, steal: tuple[str, ...] = (), *, pauses: bool = False
+    engine: Choice,
+    payload: Program,
+    vcpus: int = 1,
+    steal: tuple[str, ...] = (),
+    *,
+    pauses: bool = False,
+    gic: GicVersion = GicVersion.AUTO,
 ) -> Iterator[Guest[Engine]]:
     """Make a machine whose kernel is the payload, with that engine; it is stopped at the end."""
-    with _boot(payload, engine.build, vcpus, None, Schedule.parse(steal, pauses=pauses)) as guest:
+    with _boot(payload, engine.build, vcpus, None, Schedule.parse(steal, pauses=pauses), gic) as guest:
         yield guest
 
 

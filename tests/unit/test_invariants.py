@@ -24,6 +24,7 @@ from pvtime.engine.base import Engine, VcpuSample
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.vcpu import SchedState
 from pvtime.inject.schedule import Schedule
+from pvtime.machine.gic import GicVersion
 from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.probe.guest import guest
@@ -70,9 +71,13 @@ class Expected:
 class Everything(RuleBasedStateMachine):
     """One machine's life, in as many processes as it likes."""
 
-    @initialize(placement=st.sampled_from(list(PlacementName)), steal=st.sampled_from(SCHEDULES))
-    def boot(self, placement: PlacementName, steal: Schedule) -> None:
-        self.config = replace(guest(VCPUS), placement=placement)
+    @initialize(
+        placement=st.sampled_from(list(PlacementName)),
+        steal=st.sampled_from(SCHEDULES),
+        gic=st.sampled_from([GicVersion.V2, GicVersion.V3]),
+    )
+    def boot(self, placement: PlacementName, steal: Schedule, gic: GicVersion) -> None:
+        self.config = replace(guest(VCPUS), placement=placement, gic=gic)
         self.steal = steal
         self.counts_by_itself = placement is not PlacementName.GUEST
         self.machine = self._machine(self.config)
