@@ -30,7 +30,7 @@ def check_gicv2(vcpus: int) -> None:
 
 
 def choose_emulated(asked: GicVersion, vcpus: int) -> GicVersion:
-    """Return the version that an emulated machine has: GICv2 where it can, for it is the faster one.
+    """Return the version that an emulated machine has: GICv2 where it can, whose registers are cheaper.
 
     :raises UsageError: a GICv2 is asked for, and there are too many vCPUs for one.
     """

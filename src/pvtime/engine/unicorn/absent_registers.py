@@ -10,6 +10,7 @@ Hooks on MRS and MSR, in contrast, would be called for each of them: a kernel ex
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import unicorn
@@ -49,7 +50,13 @@ class AbsentRegisters:
     def access_at(self, pc: int) -> SysRegAccess | None:
         """Return the access that the instruction at a virtual address makes; None: it makes none."""
         word = self._code.word(pc)
-        return None if word is None else SysRegInstruction(word).access
+        return None if word is None else _decode(word)
+
+
+@lru_cache(maxsize=256)
+def _decode(word: int) -> SysRegAccess | None:
+    """Return the access that an instruction makes; a kernel has a few dozen of these instructions."""
+    return SysRegInstruction(word).access
 
 
 def _read_ids(uc: unicorn.Uc) -> dict[SysReg, int]:
