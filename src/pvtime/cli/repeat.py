@@ -130,7 +130,12 @@ def _run(plan: Plan, out: Path, jobs: int | None) -> None:
     def show(job: Job, done: int, total: int) -> None:
         click.echo(f"{done}/{total} {job.name}")
 
-    run_jobs(plan, out, free, show)
+    try:
+        run_jobs(plan, out, free, show)
+    except KeyboardInterrupt:
+        left, total = len(pending(plan, out)), len(plan.jobs)
+        click.echo(f"pvtime: {left} of {total} runs are left: the same command continues with them", err=True)
+        raise
 
 
 def _finish(plan: Plan, out: Path) -> int:
