@@ -15,14 +15,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from pathlib import Path
 
 from table import Row, print_rows
 
-LOOP = "pvtime.engine.unicorn.run_loop"
-FIRST = [sys.executable, __file__, "--first"]
+FIRST = [sys.executable, str(Path(__file__).with_name("until_first.py"))]
 RUN = ["run", "--engine", "unicorn", "--quiet"]
 BARE = [sys.executable, "-c", "pass"]
 MEASURES = (
@@ -31,25 +28,6 @@ MEASURES = (
     ("pvtime run --warm to the guest's first instruction", [*FIRST, *RUN, "--warm"], None),
 )
 """Each with the ratio to reach: half of what it was (4.4 and 27.8, its modules compiled at each start)."""
-
-
-class EndAtFirst(MetaPathFinder, Loader):
-    """Has the run loop end the process where the first vCPU would be entered."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find the run loop's module, to be loaded by this loader."""
-        spec = PathFinder.find_spec(fullname, path) if fullname == LOOP else None
-        if spec is not None:
-            assert spec.loader is not None
-            self._loader, spec.loader = spec.loader, self
-        return spec
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Load the module."""
-        self._loader.exec_module(module)
-        module.RunLoop.run = lambda _loop: os._exit(0)
 
 
 def cpu_s(command: Sequence[str]) -> float:
@@ -84,12 +62,6 @@ def dearest_imports(rounds: int, count: int) -> None:
 
 def main() -> None:
     """Measure."""
-    if sys.argv[1:2] == ["--first"]:
-        sys.meta_path.insert(0, EndAtFirst())
-        from pvtime.__main__ import main as run
-
-        sys.argv = ["pvtime", *sys.argv[2:]]
-        raise SystemExit(run())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11, help="runs of each, in turn (default: 11)")
     parser.add_argument("--imports", action="store_true", help="print the dearest imports instead")
