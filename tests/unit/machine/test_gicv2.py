@@ -204,7 +204,7 @@ def _operations(kinds: list[str]) -> st.SearchStrategy[tuple[str, int, int, int]
     return st.tuples(st.sampled_from(kinds), st.integers(0, CPUS - 1), st.sampled_from(INTIDS), VALUES)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     setup=st.lists(_operations(["priority", "priority", "edge", "point"]), max_size=20),
     operations=st.lists(_operations(RARE + OFTEN), min_size=20, max_size=80),
@@ -422,7 +422,7 @@ ALIGNED = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     distributor=st.lists(DISTRIBUTOR | ALIGNED, max_size=60),
     interface=st.lists(
