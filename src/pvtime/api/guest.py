@@ -135,6 +135,7 @@ class Guest:
         steal: str | Iterable[str] = (),
         steal_pauses: bool = False,
         engine_options: Mapping[str, str] | None = None,
+        lpt: bool = False,
         name: str | None = None,
     ) -> Self:
         """Return a guest that continues one that was saved to ``directory``, once it is started.
@@ -144,7 +145,7 @@ class Guest:
         """
         guest = cls.__new__(cls)
         schedule = _schedule(steal, pauses=steal_pauses)
-        guest._set_up(FromSaved(Path(directory)), schedule, engine_options or {}, name)
+        guest._set_up(FromSaved(Path(directory)), schedule, engine_options or {}, name, lpt=lpt)
         return guest
 
     def _set_up(

@@ -119,6 +119,8 @@ def test_a_root_is_for_commands_in_the_stock_userland(new_guest: Callable[..., G
         new_guest(rootfs="root")
     with pytest.raises(UsageError, match="leave out rootfs or warm"):
         Guest(rootfs="root", warm=True)
+    with pytest.raises(UsageError, match="/nonexistent/root"):
+        new_guest(initrd=None, rootfs="/nonexistent/root").start()
 
 
 def test_a_guest_that_dies_raises_in_everybody_who_waits(guest: Guest) -> None:
