@@ -26,6 +26,7 @@ import pytest
 from framework.own_kvm import need_x86_kvm
 from framework.wait import wait_until
 from pvtime.cli.command import main
+from pvtime.host.mounts import debugfs
 from pvtime.host.perf import perf_ring
 from pvtime.host.process import thread_state
 from pvtime.host.tracefs import tracefs
@@ -432,6 +433,7 @@ def throttled(group: Path) -> int:
 
 
 def test_tracing_leaves_no_mount_and_no_event_behind() -> None:
+    debugfs()  # the process keeps it from its first use on
     before = Path("/proc/self/mountinfo").read_text(), len(os.listdir("/proc/self/fd"))
     with spinning(1) as vm, WhoSession([vm], [vm]) as session:
         session.run(0.05)

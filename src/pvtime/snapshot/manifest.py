@@ -26,6 +26,7 @@ __all__ = [
     "MANIFEST",
     "MAX_MANIFEST",
     "SEALS",
+    "VERSION",
     "FileEntry",
     "Manifest",
     "is_memory",

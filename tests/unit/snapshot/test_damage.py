@@ -20,7 +20,7 @@ from pvtime.errors import SavedStateError
 from pvtime.machine.memory import GuestMemory
 from pvtime.snapshot import directory
 from pvtime.snapshot.directory import SavedDirectory, load
-from pvtime.snapshot.manifest import MAX_MANIFEST
+from pvtime.snapshot.manifest import MAX_MANIFEST, VERSION
 from pvtime.snapshot.memory_file import copy_memory
 
 RAM_FILE = "memory-40000000"
@@ -181,12 +181,12 @@ ENTRY = {"size": 0, "sha256": "0" * 64}
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "newer": (
-        put("version")(6),
-        "has format version '6' and this pvtime reads version 5: restore it with pvtime '",
+        put("version")(VERSION + 1),
+        f"has format version '{VERSION + 1}' and this pvtime reads version {VERSION}: restore it with",
     ),
     "older": (
         lambda document: document.update(version=1, pvtime="0.0.9"),
-        "has format version '1' and this pvtime reads version 5: restore it with pvtime '0.0.9', which",
+        f"version '1' and this pvtime reads version {VERSION}: restore it with pvtime '0.0.9', which",
     ),
     "no version": (lambda document: document.pop("version"), "has format version 'None'"),
     "foreign": (put("format")("a picture"), "does not belong to a saved machine of pvtime"),

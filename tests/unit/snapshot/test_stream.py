@@ -21,6 +21,7 @@ from pvtime.snapshot.address import Address
 from pvtime.snapshot.description import Description
 from pvtime.snapshot.receive import _receive_memory_and_state, receive
 from pvtime.snapshot.stream import (
+    FORMAT,
     LIMITS,
     MAX_ROUNDS,
     MESSAGE_TIMEOUT_S,
@@ -297,7 +298,7 @@ def test_a_peer_with_an_older_protocol_is_refused_and_told_why(
 ) -> None:
     source, target = pair
     source.send(FrameKind.HELLO, b'{"format": "pvtime migration 1", "engine": "unicorn", "config": {}}')
-    with pytest.raises(MigrationError, match="'pvtime migration 1', this pvtime's is 'pvtime migration 4'"):
+    with pytest.raises(MigrationError, match=f"'pvtime migration 1', this pvtime's is '{FORMAT}'"):
         receive(target, _never)  # type: ignore[arg-type]
     with pytest.raises(PeerError, match="use the same version of pvtime for both"):
         source.receive(FrameKind.READY)
