@@ -14,10 +14,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pvtime.engine.base import Engine
 from pvtime.errors import SavedStateError, oserror_context
@@ -49,6 +49,8 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 
 MAX_SEALS: Final = 1 << 16
 """Bytes."""
+
+_Seals: TypeAlias = dict[str, list[str | Seal]]
 
 # Without O_NONBLOCK, the open of a FIFO in a file's place would wait for a writer.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -84,7 +86,7 @@ def write(path: Path, description: Description, state: SavedState, memories: Seq
                 entries[memory_name(memory.base)] = FileEntry(memory.size, digest)
             manifest = Manifest.of(description, state, entries).to_bytes()
             _write_bytes(directory, MANIFEST, manifest)
-            _write_bytes(directory, SEALS, _seals(directory, [MANIFEST, *entries]))
+            _write_bytes(directory, SEALS, _seals(directory, entries))
         return size + len(manifest)
     finally:
         os.close(parent)
@@ -106,9 +108,12 @@ def _write_bytes(directory: int, name: str, data: bytes) -> FileEntry:
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
-def _seals(directory: int, names: Iterable[str]) -> bytes:
+def _seals(directory: int, entries: Mapping[str, FileEntry]) -> bytes:
     await_tick()
-    seals = {name: seal_of(os.stat(name, dir_fd=directory, follow_symlinks=False)) for name in names}
+    seals = {
+        name: [entry.sha256, seal_of(os.stat(name, dir_fd=directory, follow_symlinks=False))]
+        for name, entry in entries.items()
+    }
     return json.dumps(seals).encode("ascii")
 
 
@@ -219,8 +224,8 @@ class SavedDirectory:
                 self._verify(name, hashlib.sha256(data).hexdigest())
         return data
 
-    def _read_seals(self) -> dict[str, Seal]:
-        """Return the seals of the files; none where they are not this user's, or damaged."""
+    def _read_seals(self) -> _Seals:
+        """Return the checksum that each file had, and its seal then; none where they cannot be trusted."""
         try:
             with self._open(SEALS) as file:
                 if not is_private(os.fstat(file)):
@@ -231,9 +236,12 @@ class SavedDirectory:
         return seals if isinstance(seals, dict) else {}
 
     def _is_sealed(self, name: str, file: int) -> bool:
-        """Whether nobody has written an open file since it was saved."""
+        """Whether nobody has written an open file since it was saved with the manifest's checksum.
+
+        Another save's manifest may have come into this directory.
+        """
         seal = seal_of(os.fstat(file))
-        return seal is not None and self._seals.get(name) == seal
+        return seal is not None and self._seals.get(name) == [self._manifest.files[name].sha256, seal]
 
     def _check_unchanged(self, name: str, file: int) -> None:
         """Check that a file whose seal was valid was not written while it was read."""

@@ -255,6 +255,16 @@ def test_without_sound_seals_the_checksums_are_compared(saved: Path, seals: byte
     assert refusal(saved).startswith(f"{saved / RAM_FILE} is damaged")
 
 
+@pytest.mark.parametrize("came", [["machine.json"], [RAM_FILE, "seals.json"]])
+def test_files_of_two_saves_are_refused(tmp_path: Path, came: list[str]) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for number, path in enumerate((one, other), start=5):
+        write_number(path, number)
+    for name in came:
+        (other / name).replace(one / name)
+    assert refusal(one).endswith("is damaged: its checksum is wrong")
+
+
 def test_seals_of_another_user_are_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_number(tmp_path / "machine", 5)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
