@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from framework.linux import boot_linux
 from framework.wait import wait_until
-from pvtime.engine.base import Engine
+from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.images.store import StockImages
 from pvtime.steal.run_delay import Schedstat
 
@@ -38,12 +38,18 @@ def contender(cpu: int) -> Iterator[None]:
         process.wait()
 
 
-def moment(engine: Engine, schedstat: Schedstat) -> tuple[int, int]:
-    """Return truth and the thread's run_delay at one moment: while a sample was taken it did not wait."""
+def moment(engine: UnicornEngine, schedstat: Schedstat) -> tuple[int, int]:
+    """Return truth and the thread's run_delay at one moment: while a sample was taken it did not wait.
+
+    The thread looks by itself: where it shares its one CPU with this thread, it waits before each answer.
+    """
+
+    def look() -> tuple[int, int, int]:
+        return schedstat.run_delay(), engine.sample()[0].truth_ns, schedstat.run_delay()
+
     while True:
-        before = schedstat.run_delay()
-        truth = engine.sample()[0].truth_ns
-        if schedstat.run_delay() == before:
+        before, truth, after = engine.call(look)
+        if before == after:
             return truth, before
 
 
