@@ -135,6 +135,8 @@ class NoticedCalls:
         """Return whether the mark is gone, or the count has started again."""
         if self._is_marked:
             return int(self._structure.last_word != MARK)
+        if self._structure.unwritable is not None:
+            return 0  # a call does not start the count: its zeroes do not get there
         count = self._structure.load()
         agrees = count == (self._count + growth & U64_MAX) if exact else count >= self._count
         return int(not agrees and count <= growth and self._has_called())

@@ -64,6 +64,21 @@ def test_a_count_that_is_lost_beside_a_hypercall_of_another_kind_is_no_call(stru
     assert truth.measure(9_600) == (9_600, 200), "no hypercall since"
 
 
+def test_a_call_while_the_memory_is_away_starts_no_count(structures: Structures) -> None:
+    # In the lab the old count was less than what was stolen since, and the call was taken for one that wrote.
+    truth = structures.truth()
+    structures.call()
+    structures.count(30)
+    truth.measure(30)
+    structures.map.protect(structures.memory.region, Access.NONE)
+    structures.hypercalls += 1
+    assert truth.measure(90) == (90, None)
+    structures.map.protect(structures.memory.region, Access.WRITE)
+    structures.count(35)
+    assert truth.measure(100) == (100, 35), "what was stolen before the call is missing"
+    assert truth.starts == 1
+
+
 def test_without_kvms_statistics_a_later_call_is_known_by_the_count(structures: Structures) -> None:
     structure = structures.placement.own_structure(0)
     truth = KvmTruth(structure, NoticedCalls(structure))
