@@ -29,8 +29,7 @@ CPUS: Final = ("neoverse-n1", "cortex-a72")
 """KVM runs with VHE on the first and without on the second. ``max`` would be 3 to 5 times slower: it has
 pointer authentication, which is slow to emulate."""
 
-KERNEL_PARAMETERS: Final = "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init norandmaps"
-"""Programs at the same addresses: what was translated for one is there for the next."""
+KERNEL_PARAMETERS: Final = "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"
 NO_KASLR: Final = " nokaslr"
 """QEMU hands out a seed for KASLR, with which Linux isolates its page tables: each system call then empties
 the emulator's TLB. Where instructions are counted it stays, as on other hosts: a module is so far from the
