@@ -19,6 +19,7 @@ import sys
 import termios
 import tty
 
+from pvtime.abi.kvm import KvmIoctl
 from pvtime.lab.protocol import CHUNK, AgentFrame, CommandRequest, FrameReader, pack
 
 __all__ = ["main"]
@@ -162,11 +163,24 @@ def _execute(line: _Line, request: CommandRequest) -> None:
     line.send(AgentFrame.EXIT, json.dumps(code).encode())
 
 
+def _keep_a_vm() -> None:
+    """Hold a VM open for as long as the lab lives.
+
+    With its first VM Linux patches the scheduler to tell KVM when a vCPU's thread loses its CPU
+    (preempt_notifier_inc), and with its last one back. QEMU, with a thread for each CPU, was seen to go on
+    with the code from before: a thread then left KVM_RUN with the guest's TPIDR_EL0, and Python died of
+    SIGSEGV or hung. Measured on a busy host with two vCPUs and six resets a machine: without a VM of ours, it
+    died after 16 and after 24 s; with one, never in 240 s (117 machines, 1,404 resets).
+    """
+    fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC), KvmIoctl.CREATE_VM)
+
+
 def main(path: str) -> None:
     """Serve the host, which ends the lab by ending the emulator."""
     # A shell starts background jobs with these ignored, and commands would inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    _keep_a_vm()
     line = _Line(path)
     line.send(AgentFrame.READY)
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.mmio import MmioBus
 from pvtime.engine.kvm.thread_times import ProcessStops, ThreadTimes
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
-from pvtime.engine.kvm.vcpu_thread import VcpuThread, install_kick
+from pvtime.engine.kvm.vcpu_thread import KICK, VcpuThread, install_kick
 from pvtime.errors import PvtimeError
 from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth
@@ -64,7 +65,9 @@ class Failures(list[PvtimeError]):
     def restart(self) -> None:
         raise AssertionError
 
-    fail = list.append
+    def fail(self, error: PvtimeError) -> None:
+        self.blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self.append(error)
 
 
 @contextmanager
@@ -117,6 +120,15 @@ def test_a_thread_that_fails_says_where_and_nobody_waits_for_it(failures: Failur
     (failure,) = failures
     assert isinstance(failure, KvmError)
     assert str(failure).startswith("KVM_RUN (vCPU 3 at PC 0x4711): ENOTTY")
+
+
+def test_a_threads_own_fault_is_not_blocked(failures: Failures) -> None:
+    # A vCPU's thread died of SIGSEGV without faulthandler's traceback.
+    with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
+        thread.start(paused=False)
+        wait_until(lambda: failures)
+    assert signal.valid_signals() - failures.blocked >= {KICK, signal.SIGSEGV, signal.SIGBUS}
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD} <= failures.blocked
 
 
 def test_a_held_thread_stays_out_of_the_guest_until_the_quota_is_used_up(failures: Failures) -> None:
