@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How long a boot takes, from the start of the process to its end, beside QEMU's (TCG).
+"""Time of a boot, from the start of the process to its end, beside QEMU's (TCG).
 
 Both boot the stock kernel with the stock initramfs, which powers off at the start of userland, with the same
 CPU model and memory, in turn: a host that gets slower slows both. The figure is the median of the ratios.
@@ -37,7 +37,7 @@ LIMIT = 120
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared, and the ratio to reach."""
+    """A comparison, and the ratio to reach."""
 
     vcpus: int
     internals: str

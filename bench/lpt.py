@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a clock costs: the counter, a counter that traps, and Live Physical Time (never merged into Linux).
+"""The cost of a clock: the counter, a counter that traps, and Live Physical Time (never merged into Linux).
 
 The guest's part is the time on the CPU of a loop of readings on the embedded engine, less that of an empty
 loop: an emulated CPU's, so that the ratios count. The host's is this program's own code.

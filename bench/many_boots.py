@@ -31,7 +31,7 @@ BUSY = [sys.executable, "-c", "while True: pass"]
 
 @dataclass(frozen=True)
 class Setting:
-    """How a kernel is booted."""
+    """A kernel's boot."""
 
     kernel: Path
     initrd: Path

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an update of the structure costs in each placement: a straight store, or through the memory map.
+"""The cost of an update of the structure in each placement: a straight store, or through the memory map.
 
 It times this program's own code, in which the memory map is a list and a store goes through the interpreter:
 the ratio says which of the three has more to do, and not what a kernel's put_user costs.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What it costs to watch: pvtime top and export by the number of VMs, pvtime who by switches a second.
+"""The cost of watching: pvtime top and export by the number of VMs, pvtime who by switches a second.
 
 The VMs are processes with threads of the right names, four a VM, which sleep; while pvtime who is measured a
 second time, a VM on each CPU computes with one vCPU, and waits for those that switch. CPU time is this

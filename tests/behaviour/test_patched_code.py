@@ -40,7 +40,7 @@ WAYS: Final = {
     "IALLU": (IC_IALLU, 0),
     "IALLUIS": (IC_IALLUIS, 0),
 }
-"""What invalidates, and how far from the code's address it is told."""
+"""Instructions that invalidate, and the distance of their address from the code's."""
 
 
 class Mapped(Payload):

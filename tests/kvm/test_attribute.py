@@ -34,7 +34,7 @@ COUNT = StolenTime.stolen_time.offset
 
 
 class Unknown(IntEnum):
-    """What no kernel has."""
+    """Numbers that no kernel has."""
 
     ATTRIBUTE = 1
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes wrong with a vCPU ends in one message that names it, and leaves nothing behind."""
+"""A fault of a vCPU ends in one message that names it, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -3,34 +3,27 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pvtime.api.console import GuestConsole
+from pvtime.api.machine_thread import MachineThread
 from pvtime.api.sample import Sample
 from pvtime.engine.registry import AUTO
-from pvtime.errors import GuestCommandError, GuestEndedError, PvtimeError, UsageError
+from pvtime.errors import GuestCommandError, GuestEndedError, UsageError
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.gic import GicVersion
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.report.model import RunReport
-from pvtime.report.views import QuietView
 from pvtime.run.events import RunEvent
 from pvtime.run.guest_source import source_of
-from pvtime.run.inbox import Inbox, StopNow
-from pvtime.run.live_machine import LiveMachine
 from pvtime.run.options import GuestOptions, RunOptions
-from pvtime.run.run_control import RunControl
-from pvtime.run.session import RunResult, Session
-from pvtime.run.source import NO_SCREEN, FromSaved, MachineSource
+from pvtime.run.source import FromSaved, MachineSource
 from pvtime.steal.placement import PlacementName
 
 if TYPE_CHECKING:
@@ -157,24 +150,8 @@ class Guest:
         *,
         lpt: bool = False,
     ) -> None:
-        self._source = source
-        self._name = name
-        self._options = RunOptions(engine_options=engine_options, steal=steal, lpt=lpt, quiet=True)
-        self._changed = threading.Condition()
-        """Guards what follows."""
-        self._thread: threading.Thread | None = None
-        self._live: LiveMachine | None = None
-        """The machine, from its start to its end."""
-        self._users = 0
-        """Threads that use the machine, which is kept for them."""
-        self._session: Session | None = None
-        self._console: GuestConsole | None = None
-        self._inbox: Inbox | None = None
-        self._closing = False
-        self._result: RunResult | None = None
-        self._error: BaseException | None = None
-        self._over = threading.Event()
-        """Nothing executes any more, and there is a result or an error."""
+        options = RunOptions(engine_options=engine_options, steal=steal, lpt=lpt, quiet=True)
+        self._machine = MachineThread(source, options, name)
 
     # Its life.
 
@@ -184,30 +161,12 @@ class Guest:
         :raises UsageError: the machine cannot be, or the guest was started before.
         :raises EngineError: this host cannot run it.
         """
-        with self._changed:
-            if self._thread is not None:
-                raise UsageError("a guest is used once: make another one")
-            self._thread = threading.Thread(target=self._run, name="pvtime-guest", daemon=True)
-            self._thread.start()
-            _running.add(self)
-            try:
-                self._changed.wait_for(lambda: self._session is not None or self._over.is_set())
-            except BaseException:
-                self._request_stop()
-                raise
-        if self._session is None:
-            self.close()
-            assert self._error is not None, "it could not start"
-            raise self._error
+        self._machine.start()
         return self
 
     def close(self) -> None:
         """End the guest where it is, and return when nothing of it is left; harmless when it has ended."""
-        if self._thread is not None:
-            with self._changed:
-                self._request_stop()
-            self._thread.join()
-        _running.discard(self)
+        self._machine.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -217,129 +176,38 @@ class Guest:
     ) -> None:
         self.close()
 
-    def _request_stop(self) -> None:
-        self._closing = True
-        if self._inbox is not None:
-            self._inbox.put(StopNow())
-
-    def _run(self) -> None:
-        """Run the machine to its end, on a thread of its own."""
-        try:
-            with contextlib.ExitStack() as stack:
-                inbox = Inbox()
-                stack.callback(inbox.close)
-                listener = None
-                if self._name is not None:
-                    from pvtime.run.runtime_dir import listen_as
-
-                    listener = stack.enter_context(listen_as(self._name))
-                built = self._source.build(self._options, inbox, NO_SCREEN)
-                stack.callback(built.machine.close)
-                live = LiveMachine(self._name or "guest", built, inbox, self._options.steal)
-                control = RunControl(live, inbox, listener, lambda: self._begin(live, inbox))
-                live.session = Session(
-                    built, inbox, QuietView(), self._options, on_start=control.begin, save=control.save
-                )
-                stack.callback(self._release)
-                with contextlib.closing(control):
-                    self._result = live.session.run()
-                self._error = self._result.error
-        except BaseException as error:
-            self._error = error
-        finally:
-            with self._changed:
-                self._over.set()
-                self._changed.notify_all()
-
-    def _begin(self, live: LiveMachine, inbox: Inbox) -> None:
-        """Let other threads use the machine, which runs."""
-        with self._changed:
-            self._live, self._inbox, self._session = live, inbox, live.session
-            receive = live.built.machine.console.receive
-            self._console = GuestConsole(live.session.console, receive, self._refuse_ended)
-            if self._closing:
-                self._request_stop()
-            self._changed.notify_all()
-
-    def _release(self) -> None:
-        """Let nobody use the machine any more."""
-        with self._changed:
-            self._live = self._inbox = None
-            self._over.set()
-            self._changed.wait_for(lambda: not self._users)
-
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[LiveMachine]:
-        """Use the machine for the time of a ``with`` block.
-
-        :raises GuestEndedError: it has ended.
-        :raises UsageError: it was not started.
-        """
-        with self._changed:
-            if self._live is None:
-                self._raise_ended()
-            live = self._live
-            self._users += 1
-        try:
-            yield live
-        finally:
-            with self._changed:
-                self._users -= 1
-                self._changed.notify_all()
-
-    def _of_session(self) -> Session:
-        """Return the session, also of a guest that has ended.
-
-        :raises UsageError: it was not started.
-        """
-        if self._session is None:
-            raise UsageError("the guest was not started: use it in a with block, or call start()")
-        return self._session
-
-    def _refuse_ended(self) -> None:
-        if self._over.is_set():
-            self._raise_ended()
-
-    def _raise_ended(self) -> NoReturn:
-        self._of_session()
-        if isinstance(self._error, PvtimeError):
-            raise GuestEndedError(f"the guest has ended: {self._error}") from self._error
-        outcome = self.outcome
-        notes = "; ".join(self._result.notes) if self._result is not None else ""
-        raise GuestEndedError(f"the guest has ended: {outcome}{notes and ': '}{notes}")
-
     # What it is, and waits for it.
 
     @property
     def console(self) -> GuestConsole:
         """The guest's console."""
-        self._of_session()
-        assert self._console is not None
-        return self._console
+        return self._machine.console
 
     @property
     def release(self) -> str | None:
         """The kernel's release, such as ``6.1.0-56-cloud-arm64``; None until the guest has printed it."""
-        return self._of_session().release
+        return self._machine.session.release
 
     @property
     def state(self) -> str:
         """``booting`` until the stock userland has reported, then ``running``; ``paused``; ``ended``."""
         try:
-            with self._using() as live:
+            with self._machine.using() as live:
                 return live.state
         except GuestEndedError:
             return "ended"
 
     @property
     def outcome(self) -> str | None:
-        """How the guest has ended, such as ``power-off`` or ``stopped`` (docs/report.md); None: it runs."""
-        return self._result.report.outcome.value if self._result is not None else None
+        """The end of the guest, such as ``power-off`` or ``stopped`` (docs/report.md); None: it runs."""
+        report = self.report
+        return report.outcome.value if report is not None else None
 
     @property
     def report(self) -> RunReport | None:
         """The report of a guest that has ended (docs/report.md); None: it runs."""
-        return self._result.report if self._result is not None else None
+        result = self._machine.result
+        return result.report if result is not None else None
 
     def wait_userland(self, timeout: float = BOOT_TIMEOUT_S) -> None:
         """Wait until the stock userland has reported.
@@ -349,15 +217,16 @@ class Guest:
         :raises GuestCommandError: it has not reported in time.
         :raises GuestEndedError: the guest has ended before.
         """
-        session, position = self._of_session(), 0
-        with self._using() as live:
+        session, position = self._machine.session, 0
+        with self._machine.using() as live:
             if not live.built.agent:
                 raise UsageError("only the stock userland reports: wait for a line of the console instead")
         give_up_at = time.monotonic() + timeout
         while not session.is_up:
             left = give_up_at - time.monotonic()
             if session.events.closed:
-                self._await_end()
+                self._machine.wait()
+                self._machine.raise_ended()
             if left <= 0:
                 raise GuestCommandError(f"the guest's userland has not reported within {timeout:g} s")
             _, position = session.events.read(position, left)
@@ -367,9 +236,8 @@ class Guest:
 
         :raises GuestEndedError: it has ended meanwhile.
         """
-        self._of_session()
-        if self._over.wait(seconds):
-            self._raise_ended()
+        if self._machine.wait(seconds):
+            self._machine.raise_ended()
 
     def wait(self, timeout: float | None = None) -> str | None:
         """Wait for the guest's end, and return its :attr:`outcome`; None: it runs.
@@ -377,19 +245,10 @@ class Guest:
         :param timeout: seconds; None: without limit.
         :raises EngineError: the engine failed.
         """
-        self._of_session()
-        if not self._over.wait(timeout):
+        if not self._machine.wait(timeout):
             return None
-        assert self._thread is not None
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        self._machine.join()
         return self.outcome
-
-    def _await_end(self) -> NoReturn:
-        """Raise the end that is about to be known."""
-        self._over.wait()
-        self._raise_ended()
 
     # What may be asked of it.
 
@@ -398,15 +257,15 @@ class Guest:
 
         :param guest: ask the guest for its /proc/stat too, and wait up to 2 s for that.
         """
-        self._of_session()
         try:
-            with self._using() as live:
+            with self._machine.using() as live:
                 return Sample.of(live.figures(guest=guest))
         except GuestEndedError:
-            self._over.wait()
-            if self._result is None:
+            self._machine.wait()
+            result = self._machine.result
+            if result is None:
                 raise
-            return Sample.of(self._result.last)
+            return Sample.of(result.last)
 
     def steal(self, *items: str) -> StealBlock:
         """Steal time by other items from now on (docs/steal.md), such as ``"1:50%"``.
@@ -417,12 +276,12 @@ class Guest:
         :raises UsageError: an item is impossible.
         :raises GuestEndedError: the guest has ended.
         """
-        with self._using() as live:
+        with self._machine.using() as live:
             before = live.set_steal(_schedule(items, pauses=live.steal.pauses))
         return StealBlock(self, before)
 
     def _set_steal(self, schedule: Schedule) -> None:
-        with self._using() as live:
+        with self._machine.using() as live:
             live.set_steal(schedule)
 
     def shell(self, command: str, *, timeout: float = SHELL_TIMEOUT_S, check: bool = True) -> str:
@@ -436,7 +295,7 @@ class Guest:
         :raises GuestCommandError: it failed, or has not ended in time.
         :raises GuestEndedError: the guest has ended.
         """
-        with self._using() as live:
+        with self._machine.using() as live:
             result = live.session.shell(command, timeout)
         output = result.output.decode("utf-8", "replace")
         if check and result.code:
@@ -448,7 +307,7 @@ class Guest:
 
         :param timeout: seconds to wait for the next one, after which the iterator ends; None: without limit.
         """
-        log, position = self._of_session().events, 0
+        log, position = self._machine.session.events, 0
         while True:
             closed = log.closed
             events, position = log.read(position, timeout)
@@ -458,12 +317,12 @@ class Guest:
 
     def pause(self) -> None:
         """Pause the guest: nothing runs, and nothing is stolen; harmless when it is paused."""
-        with self._using() as live:
+        with self._machine.using() as live:
             live.pause()
 
     def resume(self) -> None:
         """Let a paused guest run again; harmless when it runs."""
-        with self._using() as live:
+        with self._machine.using() as live:
             live.resume()
 
     def reset(self) -> None:
@@ -471,7 +330,7 @@ class Guest:
 
         :raises EngineError: it is paused.
         """
-        with self._using() as live:
+        with self._machine.using() as live:
             live.reset()
 
     def save(self, directory: str | os.PathLike[str], *, keep_running: bool = False) -> SaveResult:
@@ -481,7 +340,7 @@ class Guest:
         :return: ``bytes`` written, and ``pause_ns``, the time for which it did not run.
         :raises PvtimeError: it cannot be saved, or not there; it runs on.
         """
-        with self._using() as live:
+        with self._machine.using() as live:
             saved = live.save(Path(directory).absolute(), keep_running=keep_running)
         if not keep_running:
             self.wait()
@@ -502,14 +361,14 @@ class Guest:
         from pvtime.snapshot.endpoint import Endpoint
 
         peer = Endpoint.parse(address, None if key is None else Path(key), insecure).absolute()
-        with self._using() as live:
+        with self._machine.using() as live:
             moved = live.exporter.migrate(peer, lambda _round, _bytes: None)
         self.wait()
         return moved
 
     def stop(self) -> str:
         """Ask the guest to power off, stop it after 10 s if it has not, and return its :attr:`outcome`."""
-        with contextlib.suppress(GuestEndedError), self._using() as live:
+        with contextlib.suppress(GuestEndedError), self._machine.using() as live:
             live.stop(now=False)
         outcome = self.wait()
         assert outcome is not None, "it was waited for"
@@ -540,13 +399,3 @@ def _schedule(items: str | Iterable[str], *, pauses: bool) -> Schedule:
     """
     texts = [items] if isinstance(items, str) else list(items)
     return Schedule.parse([] if texts == [OFF] else texts, pauses=pauses)
-
-
-_running: weakref.WeakSet[Guest] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Leave nothing behind at the interpreter's end, where threads are cut off wherever they are."""
-    for guest in list(_running):
-        guest.close()

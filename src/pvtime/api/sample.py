@@ -35,9 +35,9 @@ class VcpuFigures:
     host: int
     """Time for which the host held up its thread otherwise, as in a page fault."""
     loads: int
-    """How often it was loaded."""
+    """Number of its loads."""
     starts: int
-    """How often the guest has called PV_TIME_ST on it."""
+    """Number of the guest's calls of PV_TIME_ST on it."""
     enabled: bool
     """Whether the guest counts stolen time on it."""
     truth: int | None

@@ -230,7 +230,7 @@ def _judge_in_lab(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is wanted of a judgement."""
+    """The options of a judgement."""
 
     limit_s: float
     image_options: str

@@ -47,7 +47,7 @@ class LabCost:
     rates: list[WorkloadRate]
     entries: list[EntryRate] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
-    """What could not be measured here, and why."""
+    """Figures that could not be measured here, with the reasons."""
 
     def update(self, name: str) -> UpdateCost | None:
         """Return an update's cost by its name; None: it was not measured."""

@@ -37,7 +37,7 @@ INSTRUCTION_NS: Final = 2
 
 @dataclass(frozen=True)
 class WorkloadRate:
-    """How often a guest is loaded and entered, per second of the lab's one CPU, all vCPUs together."""
+    """A guest's loads and entries, per second of the lab's one CPU, all vCPUs together."""
 
     workload: str
     vcpus: int

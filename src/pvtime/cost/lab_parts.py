@@ -21,7 +21,7 @@ __all__ = ["Part", "PartCounts", "function_counts", "parts_of"]
 
 
 class Part(Enum):
-    """What instructions of an update are for."""
+    """The purpose of instructions of an update."""
 
     SRCU = "SRCU"
     LOOKUP = "memslot lookup"

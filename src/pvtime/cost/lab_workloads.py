@@ -22,7 +22,7 @@ __all__ = ["Workload", "workload_guest"]
 
 
 class Workload(Enum):
-    """What a guest does."""
+    """The work of a guest."""
 
     IDLE = "idle"
     """It sleeps in WFI; a timer wakes it 250 times a second, as Linux' tick."""

@@ -65,7 +65,7 @@ class Pace:
 
 @dataclass
 class Rounds:
-    """What was measured, in ns."""
+    """Measurements, in ns."""
 
     plain: list[int] = field(default_factory=list)
     """Each trip without stolen time."""

@@ -39,7 +39,7 @@ def counter_rate(options: Mapping[str, str]) -> CounterRate:
 
 
 class Outcome(Enum):
-    """How a run of a machine ended."""
+    """The end of a machine's run."""
 
     POWER_OFF = "power-off"
     """The guest asked for it (PSCI SYSTEM_OFF)."""
@@ -58,7 +58,7 @@ class Outcome(Enum):
 
 
 class Ending:
-    """How a run ends: told by the threads that execute it, waited for by any other."""
+    """The end of a run: told by the threads that execute it, waited for by any other."""
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
@@ -124,13 +124,13 @@ class VcpuSample:
     enabled: bool
     """The guest has called PV_TIME_ST."""
     loads: int
-    """How often the vCPU was loaded."""
+    """Number of loads of the vCPU."""
     injected_ns: int = 0
-    """How much of truth was stolen on purpose."""
+    """The part of truth that was stolen on purpose."""
     stolen_ns: int = 0
     """Time stolen since the machine started."""
     starts: int = 0
-    """How often the guest has started a count (PV_TIME_ST)."""
+    """Number of counts that the guest has started (PV_TIME_ST)."""
     idle_ns: int = 0
     """Time for which it had nothing to run, or was off, since the machine started."""
     stopped_ns: int = 0
@@ -175,7 +175,7 @@ class Engine(ABC):
     state_type: ClassVar[type]
     """Dataclass of the engine's state: fields that :mod:`pvtime.snapshot.codec` can encode."""
     notice: str | None = None
-    """What a user should know of the machine that was restored; None: nothing."""
+    """A sentence for the user about the machine that was restored; None: there is none."""
 
     def __init__(self) -> None:
         self._ending = Ending()

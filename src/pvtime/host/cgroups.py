@@ -22,7 +22,7 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Throttling:
-    """How often and for how long a cgroup's threads were kept from running by its quota."""
+    """Number and length of the times for which a cgroup's quota kept its threads from running."""
 
     periods: int
     """Periods in which it was throttled."""

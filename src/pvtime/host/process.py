@@ -31,7 +31,7 @@ _COMMAND_LENGTH: Final = 1 << 16
 
 @dataclass(frozen=True)
 class ThreadState:
-    """What ``stat`` has of a thread."""
+    """A thread's fields of ``stat``."""
 
     name: bytes
     state: str

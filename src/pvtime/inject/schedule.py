@@ -108,7 +108,7 @@ class Item:
 
     @property
     def periods(self) -> int | None:
-        """How many periods there are; None: no end. One that does not fit whole into the window is none."""
+        """Number of periods; None: no end. One that does not fit whole into the window is none."""
         if self.period_ns is None:
             return 1
         return None if self.end_ns is None else (self.end_ns - self.start_ns) // self.period_ns

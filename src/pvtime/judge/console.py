@@ -98,7 +98,7 @@ class Console:
     results: list[CheckResult] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     idle_ns: dict[int, int] = field(default_factory=dict)
-    """How long a CPU was idle while the host stole."""
+    """Time for which a CPU was idle while the host stole."""
     ended: bool = False
     """Whether the image came to its end."""
     raw: bytearray = field(default_factory=bytearray)
@@ -129,7 +129,7 @@ class Console:
 
     @property
     def lost(self) -> int:
-        """How many results are missing of those that were planned, so far."""
+        """Number of planned results that are missing so far."""
         return max(0, (self._planned or 0) - len(self.results))
 
     def _take(self, line: str) -> Count | ImagePhase | None:

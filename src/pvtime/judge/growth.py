@@ -58,11 +58,11 @@ class Restored:
     """The host's figures of a machine that was saved and restored, by vCPU, in ns."""
 
     stolen: Mapping[int, int]
-    """What was stolen when it was at rest, as :meth:`~pvtime.judge.subject.Subject.run_delays` counts."""
+    """Stolen time when it was at rest, as :meth:`~pvtime.judge.subject.Subject.run_delays` counts."""
     uncertain: Mapping[int, int] = field(default_factory=dict)
     """The part of it that the count need not have: waits after the last entry are never written."""
     used: Mapping[int, int] = field(default_factory=dict)
-    """What the threads on which it was restored had waited for a CPU before."""
+    """Time for which the threads on which it was restored had waited for a CPU before."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Growths:
     """Why the host's figures are not those of one life."""
     paused_ns: int = 0
     idle_ns: dict[int, int] = field(default_factory=dict)
-    """How long a CPU was idle, as it says itself."""
+    """Time for which a CPU was idle, as it says itself."""
     _reads: dict[tuple[CountMoment, int], list[_Read]] = field(default_factory=dict)
 
     def add(self, count: Count, before: HostReading, after: HostReading) -> None:

@@ -88,7 +88,7 @@ class _Session:
     subject: Subject
     events: list[LifeEvent]
     end: float
-    """When it is given up, by time.monotonic()."""
+    """Time at which it is given up, by time.monotonic()."""
     console: Console = field(default_factory=Console)
     growths: Growths = field(default_factory=Growths)
     lives: int = 1

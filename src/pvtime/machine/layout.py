@@ -85,7 +85,7 @@ class Region:
 GIC_DISTRIBUTOR: Final = Region("GIC distributor", 0x0800_0000, 0x1_0000)
 GIC_CPU_INTERFACE: Final = Region("GIC CPU interface", 0x0801_0000, 0x1_0000)
 _REDISTRIBUTORS: Final = 0x080A_0000, 0x0100_0000
-"""Where the first ones are, as in QEMU's machine, and the others."""
+"""Base of the first ones, as in QEMU's machine, and of the others."""
 CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1_0000)
 AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1_0000)
 STOLEN_TIME: Final = Region("stolen time", 0x090A_0000, REGION_ALIGN)

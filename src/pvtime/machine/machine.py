@@ -68,7 +68,7 @@ def _is_stolen_time(region: Region) -> bool:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """What a user chooses of a machine."""
+    """A user's choices of a machine."""
 
     vcpus: Annotated[int, within(1, MAX_VCPUS)]
     memory: Annotated[int, within(0, IPA_END - RAM_BASE)]
@@ -83,7 +83,7 @@ class MachineConfig:
     no_pvtime: frozenset[Annotated[int, within(0, MAX_VCPUS - 1)]] = frozenset()
     """vCPUs without a structure of stolen time."""
     stolen_time: Annotated[Region, Rule(_is_stolen_time, "a region for stolen time")] = STOLEN_TIME
-    """Where the structures are, unless the guest provides them."""
+    """Region of the structures, unless the guest provides them."""
     gic: GicVersion = GicVersion.AUTO
     """The interrupt controller."""
     lpt: Annotated[int, within(MIN_HZ, MAX_HZ)] | None = None
@@ -127,7 +127,7 @@ class Machine:
         self.lpt = None if config.lpt is None else LivePhysicalTime(self.placement.lpt(), config.lpt)
         """Live Physical Time; None: the machine has none."""
         self.memories = self.map.vmm_memories
-        """What the VMM provides, and has to save and to move."""
+        """Memory that the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
 

@@ -15,7 +15,7 @@ __all__ = ["Access", "MappedRegion", "MemoryMap"]
 
 
 class Access(IntEnum):
-    """What a guest may do with memory; each includes the ones before it."""
+    """A guest's rights to memory; each includes the ones before it."""
 
     NONE = 0
     READ = 1
@@ -44,7 +44,7 @@ class MemoryMap:
 
     @property
     def restricted(self) -> list[Region]:
-        """What was taken away or made read-only."""
+        """Memory that was taken away or made read-only."""
         return [region for region, _ in self._limits]
 
     def allocate(self, base: int, size: int, name: str, *, vmm: bool = True) -> GuestMemory:

@@ -34,7 +34,7 @@ class LptReading:
     counter: int
     """CNTVCT_EL0, which it comes from."""
     retries: int
-    """How often the sequence number had changed, so that it was read again."""
+    """Readings repeated since the sequence number had changed."""
     unchecked: int
     """The first result, whether or not the sequence number had changed."""
 
@@ -48,7 +48,7 @@ class LptWatch:
     retries: int
     """Of all readings."""
     backwards: int
-    """How many readings were before the one before."""
+    """Number of readings that were less than the one before."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _asked(
 
 
 class _Received(io.RawIOBase):
-    """What is received on a connection, all of it before a deadline, however it comes in pieces.
+    """The bytes of a connection, all of them before a deadline, however they come in pieces.
 
     :param give_up_at: the deadline, by the monotonic clock; None: there is none.
     """

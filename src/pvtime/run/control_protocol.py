@@ -165,7 +165,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How the machine's execution ended, as the engine knows it."""
+    """The end of the machine's execution, as the engine knows it."""
 
     outcome: str
 

@@ -22,7 +22,7 @@ __all__ = ["Figures"]
 
 @dataclass
 class GuestHistory:
-    """What a vCPU's reports have shown so far. Times in ns."""
+    """A vCPU's figures so far, by its reports. Times in ns."""
 
     starts: int | None = None
     """Number of PV_TIME_STs from whose last on guest and truth have been comparable; None: that of the next

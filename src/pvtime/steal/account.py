@@ -37,7 +37,7 @@ class AccountState:
     registration: U64
     """The address that the guest has registered (:class:`Registration`); 0: none."""
     starts: U64
-    """How often the guest has called PV_TIME_ST, or registered an address."""
+    """Number of the guest's calls of PV_TIME_ST, or of its registrations of an address."""
     fault: Annotated[str, matching("[ -~]{0,200}", "a short text in ASCII")] | None
 
 
@@ -59,7 +59,7 @@ class Account:
         self.injected_ns = 0
         """The part of :meth:`truth` that was stolen on purpose."""
         self.starts = 0
-        """How often the guest has started the count."""
+        """Number of counts that the guest has started."""
         self.fault: str | None = None
         """The reason why the last write of the structure failed; None: it did not."""
 

@@ -62,7 +62,7 @@ class StolenState:
     injected_ns: Figure
     enabled: bool
     starts: Figure
-    """How often the guest has started the count."""
+    """Number of counts that the guest has started."""
     registration: U64 = 0
     """The address that the guest has registered (:class:`~pvtime.abi.registration.Registration`); 0: none."""
 
@@ -184,7 +184,7 @@ class KvmTruth:
         self.all_injected_ns = 0
         """All that this object was told of stealing on purpose."""
         self.starts = 0
-        """How often the guest has started the count."""
+        """Number of counts that the guest has started."""
         self.figures: tuple[int, int | None] = (0, self.structure())
         """Truth and structure, in ns, at the last measurement; None: nobody can read it in memory."""
 

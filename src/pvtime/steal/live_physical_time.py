@@ -130,7 +130,7 @@ class MappedLpt(LptMemory):
 
 @dataclass(frozen=True)
 class LptState:
-    """What a saved machine must hold beside its memory."""
+    """The part of a saved machine beside its memory."""
 
     sequence_number: Annotated[U64, bits(U64_MAX - 1)]
     asked: bool

@@ -57,9 +57,9 @@ class VcpuCauses:
     rows: tuple[CauseRow, ...]
     """They sum to :attr:`stolen_ns`."""
     run_delay_ns: int
-    """What the kernel counted while both counted."""
+    """The count of the kernel while both counted."""
     missing_ns: int
-    """What of it the trace does not have."""
+    """Its part that the trace does not have."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class WhoResult:
     elapsed_ns: int
     vms: tuple[VmCauses, ...]
     notes: tuple[str, ...]
-    """What was not possible, in sentences."""
+    """Obstacles, in sentences."""
     begin_ns: int = 0
     """Beginning of the window, in the time of :attr:`spans`."""
     spans: tuple[tuple[int, str, int, int, CauseRow | None], ...] = ()

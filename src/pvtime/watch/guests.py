@@ -44,7 +44,7 @@ class GuestVcpu:
     guest_ns: int | None
     """The guest's own steal."""
     error_ns: int | None
-    """What the guest counts more than its host. A guest that counts from its own boot has none before its
+    """The guest's count less its host's. A guest that counts from its own boot has none before its
     second answer: see :class:`GuestErrors`."""
 
     @property

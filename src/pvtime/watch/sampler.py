@@ -25,7 +25,7 @@ NOHZ_FULL: Final = Path("/sys/devices/system/cpu/nohz_full")
 
 
 class Cause(StrEnum):
-    """What most of a vCPU's stolen time is due to, as far as sampling can tell."""
+    """The main cause of a vCPU's stolen time, as far as sampling can tell."""
 
     NONE = "-"
     QUOTA = "quota"
@@ -90,7 +90,7 @@ class HostSample:
     elapsed_ns: int
     vms: tuple[VmInterval, ...]
     missing: tuple[str, ...]
-    """What could not be known, in sentences."""
+    """Unknown figures and the reasons, in sentences."""
 
 
 class _Tracked:

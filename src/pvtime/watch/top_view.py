@@ -29,7 +29,7 @@ GUEST_NAME_WIDTH: Final = 22
 
 @dataclass
 class TopState:
-    """What the user has chosen to see."""
+    """The user's choice of what to see."""
 
     sort: str = SORTS[0]
     folded: bool = False

@@ -60,7 +60,7 @@ _STOPPED: Final = 0x04 | 0x08
 
 
 class Activity(StrEnum):
-    """What a vCPU's thread does."""
+    """The state of a vCPU's thread."""
 
     UNKNOWN = "unknown"
     RUNS = "ran"
@@ -124,7 +124,7 @@ class VcpuActivity:
     counted_ns: int = 0
     """The kernel's run_delay between the first and the last comparison."""
     missing_ns: int = 0
-    """What of it was not traced."""
+    """Its part that was not traced."""
     unseen_arrivals: list[tuple[int, Runner]] = field(default_factory=list)
     """Spans since the last comparison in which it first waited and then ran, and who had the CPU before."""
 

@@ -131,7 +131,7 @@ class WhoSession:
         self._events = EventQueue()
         self._increments: list[tuple[int, int, int, list[int]]] = []
         self.window_began = False
-        """What happens from now on is in the result."""
+        """The result has all that happens from now on."""
         self._sampled: dict[int, _Sampled] = {}
         self._sample_next = 0
         self._stack = ExitStack()

@@ -44,7 +44,7 @@ KINDS: Final = {
     GicVersion.V3: (DeviceType.VGIC_V3,),
     GicVersion.V2: (DeviceType.VGIC_V2,),
 }
-"""What is tried for each version that a user asks for, in this order."""
+"""Devices to try, in this order, by the version that a user asks for."""
 
 
 def create_vgic(

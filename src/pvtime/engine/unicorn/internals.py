@@ -60,7 +60,7 @@ class LibraryLayout:
     code: dict[str, str]
     """First bytes, in hexadecimal, of the functions that use the fields."""
     exit_check_slot: int
-    """Where the table of linked functions (.got.plt) has check_exit_request, from that function on."""
+    """Offset, from check_exit_request, of its entry in the table of linked functions (.got.plt)."""
     uc_cpu: int
     cpu_interrupt_request: int
     cpu_env_pointer: int
@@ -161,7 +161,7 @@ class _TlbTable(ctypes.Structure):
     _fields_ = (("mask", ctypes.c_uint64), ("table", ctypes.c_uint64))
 
     def entries(self) -> int:
-        """How many entries the table has."""
+        """Number of entries of the table."""
         return (int(self.mask) >> _TLB_ENTRY_BITS) + 1
 
 
