@@ -15,6 +15,7 @@ __all__ = [
     "MAX_CONSOLE",
     "MAX_CPUS",
     "CheckResult",
+    "Clock",
     "Console",
     "Count",
     "CountMoment",
@@ -32,7 +33,7 @@ MAX_CPUS: Final = 64
 """The image's own limit: MAX_CPUS in image/layout.h."""
 
 
-MAX_COUNTS: Final = 8 * MAX_CPUS
+MAX_COUNTS: Final = 16 * MAX_CPUS
 
 
 class Verdict(Enum):
@@ -71,7 +72,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Count:
-    """A CPU's stolen time in its structure, and the guest's clock when it was read, in ns."""
+    """A CPU's stolen time in its structure, and the guest's clock just behind its reading, in ns."""
 
     moment: CountMoment
     cpu: int
@@ -79,11 +80,19 @@ class Count:
     clock_ns: int
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The guest's clock when a line was printed, in ns."""
+
+    ns: int
+
+
 _PLAN: Final = re.compile(r"1\.\.([0-9]{1,3})")
 _RESULT: Final = re.compile(r"pvtime-result: ([a-z0-9_]{1,60}) (pass|fail|skip)")
 _COUNT: Final = re.compile(
     r"pvtime-data: (begin|end) cpu=([0-9]{1,3}) stolen_ns=([0-9]{1,20}) clock_ns=([0-9]{1,20})"
 )
+_CLOCK: Final = re.compile(r"pvtime-data: clock_ns=([0-9]{1,20})")
 _IDLE: Final = re.compile(r"pvtime-data: idle cpu=([0-9]{1,3}) ns=([0-9]{1,20})")
 _PHASE: Final = re.compile(r"pvtime-phase: (load|calm|reset)")
 _SKIPPED: Final = re.compile(r"ok [0-9]+ [a-z0-9_]+ # SKIP (.*)")
@@ -107,12 +116,7 @@ class Console:
     _reason: str = ""
     _planned: int | None = None
 
-    @property
-    def is_in_line(self) -> bool:
-        """Whether the last output ended within a line."""
-        return bool(self._line)
-
-    def feed(self, data: bytes) -> Count | ImagePhase | None:
+    def feed(self, data: bytes) -> Count | Clock | ImagePhase | None:
         """Take output that has no more than one line's end; return what that line has for the host."""
         self.raw += data[: max(0, MAX_CONSOLE - len(self.raw))]
         self._line += data[: max(0, MAX_LINE - len(self._line))]
@@ -132,7 +136,7 @@ class Console:
         """Number of planned results that are missing so far."""
         return max(0, (self._planned or 0) - len(self.results))
 
-    def _take(self, line: str) -> Count | ImagePhase | None:
+    def _take(self, line: str) -> Count | Clock | ImagePhase | None:
         if self._planned is None:
             if match := _PLAN.fullmatch(line):
                 self._planned = int(match[1])
@@ -145,6 +149,8 @@ class Console:
         elif match := _IDLE.fullmatch(line):
             if (cpu := int(match[1])) < MAX_CPUS:
                 self.idle_ns[cpu] = int(match[2])
+        elif match := _CLOCK.fullmatch(line):
+            return Clock(int(match[1]))
         elif match := _PHASE.fullmatch(line):
             return ImagePhase(match[1])
         elif match := _RESULT.fullmatch(line):

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
+from pvtime.judge.history import HostHistory, HostReading
 
-__all__ = ["NAME", "Growth", "Growths", "HostReading", "Restored"]
+__all__ = ["NAME", "Growth", "Growths", "Restored"]
 
 NAME: Final = "grows_by_run_delay"
 ENOUGH_NS: Final = 20_000_000
@@ -19,12 +19,12 @@ ENOUGH_NS: Final = 20_000_000
 THOUSAND: Final = 1000
 PREEMPTION_NS: Final = 50_000_000
 """An error that a preemption in the moment of a reading can make, on a busy host."""
-LATE_NS: Final = 20_000_000
-"""A difference between the guest's clock and the host's that is not the console's."""
-GROSS: Final = 10
-"""An error of so many times that difference has another cause."""
+LINE_NS: Final = 20_000_000
+"""The longest time for which the fastest of a console's lines is on its way, on a busy host."""
 MS: Final = 1_000_000
-NS: Final = 1_000_000_000
+UNKNOWN_MOMENT: Final = (
+    "the VMM held what the image printed back for so long that the host's figures of that time are not kept"
+)
 NOT_FOUND: Final = (
     "not every vCPU's thread was found: be root with debugfs mounted, or have the VMM name its threads "
     "(QEMU: -name guest,debug-threads=on)"
@@ -32,25 +32,21 @@ NOT_FOUND: Final = (
 
 
 @dataclass(frozen=True)
-class HostReading:
-    """The host's figures, by vCPU, in ns, and the time at which they were read, in s of time.monotonic()."""
+class _Read:
+    """A count, and the host's clock when its line had come."""
 
-    stolen: Mapping[int, int]
-    at_s: float = field(default_factory=time.monotonic)
+    count: Count
+    received_ns: int
+    history: HostHistory
 
 
 @dataclass(frozen=True)
-class _Read:
+class _Placed:
     """A count, and the host's figures before and after it was read."""
 
     count: Count
-    before: HostReading
-    after: HostReading
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the host knew the vCPU."""
-        return self.count.cpu in self.before.stolen and self.count.cpu in self.after.stolen
+    before_ns: int
+    after_ns: int
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,11 @@ class Growth:
         return self.least_ns <= self.guest_ns <= self.most_ns
 
     @property
+    def width_ns(self) -> int:
+        """The distance of the host's bounds."""
+        return self.most_ns - self.least_ns
+
+    @property
     def error_ns(self) -> int:
         """By how much the guest's is out of bounds; below 0: too little."""
         return self.guest_ns - min(max(self.guest_ns, self.least_ns), self.most_ns)
@@ -98,7 +99,7 @@ class Growth:
 
     def _explains(self, ns: int) -> bool:
         """Whether this, counted in addition, explains the error, which may be larger by the bounds' width."""
-        at_most = self.error_ns + self.most_ns - self.least_ns
+        at_most = self.error_ns + self.width_ns
         return 0 < self.error_ns <= ns + ns // 2 + PREEMPTION_NS and 0 < ns // 2 <= at_most
 
     @property
@@ -136,15 +137,14 @@ class Growth:
         return "it has more than the thread waited: another thread's time, or the time of exits, is in it"
 
 
-def _late_ns(begin: _Read, end: _Read) -> int:
-    """Return by how much less time passed on the console than in the guest; 0 or less: none came late."""
-    guest_ns = end.count.clock_ns - begin.count.clock_ns
-    return guest_ns - int((end.after.at_s - begin.before.at_s) * NS)
-
-
 @dataclass
 class Growths:
-    """Pairs the image's counts with the host's run_delays."""
+    """Pairs the image's counts with the host's run_delays.
+
+    A line may come late, by any time. So a count is placed by the guest's clock, which is behind the host's
+    by what the fastest line says: no line comes before it was printed. The guest's clock may stop for a
+    while, with the machine, and never gains on the host's: later lines tell of earlier counts too.
+    """
 
     restored: Restored | None = None
     incomparable: str = ""
@@ -152,67 +152,84 @@ class Growths:
     paused_ns: int = 0
     idle_ns: dict[int, int] = field(default_factory=dict)
     """Time for which a CPU was idle, as it says itself."""
+    _history: HostHistory = field(default_factory=HostHistory)
     _reads: dict[tuple[CountMoment, int], list[_Read]] = field(default_factory=dict)
+    _behind_ns: dict[CountMoment, int] = field(default_factory=dict)
+    """By how much the guest's clock is behind the host's, at most: what the lines of a moment say."""
 
-    def add(self, count: Count, before: HostReading, after: HostReading) -> None:
-        """Take a count of the image that was read between two readings of the host's figures.
+    def add_reading(self, reading: HostReading) -> None:
+        """Take the host's figures of now."""
+        self._history.add(reading)
 
-        A moment may have more than one: see print_counts in image/checks.c.
+    def begin_theft(self) -> None:
+        """Keep the figures so far for the counts at the begin: much is read while the host steals."""
+        self._history = HostHistory()
+
+    def add(self, count: Count, received_ns: int) -> None:
+        """Take a count of the image.
+
+        A moment may have more than one: see print_counts in image/counts.c.
+
+        :param received_ns: the host's clock when its line had come.
         """
-        self._reads.setdefault((count.moment, count.cpu), []).append(_Read(count, before, after))
+        self._reads.setdefault((count.moment, count.cpu), []).append(_Read(count, received_ns, self._history))
+        self._add_clock(count.moment, count.clock_ns, received_ns)
+
+    def add_clock(self, clock_ns: int, received_ns: int) -> None:
+        """Take the guest's clock from a line behind all counts."""
+        self._add_clock(CountMoment.END, clock_ns, received_ns)
+
+    def _add_clock(self, moment: CountMoment, clock_ns: int, received_ns: int) -> None:
+        behind = received_ns - clock_ns
+        self._behind_ns[moment] = min(behind, self._behind_ns.get(moment, behind))
+
+    def _place(self, read: _Read) -> _Placed | None:
+        """Return a count with the host's figures at its moment; None: they are not known."""
+        moment, clock = read.count.moment, read.count.clock_ns
+        own = self._behind_ns[moment]
+        fastest = min(own, self._behind_ns.get(CountMoment.END, own))
+        latest = min(own, fastest + LINE_NS)
+        bounds = read.history.bounds(read.count.cpu, clock + fastest - LINE_NS, clock + latest)
+        return None if bounds is None else _Placed(read.count, *bounds)
 
     def pairs(self) -> list[Growth]:
         """Return the growth of each vCPU of which guest and host are known at both moments.
 
-        Of its readings those are taken that fit best, and of those that did not come late if there are any.
+        Of its readings those are taken that fit best.
         """
         found = []
         for cpu in self._cpus():
-            known = [(begin, end) for begin, end in self._readings(cpu) if begin.is_known and end.is_known]
-            timely = [(begin, end) for begin, end in known if _late_ns(begin, end) <= LATE_NS]
-            growths = [self._growth(begin, end) for begin, end in timely or known]
+            begins, ends = (self._placed(moment, cpu) for moment in CountMoment)
+            growths = [self._growth(begin, end) for begin, end in itertools.product(begins, ends)]
             if growths:
-                found.append(min(growths, key=lambda growth: abs(growth.error_ns)))
+                found.append(min(growths, key=lambda growth: (abs(growth.error_ns), growth.width_ns)))
         return found
 
-    def _readings(self, cpu: int) -> list[tuple[_Read, _Read]]:
-        """Return all pairs of a CPU's readings at the two moments."""
-        begins, ends = (self._reads.get((moment, cpu), ()) for moment in (CountMoment.BEGIN, CountMoment.END))
-        return list(itertools.product(begins, ends))
+    def _placed(self, moment: CountMoment, cpu: int) -> list[_Placed]:
+        placed = map(self._place, self._reads.get((moment, cpu), ()))
+        return [each for each in placed if each is not None]
 
     def _cpus(self) -> list[int]:
         return sorted({cpu for _, cpu in self._reads})
 
-    def _growth(self, begin: _Read, end: _Read) -> Growth:
+    def _growth(self, begin: _Placed, end: _Placed) -> Growth:
         cpu = begin.count.cpu
-        least = end.before.stolen[cpu] - begin.after.stolen[cpu]
+        least = end.before_ns - begin.after_ns
         saved, used = None, 0
         if self.restored is not None:
             least -= self.restored.uncertain.get(cpu, 0)
-            saved = max(0, self.restored.stolen.get(cpu, 0) - begin.before.stolen[cpu])
+            saved = max(0, self.restored.stolen.get(cpu, 0) - begin.before_ns)
             used = self.restored.used.get(cpu, 0)
         return Growth(
             cpu,
             end.count.stolen_ns - begin.count.stolen_ns,
             max(0, least),
-            end.after.stolen[cpu] - begin.before.stolen[cpu],
+            end.after_ns - begin.before_ns,
             idle_ns=self.idle_ns.get(cpu, 0),
             paused_ns=self.paused_ns,
             saved_ns=saved,
             used_ns=used,
         )
-
-    def late_ns(self) -> int:
-        """Return by how much less time passed between the console's lines than between the guest's counts.
-
-        More than 0: the VMM held the first lines back, and the host's figures are of a later moment. A CPU's
-        readings count that did so least.
-        """
-        late = 0
-        for cpu in self._cpus():
-            of_pairs = (_late_ns(begin, end) for begin, end in self._readings(cpu))
-            late = max(late, min(of_pairs, default=0))
-        return late
 
     def check(self) -> CheckResult | None:
         """Return the verdict; None: the image printed no counts."""
@@ -224,12 +241,6 @@ class Growths:
         pairs = self.pairs()
         details = tuple(each.describe() for each in pairs)
         worst = max(pairs, key=lambda each: abs(each.error_ns), default=None)
-        late = self.late_ns()
-        if late > LATE_NS and (worst is None or abs(worst.error_ns) <= GROSS * late + PREEMPTION_NS):
-            reason = (
-                f"the VMM held what the image printed back for {late // MS} ms: no moment to compare is known"
-            )
-            return CheckResult(NAME, Verdict.SKIP, reason, details)
         if worst is not None and not worst.holds:
             if abs(worst.error_ns) <= PREEMPTION_NS:
                 reason = (
@@ -239,14 +250,19 @@ class Growths:
             reason = f"cpu {worst.cpu} is off by {worst.error_ns} ns: {worst.mistake()}"
             return CheckResult(NAME, Verdict.FAIL, reason, details)
         if len(pairs) < len(cpus):
-            return CheckResult(NAME, Verdict.SKIP, NOT_FOUND, details)
+            known = all(self._is_known(cpu) for cpu in cpus)
+            return CheckResult(NAME, Verdict.SKIP, UNKNOWN_MOMENT if known else NOT_FOUND, details)
         if not any(each.least_ns >= ENOUGH_NS for each in pairs):
             return CheckResult(NAME, Verdict.SKIP, "too little was stolen to compare", details)
         return CheckResult(NAME, Verdict.PASS, "", details)
 
+    def _is_known(self, cpu: int) -> bool:
+        """Whether the host knew the vCPU before it stole."""
+        return any(read.history.knows(cpu) for read in self._reads.get((CountMoment.BEGIN, cpu), ()))
+
     def idle_was_stolen(self) -> str:
         """Return the reason if a CPU's idle time was counted as stolen, else nothing."""
-        if self.incomparable or self.late_ns() > LATE_NS:
+        if self.incomparable:
             return ""
         for each in self.pairs():
             if each.error_ns > PREEMPTION_NS and each.idle_is_in_it:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import Final
 
-from pvtime.judge.console import CheckResult, Console, Count, ImagePhase, Verdict
+from pvtime.judge.console import CheckResult, Clock, Console, Count, ImagePhase, Verdict
 from pvtime.judge.growth import NAME as GROWTH
-from pvtime.judge.growth import Growths, HostReading
+from pvtime.judge.growth import Growths
+from pvtime.judge.history import HostReading, host_clock_ns
 from pvtime.judge.host_facts import HostFacts, host_facts, stat_times
 from pvtime.judge.monitor import ControlError
 from pvtime.judge.subject import Subject
@@ -20,7 +21,7 @@ from pvtime.judge.subject import Subject
 __all__ = ["ExitCode", "Judgement", "LifeEvent", "judge"]
 
 POLL_S: Final = 0.002
-"""Between two readings of the host's figures, which bracket a count of the guest's."""
+"""Between two readings of the host's figures."""
 LOOK_AGAIN_S: Final = 0.05
 """Between two looks for vCPUs' threads, as long as there are none."""
 UNDER_LOAD_S: Final = 0.3
@@ -105,24 +106,24 @@ class _Session:
         """Read to the end."""
         subject, looked, look_again, due, theft = self.subject, 0, 0.0, 0.0, ExitStack()
         with theft:
-            # What is read now was written after the last read: the host's figures from before that one are
-            # older than all of it, also than a count in it. A line may have begun earlier.
-            before_last = before = before_line = HostReading(subject.run_delays())
+            self._read_host(subject.run_delays)
             while not self.is_over and time.monotonic() < self.end:
                 if due and time.monotonic() > due:
                     due = 0.0
                     self._live()
                 if (data := subject.read(POLL_S)) is None:
                     break
-                after = HostReading(subject.run_delays())
+                received = host_clock_ns()
+                knows_vcpus = self._read_host(subject.run_delays)
                 for line in data.splitlines(keepends=True):
-                    if not self.console.is_in_line:
-                        before_line = before_last
                     match self.console.feed(line):
                         case Count() as count:
-                            self.growths.add(count, before_line, after)
+                            self.growths.add(count, received)
+                        case Clock() as clock:
+                            self.growths.add_clock(clock.ns, received)
                         case ImagePhase.LOAD:
                             theft.enter_context(subject.stealing())
+                            self.growths.begin_theft()
                             due = time.monotonic() + UNDER_LOAD_S
                         case ImagePhase.CALM:
                             due = 0.0
@@ -135,13 +136,19 @@ class _Session:
                         break
                 results = self.console.results
                 # A VMM may start its threads late, or hold back what the image prints.
-                overdue = not after.stolen and time.monotonic() > look_again
+                overdue = not knows_vcpus and time.monotonic() > look_again
                 if overdue or (len(results) > looked and not self.console.counts):
-                    looked, after = len(results), HostReading(subject.look_for_vcpus())
+                    looked = len(results)
+                    self._read_host(subject.look_for_vcpus)
                     look_again = time.monotonic() + LOOK_AGAIN_S
-                before_last, before = before, after
         self.results += self._results()
         self.raw += self.console.raw
+
+    def _read_host(self, read: Callable[[], dict[int, int]]) -> bool:
+        """Take the host's figures of now; whether it knows a vCPU."""
+        reading = HostReading.take(read)
+        self.growths.add_reading(reading)
+        return bool(reading.stolen)
 
     def _live(self) -> None:
         """Pause and migrate the machine, as far as that is wanted, while it is stolen from."""

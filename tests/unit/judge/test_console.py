@@ -8,7 +8,16 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.judge.console import MAX_CONSOLE, CheckResult, Console, Count, CountMoment, ImagePhase, Verdict
+from pvtime.judge.console import (
+    MAX_CONSOLE,
+    CheckResult,
+    Clock,
+    Console,
+    Count,
+    CountMoment,
+    ImagePhase,
+    Verdict,
+)
 from pvtime.judge.image_file import judge_image
 
 SAID = b"""\
@@ -28,6 +37,7 @@ pvtime-data: begin cpu=0 stolen_ns=17 clock_ns=99\r
 pvtime-phase: load\r
 pvtime-phase: calm\r
 pvtime-data: end cpu=0 stolen_ns=19 clock_ns=101\r
+pvtime-data: clock_ns=103\r
 pvtime-result: end pass\r
 """
 
@@ -35,7 +45,7 @@ pvtime-result: end pass\r
 NO_MEMORY = "there is no memory at a structure's address"
 
 
-def said(console: Console, data: bytes) -> list[Count | ImagePhase]:
+def said(console: Console, data: bytes) -> list[Count | Clock | ImagePhase]:
     """Feed output line by line; return what it has for the host."""
     found = (console.feed(line) for line in data.splitlines(keepends=True))
     return [each for each in found if each is not None]
@@ -48,6 +58,7 @@ def test_results_reasons_details_and_counts_are_taken() -> None:
         ImagePhase.LOAD,
         ImagePhase.CALM,
         Count(CountMoment.END, 0, 19, 101),
+        Clock(103),
     ]
     assert console.ended
     assert console.results == [

@@ -8,23 +8,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.judge.console import CheckResult, Count, CountMoment, Verdict
-from pvtime.judge.growth import ENOUGH_NS, PREEMPTION_NS, Growth, Growths, HostReading, Restored
+from pvtime.judge.growth import ENOUGH_NS, LINE_NS, PREEMPTION_NS, Growth, Growths, Restored
 from pvtime.judge.growth import NAME as GROWTH
+from pvtime.judge.history import HostReading
 
 S = 10**9
 
 
-def growths(
-    guest: tuple[int, int], begin: tuple[int, int], end: tuple[int, int], host_passed: int = 2 * S
-) -> Growths:
-    """Return the growth of one vCPU: the guest's counts, and the host's bounds at both moments.
+MS = 10**6
+BEGIN, END = CountMoment
+ZERO = 1000 * S
+"""The host's clock when the guest's was 0."""
 
-    :param host_passed: ns by the host's clock, while 2 s pass in the guest.
-    """
+
+def read_host(both: Growths, clock_ns: int, stolen: int) -> None:
+    """Read the host's figure of vCPU 0 at a time of the guest's clock."""
+    both.add_reading(HostReading({0: stolen}, ZERO + clock_ns, ZERO + clock_ns))
+
+
+def print_count(both: Growths, moment: CountMoment, stolen_ns: int, clock_ns: int, late_ns: int = 0) -> None:
+    """Print a count of vCPU 0, whose line comes late."""
+    both.add(Count(moment, 0, stolen_ns, clock_ns), ZERO + clock_ns + late_ns)
+
+
+def growths(guest: tuple[int, int], begin: tuple[int, int], end: tuple[int, int]) -> Growths:
+    """Return the growth of one vCPU: the guest's counts, and the host's bounds at both moments, 2 s apart."""
     both = Growths()
-    for number, (moment, bounds) in enumerate(zip(CountMoment, (begin, end), strict=True)):
-        before, after = (HostReading({0: bound}, number * host_passed / S) for bound in bounds)
-        both.add(Count(moment, 0, guest[number], number * 2 * S), before, after)
+    for moment, clock_ns, bounds, count in zip(CountMoment, (S, 3 * S), (begin, end), guest, strict=True):
+        if moment is END:
+            both.begin_theft()
+        read_host(both, clock_ns - LINE_NS, bounds[0])
+        read_host(both, clock_ns, bounds[1])
+        print_count(both, moment, count, clock_ns)
     return both
 
 
@@ -99,15 +114,19 @@ def test_wide_bounds_hide_a_part_of_what_explains_an_error() -> None:
     assert "another thread's time" in Growth(0, 216 * S // 100, 2 * S, 21 * S // 10, idle_ns=S).mistake()
 
 
-def test_of_several_readings_the_best_are_taken() -> None:
+@pytest.mark.parametrize(("stolen", "verdict"), [(2 * S, Verdict.PASS), (3 * S, Verdict.FAIL)])
+def test_of_several_readings_the_best_are_taken(stolen: int, verdict: Verdict) -> None:
     # A thread's wait on its way to its sleep is in the host's figure, and not yet in the guest's count.
-    both = growths((0, 2 * S), (8, 8), (2 * S, 2 * S))
-    assert "off by 8 ns" in check(both).reason
-    both.add(Count(CountMoment.BEGIN, 0, 8, 1), HostReading({0: 8}, 0), HostReading({0: 8}, 0))
-    assert check(both).verdict is Verdict.PASS
-    wrong = growths((0, 3 * S), (8, 8), (2 * S, 2 * S))
-    wrong.add(Count(CountMoment.BEGIN, 0, 8, 1), HostReading({0: 8}, 0), HostReading({0: 8}, 0))
-    assert check(wrong).verdict is Verdict.FAIL
+    both = Growths()
+    read_host(both, 0, 8)
+    read_host(both, S, 8)
+    print_count(both, BEGIN, 0, S // 2)
+    print_count(both, BEGIN, 8, S)
+    both.begin_theft()
+    read_host(both, 2 * S, 8 + stolen)
+    read_host(both, 3 * S, 8 + stolen)
+    print_count(both, END, 8 + 2 * S, 3 * S)
+    assert check(both).verdict is verdict
 
 
 def test_what_a_thread_had_waited_is_not_taken_for_idle_time() -> None:
@@ -133,38 +152,58 @@ def test_a_migration_that_was_not_completed_convicts_nobody() -> None:
     assert broken.idle_was_stolen() == ""
 
 
-def test_a_console_that_came_late_convicts_nobody() -> None:
-    # What the host had at the first count's line had been stolen after that count.
-    late = growths((0, 2 * S), (2 * S, 2 * S), (2 * S, 2 * S), host_passed=S)
-    late.idle_ns = {0: 2 * S}
-    assert check(late).verdict is Verdict.SKIP
-    assert "back for 1000 ms" in check(late).reason
-    assert late.idle_was_stolen() == ""
-    stopped = growths((0, 2 * S), (0, 0), (2 * S, 2 * S), host_passed=9 * S)
-    assert check(stopped).verdict is Verdict.PASS
-
-
-def test_readings_that_came_late_are_left_out_where_others_did_not() -> None:
-    both = growths((0, 2 * S), (2 * S, 2 * S), (2 * S, 2 * S), host_passed=S)
-    # A second reading at the begin, 1 s later, that came in time.
-    both.add(Count(CountMoment.BEGIN, 0, S, S), HostReading({0: S}, 0), HostReading({0: S}, 0))
+def test_a_count_whose_line_comes_late_is_placed_by_the_guests_clock() -> None:
+    # The first count's line comes 1 s late; by then the host has stolen that second.
+    both = Growths()
+    for tenth in range(31):
+        read_host(both, tenth * S // 10, max(0, tenth - 10) * S // 10)
+    print_count(both, BEGIN, 0, S, late_ns=S)
+    print_count(both, END, S, 2 * S, late_ns=S // 2)
+    both.add_clock(3 * S, ZERO + 3 * S)
     assert check(both).verdict is Verdict.PASS
-    assert both.pairs() == [Growth(0, S, S, S)]
+    (placed,) = both.pairs()
+    assert (placed.least_ns, placed.most_ns) == (8 * S // 10, S)
 
 
-def test_an_error_that_no_late_console_explains_is_told() -> None:
-    late = 2 * S - S // 20
-    stopped = growths((0, 0), (0, 0), (2 * S, 2 * S), host_passed=late)
-    assert "nobody updates the structure" in check(stopped).reason
-    less = growths((0, 2 * S - S // 2), (0, 0), (2 * S, 2 * S), host_passed=late)
-    assert check(less).verdict is Verdict.SKIP, "ten times 50 ms"
+def test_a_late_line_does_not_hide_a_mistake() -> None:
+    both = Growths()
+    for tenth in range(31):
+        read_host(both, tenth * S // 10, max(0, tenth - 10) * S // 10)
+    print_count(both, BEGIN, 0, S, late_ns=S)
+    print_count(both, END, S // 2, 2 * S)
+    assert "it lost time" in check(both).reason
+
+
+def test_a_guests_clock_that_stopped_with_the_machine_moves_no_later_count() -> None:
+    both = Growths()
+    read_host(both, 0, 0)
+    read_host(both, S, 0)
+    print_count(both, BEGIN, 0, S)
+    for second in range(9):
+        read_host(both, (2 + second) * S, min(second, 2) * S)
+    both.add(Count(END, 0, 2 * S, 3 * S), ZERO + 10 * S)
+    assert check(both).verdict is Verdict.PASS
+    assert both.pairs() == [Growth(0, 2 * S, 2 * S, 2 * S)]
+
+
+def test_figures_of_a_moment_that_are_not_kept_are_no_verdict() -> None:
+    both = Growths()
+    read_host(both, 0, 0)
+    read_host(both, 2 * S, 0)
+    print_count(both, BEGIN, 0, S)
+    both.begin_theft()
+    read_host(both, 6 * S, 2 * S)
+    print_count(both, END, 2 * S, 5 * S, late_ns=S)
+    assert check(both).verdict is Verdict.SKIP
+    assert "held what the image printed back" in check(both).reason
 
 
 def test_what_cannot_be_compared_is_no_verdict() -> None:
     assert Growths().check() is None
     unknown = Growths()
     for moment in CountMoment:
-        unknown.add(Count(moment, 0, 0, 0), HostReading({}), HostReading({}))
+        unknown.add_reading(HostReading({}, 0, 0))
+        print_count(unknown, moment, 0, 0)
     assert check(unknown).verdict is Verdict.SKIP
     assert "debug-threads=on" in check(unknown).reason
     assert "too little" in check(growths((0, 10), (0, 0), (10, 10))).reason

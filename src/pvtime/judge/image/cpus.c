@@ -4,6 +4,8 @@
 
 #define AFFINITY_OFF	1
 #define START_NS	5000000000ul
+#define READ_NS		100000ul
+#define MOST_READS	10
 
 char stacks[MAX_CPUS][STACK_SIZE] __attribute__((aligned(16)));
 volatile u32 probe_failed;
@@ -25,6 +27,24 @@ u64 ticks_to_ns(u64 ticks)
 	if (!frequency)
 		return 0;
 	return ticks / frequency * NS + ticks % frequency * NS / frequency;
+}
+
+/* Read a count and the clock close together: who is kept from running in between does so again. */
+struct reading read_count(u64 structure)
+{
+	volatile u64 *count = (volatile u64 *)(structure + 8);
+	struct reading best = { 0, 0 };
+	u64 least = NONE;
+
+	for (u32 reads = 0; reads < MOST_READS && least > READ_NS; reads++) {
+		u64 before = ticks_to_ns(counter()), stolen = *count, after = ticks_to_ns(counter());
+
+		if (after - before < least) {
+			least = after - before;
+			best = (struct reading){ stolen, after };
+		}
+	}
+	return best;
 }
 
 /* Read a count until the counter's value; return by how much it fell at most. */
@@ -59,6 +79,9 @@ void secondary_main(u64 index)
 		case WATCH:
 			cpu->result = (s64)watch(cpu->argument, cpu->until, &reads);
 			cpu->reads = reads;
+			break;
+		case READ:
+			cpu->reading = read_count(cpu->argument);
 			break;
 		case STOP:
 			cpu->running = false;
@@ -123,4 +146,11 @@ s64 call_on(u32 cpu, u32 function, u64 argument)
 	begin(cpu, CALL, function, argument);
 	await(cpu);
 	return cpus[cpu].result;
+}
+
+struct reading read_on(u32 cpu, u64 structure)
+{
+	begin(cpu, READ, structure, 0);
+	await(cpu);
+	return cpus[cpu].reading;
 }

@@ -87,7 +87,12 @@ s64 call(u32 function, u64 x1, u64 x2, u64 x3);
 void power_off(void) __attribute__((noreturn));
 
 /* cpus.c */
-enum command { IDLE, CALL, WATCH, STOP };
+enum command { IDLE, CALL, WATCH, READ, STOP };
+
+struct reading {
+	u64 stolen;			/* a count, in ns */
+	u64 clock_ns;			/* the counter's time just behind it */
+};
 
 struct cpu {
 	volatile u32 command;
@@ -96,6 +101,7 @@ struct cpu {
 	volatile s64 result;
 	volatile u64 until;		/* the counter's value at which WATCH ends */
 	volatile u64 reads;
+	struct reading reading;
 };
 
 extern struct cpu cpus[MAX_CPUS];
@@ -105,6 +111,8 @@ bool stop_cpu(u32 cpu);
 s64 call_on(u32 cpu, u32 function, u64 argument);
 void begin(u32 cpu, enum command command, u64 argument, u64 until);
 void await(u32 cpu);
+struct reading read_count(u64 structure);
+struct reading read_on(u32 cpu, u64 structure);
 u64 watch(u64 structure, u64 until, u64 *reads);
 
 u64 counter(void);
@@ -120,6 +128,9 @@ extern const char image_options[OPTIONS_SIZE];
 extern volatile u32 probe_failed;
 void secondary_cpu(void);
 u64 load_exclusive(u64 address);
+
+/* counts.c */
+void print_clock(void);
 
 /* checks.c */
 void run_checks(void);

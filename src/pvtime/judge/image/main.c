@@ -25,6 +25,7 @@ void main(const void *tree)
 	for (u64 since = counter(); ticks_to_ns(counter() - since) < machine.wait * NS;)
 		;
 	run_checks();
+	print_clock();
 	if (machine.reset) {
 		put("pvtime-phase: reset\n");
 		call(PSCI_SYSTEM_RESET, 0, 0, 0);
