@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
+
+from pvtime.records import dataclass
 
 __all__ = ["U8", "U16", "U32", "U64", "U128", "Rule", "bits", "length", "matching", "within"]
 

@@ -48,7 +48,7 @@ ENTRY = "__main__"
 
 USES_BESIDE = {"cli", "scenario", "cost", "lab", "doctor", "run", "report"}
 
-FREE = {"errors", "files", "numerals", "schema", "seal", "streams", "__init__"}
+FREE = {"errors", "files", "numerals", "records", "schema", "seal", "streams", "__init__"}
 """Modules that every package may import; they import nothing else of pvtime."""
 
 PUBLIC = {"api", "run"}
@@ -67,7 +67,7 @@ SHARED_NAMES: dict[str, str] = {}
 def allowed(package: str) -> set[str]:
     """Return what the modules of ``package`` may import, itself included."""
     if package in FREE:
-        return {package, "errors", *(PUBLIC if package == "__init__" else ())}
+        return {package, "errors", "records", *(PUBLIC if package == "__init__" else ())}
     if package in BESIDE:
         return {package, *BESIDE[package], *FREE}
     if package == ENTRY:

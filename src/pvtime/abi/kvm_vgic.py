@@ -8,7 +8,6 @@ are not among them: a guest has none without an ITS.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.abi.gicv2 import Gicd
@@ -16,6 +15,7 @@ from pvtime.abi.gicv3 import GICD_IROUTER, SGI_FRAME, IccCtlr
 from pvtime.abi.kvm_device import VgicGroup
 from pvtime.abi.kvm_reg import SysregIndex
 from pvtime.abi.layout import Field, Register
+from pvtime.records import dataclass
 
 __all__ = ["ICC_CTLR_EL1", "VgicRegister", "cpu_registers", "distributor_registers"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from enum import Enum
 from typing import Any, ClassVar, Final
 
@@ -16,6 +16,7 @@ from pvtime.machine.dirty import DirtyTracker
 from pvtime.machine.layout import Region
 from pvtime.machine.memory_map import Access
 from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate
+from pvtime.records import dataclass
 
 __all__ = ["COUNTER_FREQUENCY", "Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes", "counter_rate"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pvtime.engine.base import Engine
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import NOTHING, Schedule
+from pvtime.records import dataclass
 
 if TYPE_CHECKING:
     from pvtime.machine.machine import Machine

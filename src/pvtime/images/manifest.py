@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from pvtime.images.cache import atomic_file
+from pvtime.records import dataclass
 
 __all__ = ["STOCK", "Image", "folder", "read", "write"]
 

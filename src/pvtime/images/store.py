@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TypeAlias
@@ -21,6 +20,7 @@ from typing import TypeAlias
 from pvtime.errors import ImagesError
 from pvtime.images import manifest
 from pvtime.images.cache import FetchProgress, atomic_file, exclusive, silent
+from pvtime.records import dataclass
 from pvtime.seal import Seal, is_private, seal_of
 
 __all__ = ["ImageState", "InstalledImage", "StockImages", "installed", "stock_images", "verify"]

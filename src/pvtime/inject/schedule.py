@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.errors import UsageError
 from pvtime.numerals import DECIMAL
+from pvtime.records import dataclass
 
 __all__ = ["MIN_PERIOD_NS", "NOTHING", "Item", "PendingSteal", "Schedule"]
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.abi.image import KERNEL_ALIGN
@@ -19,6 +18,7 @@ from pvtime.errors import UsageError
 from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import Region
 from pvtime.machine.memory import MIB, GuestMemory
+from pvtime.records import dataclass
 
 __all__ = ["MAX_DEVICE_TREE", "BootEntry", "BootLayout", "load", "place"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final
 
@@ -22,6 +22,7 @@ from pvtime.machine.layout import (
     redistributors,
 )
 from pvtime.machine.uart import FIFO_SIZE
+from pvtime.records import dataclass
 
 __all__ = [
     "AGENT_SPI",

@@ -8,7 +8,7 @@ import lzma
 import stat
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -27,6 +27,7 @@ from pvtime.abi.image import (
 from pvtime.errors import GuestImageError
 from pvtime.machine.image_signatures import TRUNCATED, identify
 from pvtime.machine.layout import IPA_END
+from pvtime.records import dataclass
 from pvtime.schema import Rule, within
 
 __all__ = ["KernelImage", "load_initrd", "load_kernel"]

@@ -7,10 +7,10 @@ handful of operations for all interrupts at once. The saved form has no wires: t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final, Self, TypeAlias
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE
+from pvtime.records import dataclass
 from pvtime.schema import bits
 
 __all__ = [

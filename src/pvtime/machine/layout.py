@@ -30,12 +30,12 @@ aligned to 64 KiB, the largest page of an arm64 host: any of them can have a mem
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.abi.gicv3 import REDISTRIBUTOR_SIZE
 from pvtime.abi.pvtime import REGION_ALIGN
 from pvtime.errors import UsageError
+from pvtime.records import dataclass
 
 __all__ = [
     "AGENT",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Annotated
 
@@ -39,6 +39,7 @@ from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
 from pvtime.machine.timer import MAX_HZ, MIN_HZ
 from pvtime.machine.uart import Ns16550, UartState
+from pvtime.records import dataclass
 from pvtime.schema import Rule, matching, within
 from pvtime.steal.live_physical_time import LivePhysicalTime
 from pvtime.steal.placement import PlacementName

@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 from pvtime.abi.layout import U32_MAX, U64_MAX, Field, Register
 from pvtime.machine.device import IrqLine
+from pvtime.records import dataclass
 from pvtime.schema import bits, within
 
 __all__ = [

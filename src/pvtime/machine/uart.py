@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Final
 
@@ -20,6 +19,7 @@ from pvtime.abi.ns16550 import Fcr, Ier, Iir, Lcr, Lsr, Mcr, Msr, Reg
 from pvtime.errors import SavedStateError
 from pvtime.machine.device import IrqLine, IrqWire
 from pvtime.machine.layout import Region
+from pvtime.records import dataclass
 from pvtime.schema import U8, Rule, bits, length
 
 __all__ = ["BACKLOG_SIZE", "FIFO_SIZE", "Ns16550", "UartState"]

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pvtime.engine.base import Outcome, VcpuSample, VcpuTimes
+from pvtime.records import dataclass
 from pvtime.userland.protocol import CpuTimes
 
 __all__ = ["SCHEMA", "Interval", "Moment", "Reading", "RunReport", "VcpuRow"]

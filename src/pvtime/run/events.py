@@ -7,11 +7,12 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum
 from typing import Any, Final
 
 from pvtime.engine.base import VcpuSample
+from pvtime.records import dataclass
 from pvtime.report.console import LineBuffer
 
 __all__ = ["EventKind", "EventLog", "RunEvent", "console_events", "start_events"]

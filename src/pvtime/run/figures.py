@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from pvtime.engine.base import VcpuSample
+from pvtime.records import dataclass
 from pvtime.report import units
 from pvtime.report.model import Moment, Reading, VcpuRow
 from pvtime.userland.protocol import CpuTimes, StatReport

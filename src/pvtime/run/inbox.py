@@ -7,11 +7,11 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import PvtimeError
+from pvtime.records import dataclass
 
 __all__ = [
     "CONSOLE_LIMIT",

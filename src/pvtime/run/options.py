@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final, TextIO
 
 from pvtime.engine.registry import AUTO
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.gic import GicVersion
+from pvtime.records import dataclass
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["STDOUT", "GuestOptions", "RunOptions", "SaveAt"]

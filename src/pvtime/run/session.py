@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import EngineError, PvtimeError, UsageError
+from pvtime.records import dataclass
 from pvtime.report import units
 from pvtime.report.console import Banner, LineBuffer
 from pvtime.report.model import Moment, RunReport

@@ -6,10 +6,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.errors import GuestCommandError, GuestEndedError, UsageError
+from pvtime.records import dataclass
 from pvtime.userland.protocol import MAX_SHELL_COMMAND, ShellExit, ShellOutput, encode_shell
 
 __all__ = ["ShellJobs", "ShellResult"]

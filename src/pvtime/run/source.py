@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
@@ -17,6 +17,7 @@ from pvtime.engine.base import Engine, counter_rate
 from pvtime.errors import PvtimeError, UsageError, one_line
 from pvtime.machine.image import KernelImage, load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.records import dataclass
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.save_at import refuse_unsavable

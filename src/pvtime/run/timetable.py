@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from pvtime.records import dataclass
 from pvtime.run.options import RunOptions
 
 __all__ = ["SessionTimeouts", "Timetable"]

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from pvtime.errors import EngineError, SavedStateError, UsageError
 from pvtime.images import manifest
 from pvtime.images.cache import cache_directory, cache_errors, exclusive, silent
 from pvtime.machine.machine import Machine, MachineConfig
+from pvtime.records import dataclass
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.source import BuiltMachine, FromKernel, FromSaved

@@ -11,10 +11,11 @@ import socket
 import stat
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Self
 
 from pvtime.errors import UsageError
+from pvtime.records import dataclass
 
 __all__ = ["MAX_PATH", "PEER_TIMEOUT_S", "Address", "OwnSocket", "remove_stale"]
 

@@ -7,11 +7,12 @@ files and frames of their own: a description is encoded without them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final, Self
 
 from pvtime.errors import SavedStateError
 from pvtime.machine.machine import MachineConfig
+from pvtime.records import dataclass
 from pvtime.schema import matching
 
 __all__ = ["MAX_IMAGE", "Description"]

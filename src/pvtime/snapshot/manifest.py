@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from pvtime import __version__
 from pvtime.errors import SavedStateError
 from pvtime.machine.layout import IPA_END
+from pvtime.records import dataclass
 from pvtime.schema import matching, within
 from pvtime.snapshot.codec import JsonObject, decode, encode, from_json, to_json
 from pvtime.snapshot.description import MAX_IMAGE, Description

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Self
 
 from pvtime.engine.base import Engine
 from pvtime.errors import SavedStateError
 from pvtime.machine.machine import Machine, MachineState
+from pvtime.records import dataclass
 from pvtime.snapshot.codec import JsonObject, decode, encode
 
 __all__ = ["MAX_STATE", "SavedState"]

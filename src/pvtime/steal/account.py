@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
 from pvtime.abi.layout import U64_MAX
 from pvtime.abi.registration import RegisterResult, Registration
 from pvtime.errors import GuestMemoryError
+from pvtime.records import dataclass
 from pvtime.schema import U64, matching
 from pvtime.steal.structure import Structure
 

@@ -36,11 +36,11 @@ what was saved: so does truth, and the baseline is the negative of that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Final, Protocol, TypeAlias
 
 from pvtime.abi.layout import U64_MAX
 from pvtime.abi.registration import Registration
+from pvtime.records import dataclass
 from pvtime.schema import U64, within
 from pvtime.steal.structure import VmmStructure
 

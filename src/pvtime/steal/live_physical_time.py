@@ -15,7 +15,6 @@ Frequencies are in Hz.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from pvtime.abi.layout import U64_MAX
@@ -23,6 +22,7 @@ from pvtime.abi.pvtime import LPT_OFFSET, STRUCTURE_STRIDE, LptStructure, PvTime
 from pvtime.abi.registration import RegisterResult, Registration
 from pvtime.abi.smccc import NOT_SUPPORTED
 from pvtime.errors import GuestMemoryError
+from pvtime.records import dataclass
 from pvtime.schema import U64, bits
 from pvtime.steal.structure import GuestMap
 

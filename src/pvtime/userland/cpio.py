@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from pvtime.records import dataclass
 
 __all__ = ["CpioEntry", "archive", "char_device", "directory", "fifo", "regular", "symlink"]
 

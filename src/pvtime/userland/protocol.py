@@ -35,8 +35,10 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, field, replace
 from typing import Final
+
+from pvtime.records import dataclass
 
 __all__ = [
     "COMMANDS",

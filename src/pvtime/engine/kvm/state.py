@@ -13,7 +13,6 @@ import errno
 import mmap
 import os
 import struct
-from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.kvm_reg import COUNTERS, RegId, describe
@@ -23,6 +22,7 @@ from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.engine.kvm.vgic import VgicState
 from pvtime.errors import SavedStateError
 from pvtime.machine.layout import MAX_VCPUS
+from pvtime.records import dataclass
 from pvtime.schema import U32, bits, length, matching
 from pvtime.steal.kvm_truth import Figure, StolenState
 from pvtime.steal.placement import MAX_PLACEMENT_STATE

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pvtime.abi.gicv3 import REDISTRIBUTOR_SIZE, IccCtlr
@@ -22,6 +21,7 @@ from pvtime.errors import EngineError, SavedStateError
 from pvtime.machine.devicetree import GicFlavour
 from pvtime.machine.gic import GicVersion
 from pvtime.machine.layout import GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, Region
+from pvtime.records import dataclass
 from pvtime.schema import U64
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from mmap import PAGESIZE
 from typing import Final
 
@@ -27,6 +27,7 @@ from pvtime.engine.kvm.ioctl import DeviceFd, KvmError, call, close
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
 from pvtime.errors import EngineError
 from pvtime.machine.layout import Region
+from pvtime.records import dataclass
 
 __all__ = ["FIRST_SPI", "STOLEN_TIME_UNSET", "WRITABLE", "VmFd"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
@@ -20,6 +19,7 @@ from pvtime.abi.arm64 import Esr, ExceptionClass, ExceptionLevel, Pstate
 from pvtime.engine.unicorn.internals import ExceptionState, ExecutionState
 from pvtime.engine.unicorn.making import alone
 from pvtime.errors import EngineError
+from pvtime.records import dataclass
 
 __all__ = ["ContextLayout", "context_layout"]
 

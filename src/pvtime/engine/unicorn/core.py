@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import ClassVar, Final, Protocol
@@ -40,6 +39,7 @@ from pvtime.errors import EngineError, UsageError
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.memory import GuestMemory
 from pvtime.machine.timer import NATIVE, CounterRate
+from pvtime.records import dataclass
 
 __all__ = ["INSTRUCTION", "Core", "CoreConfig", "Exit", "TrapHandler"]
 

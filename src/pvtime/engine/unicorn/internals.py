@@ -19,10 +19,10 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pvtime.engine.unicorn.uclib import LIBRARY
+from pvtime.records import dataclass
 
 __all__ = ["LAYOUTS", "ExceptionState", "ExecutionState", "Internals", "LibraryLayout", "find"]
 

@@ -11,7 +11,6 @@ takes effect again when the guest next writes it, as Linux does at a switch to t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 import unicorn
@@ -19,6 +18,7 @@ from unicorn import arm64_const as a64
 
 from pvtime.abi.arm64 import ExceptionLevel, Pstate, SysReg
 from pvtime.errors import SavedStateError
+from pvtime.records import dataclass
 from pvtime.schema import U32, U64, U128, Rule, length
 
 __all__ = ["SYSTEM_REGISTERS", "CpuRegisters", "read_cpu", "write_cpu"]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 from pvtime.engine.unicorn.registers import CpuRegisters
@@ -14,6 +14,7 @@ from pvtime.machine.gicv2 import GicV2, GicV2State
 from pvtime.machine.gicv3 import GicV3State
 from pvtime.machine.layout import MAX_VCPUS
 from pvtime.machine.timer import MAX_HZ, MIN_HZ, TimerState
+from pvtime.records import dataclass
 from pvtime.schema import U64, length, matching, within
 from pvtime.steal.account import AccountState
 from pvtime.steal.live_physical_time import LptState, rebase

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -21,6 +20,7 @@ from pvtime.machine.gicv3 import GicV3
 from pvtime.machine.machine import Machine
 from pvtime.machine.memory import check_memory_size
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, CounterRate, VcpuTimer
+from pvtime.records import dataclass
 from pvtime.steal.account import Account
 from pvtime.steal.structure import Structure
 

@@ -27,7 +27,7 @@ class SchedState(Enum):
     """It runs, or waits for the engine: then it is stolen from."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnicornVcpu:
     """State, figures and parts of one vCPU. Times in ns."""
 

@@ -8,7 +8,7 @@ into it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Final, TypeAlias
 
 from pvtime.abi.gicv2 import SGIS, SPI_BASE, GiccCtlr, GicdCtlr
@@ -24,6 +24,7 @@ from pvtime.machine.interrupts import (
     SavedInterrupts,
     private_interrupts,
 )
+from pvtime.records import dataclass
 from pvtime.schema import U32, bits, length, within
 
 __all__ = [

@@ -8,7 +8,7 @@ into it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Final
 
 from pvtime.abi.gicv2 import SPI_BASE
@@ -26,6 +26,7 @@ from pvtime.machine.interrupts import (
     private_interrupts,
 )
 from pvtime.machine.psci import MPIDR_AFFINITY
+from pvtime.records import dataclass
 from pvtime.schema import U32, bits, length, within
 
 __all__ = [
