@@ -17,25 +17,36 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from framework.own_kvm import need_x86_kvm
+from framework.traced import (
+    ENOUGH_NS,
+    Course,
+    act,
+    check_quota,
+    hog,
+    is_stopped,
+    next_round,
+    only,
+    ran_ns,
+    row_of,
+    theft,
+    throttling,
+)
 from framework.wait import wait_until
 from pvtime.cli.command import main
 from pvtime.host.mounts import debugfs
 from pvtime.host.perf import perf_ring
-from pvtime.host.process import thread_state
 from pvtime.host.tracefs import tracefs
 from pvtime.host.vms import HostVm, VmFinder, examine_process
-from pvtime.watch.causes import CauseKind, VcpuCauses, VmCauses
+from pvtime.watch.causes import CauseKind
 from pvtime.watch.verdict import verdicts
 from pvtime.watch.who import WhoSession, clock
 
-ENOUGH_NS = 400_000_000
 TICK_NS = 10_000_000
 """The unit of /proc/stat."""
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
@@ -161,25 +172,6 @@ def found_with_threads(pid: int, vcpus: int) -> HostVm | None:
     return vm if known else None
 
 
-@contextlib.contextmanager
-def hog() -> Iterator[int]:
-    """Have a stopped process that computes beside the vCPUs when it is continued."""
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"]) as process:
-        process.send_signal(signal.SIGSTOP)
-        os.sched_setaffinity(process.pid, {the_cpu()})
-        try:
-            wait_until(lambda: is_stopped(process.pid))
-            yield process.pid
-        finally:
-            process.kill()
-
-
-def is_stopped(pid: int, tid: int | None = None) -> bool:
-    """Whether a thread of a process, by default its first, is stopped."""
-    state = thread_state(f"/proc/{pid}/task/{tid or pid}")
-    return state is not None and state.stopped
-
-
 def own_steal_ns() -> int:
     """Return the time that this host's own hypervisor took from the CPU, in steps of 10 ms.
 
@@ -190,72 +182,10 @@ def own_steal_ns() -> int:
     return int(line.split()[7]) * TICK_NS
 
 
-def ran_ns(pid: int) -> int:
-    """Return how long a process's first thread has run."""
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
-
-
-@dataclass
-class Course:
-    """Steps of a test while it is traced: each begins when the one before has happened."""
-
-    session: WhoSession
-    steps: list[Callable[[], bool]]
-    _rounds: int = field(default=0)
-
-    def run(self) -> VmCauses:
-        """Return what was found, from before the first step until after the last."""
-        (found,) = self.session.run(600, self._done).vms
-        return found
-
-    def _done(self) -> bool:
-        self._rounds += 1
-        if not self.session.window_began:
-            return False
-        while self.steps and self.steps[0]():
-            del self.steps[0]
-        return not self.steps
-
-
-def act(action: Callable[[], object]) -> Callable[[], bool]:
-    """Return a step that does something, once."""
-
-    def step() -> bool:
-        action()
-        return True
-
-    return step
-
-
-def next_round() -> Callable[[], bool]:
-    """Return a step that ends in the round after its first."""
-    rounds = itertools.count()
-    return lambda: next(rounds) > 0
-
-
-def only(found: VmCauses) -> VcpuCauses:
-    """Return the VM's only vCPU, with its figures checked: rows and columns sum, to the nanosecond."""
-    (vcpu,) = found.vcpus
-    assert sum(row.ns for row in vcpu.rows) == vcpu.stolen_ns
-    assert vcpu.ran_ns + vcpu.stolen_ns + vcpu.blocked_ns + vcpu.stopped_ns == vcpu.elapsed_ns
-    return vcpu
-
-
-def row_of(vcpu: VcpuCauses, kind: CauseKind, pid: int | None = None) -> int:
-    """Return a cause's time."""
-    return sum(row.ns for row in vcpu.rows if row.kind is kind and pid in (None, row.pid))
-
-
 def test_the_time_that_a_hog_ran_beside_a_vcpu_is_what_it_stole() -> None:
-    with spinning(1) as vm, hog() as thief, WhoSession([vm], VmFinder().find()) as session:
+    with spinning(1) as vm, hog(the_cpu()) as thief, WhoSession([vm], VmFinder().find()) as session:
         before, own = ran_ns(thief), own_steal_ns()
-        steps = [
-            act(lambda: os.kill(thief, signal.SIGCONT)),
-            lambda: ran_ns(thief) - before >= ENOUGH_NS,
-            act(lambda: os.kill(thief, signal.SIGSTOP)),
-            lambda: is_stopped(thief),
-        ]
-        found = Course(session, steps).run()
+        found = Course(session, theft(thief)).run()
         ran = ran_ns(thief) - before
         vcpu = only(found)
         # What was not traced (see tests/unit/watch/test_waits.py) is said to be unknown.
@@ -266,15 +196,12 @@ def test_the_time_that_a_hog_ran_beside_a_vcpu_is_what_it_stole() -> None:
 
 
 def test_a_hog_and_a_thread_of_the_vmm_at_once_are_told_apart() -> None:
-    with vmm(1) as own, hog() as thief, WhoSession([own.vm], VmFinder().find()) as session:
+    with vmm(1) as own, hog(the_cpu()) as thief, WhoSession([own.vm], VmFinder().find()) as session:
         before, own_before = ran_ns(thief), own_steal_ns()
         burnt: list[int | None] = []
         steps = [
             act(lambda: own.burn(ENOUGH_NS)),
-            act(lambda: os.kill(thief, signal.SIGCONT)),
-            lambda: ran_ns(thief) - before >= ENOUGH_NS,
-            act(lambda: os.kill(thief, signal.SIGSTOP)),
-            lambda: is_stopped(thief),
+            *theft(thief),
             lambda: burnt.append(own.burnt()) or burnt[-1] is not None,  # type: ignore[func-returns-value]
         ]
         found = Course(session, steps).run()
@@ -404,24 +331,9 @@ def test_the_time_of_a_quota_is_what_the_cgroup_counts() -> None:
             group.joinpath("cpu.cfs_quota_us").write_text("5000")
             group.joinpath("tasks").write_text(str(vm.vcpus[0].tid))  # no other thread is throttled
             with WhoSession([vm], VmFinder().find()) as session:
-                counted: list[int] = []
-                steps = [
-                    act(lambda: counted.append(throttled(group))),
-                    # It is counted when it ends: one that began before the window is left out by this.
-                    lambda: throttled(group) > counted[0],
-                    act(lambda: counted.append(throttled(group))),
-                    lambda: throttled(group) - counted[1] >= ENOUGH_NS,
-                    act(lambda: counted.append(throttled(group))),
-                ]
+                steps, counted = throttling(lambda: throttled(group))
                 found = Course(session, steps).run()
-            vcpu = only(found)
-            quota = row_of(vcpu, CauseKind.QUOTA)
-            # Linux 6.18 counts from the moment at which the quota is used up; the thread runs on until its
-            # next exit to user space.
-            least = 0.99 * (counted[2] - counted[1]) - vcpu.ran_ns
-            unknown = row_of(vcpu, CauseKind.UNKNOWN) + max(0, vcpu.missing_ns)
-            assert least - unknown <= quota <= vcpu.stolen_ns, vcpu
-            assert any(one.startswith("its own quota of CPU time: ") for one in verdicts(found)), vcpu
+            check_quota(found, counted)
     finally:
         wait_until(lambda: not group.joinpath("cgroup.procs").read_text())
         group.rmdir()

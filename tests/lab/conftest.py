@@ -30,6 +30,9 @@ def qemu() -> str:
 def lab(request: pytest.FixtureRequest, qemu: str, stock_images: StockImages) -> Iterator[Lab]:
     """Return a booted lab with these very tests in it: with VHE and without."""
     module = shutil.which(COMPILER) is not None
-    extras = LabExtras(distributions=("pytest",), trees={"root/tests": TESTS}, module=module)
+    programs = ("qemu-system-arm",) if request.param == CPUS[0] else ()  # a VMM of others, for pvtime who
+    extras = LabExtras(
+        programs=programs, distributions=("pytest",), trees={"root/tests": TESTS}, module=module
+    )
     with Lab(LabOptions(cpu=request.param), extras=extras) as lab:
         yield lab

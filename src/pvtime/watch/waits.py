@@ -55,6 +55,9 @@ MAX_RUNNERS: Final = 20_000
 
 _STATES: Final = 0xFF
 """States of a thread in sched_switch; 0: it is runnable, and was preempted."""
+_SETTLED_NS: Final = 1_000_000_000
+"""After an arrival, time in which the kernel has surely counted it. A vCPU that is put on a CPU more often is
+not refused for ever: half of it will do the next time."""
 _STOPPED: Final = 0x04 | 0x08
 """TASK_STOPPED and TASK_TRACED (include/linux/sched.h)."""
 
@@ -79,6 +82,9 @@ class Wait:
     """Its beginning was traced."""
     before_ns: int = 0
     """The part of it before the window."""
+    counted_ns: int = 0
+    """The part of it that run_delay has already: the kernel adds what a thread waited in a queue that it
+    leaves."""
     end: int | None = None
     pieces: list[tuple[int, int, Runner]] = field(default_factory=list)
     """Begin, end and who ran, where they are needed later."""
@@ -114,13 +120,19 @@ class VcpuActivity:
     causes: defaultdict[Runner, int] = field(default_factory=lambda: defaultdict(int))
     """Stolen time by cause, of waits that are settled."""
     arrivals: int = 0
-    """The number of times that it was put on a CPU."""
+    """The number of times that it was put on a CPU, since the tracing began."""
+    arrived: int = 0
+    """The last time that it was."""
     longest_ns: int = 0
     """The longest wait."""
     waited_ns: int = 0
     """All waits that ended since their beginnings are known: what run_delay grew by."""
     checked: tuple[int, int] | None = None
     """:attr:`waited_ns` and the kernel's run_delay at the first comparison."""
+    uncounted: int = 0
+    """:attr:`arrivals` less the kernel's, then."""
+    refused: int = 0
+    """Comparisons before the first that came too soon after an arrival."""
     counted_ns: int = 0
     """The kernel's run_delay between the first and the last comparison."""
     missing_ns: int = 0
@@ -202,6 +214,7 @@ class WaitTracker:
         if tid in self._queue_of:
             old = self._queue_of[tid]
             self._cut(tid, self._queues[old][tid], now, self._running.get(old, UNKNOWN))
+            self._count(self.vcpus[tid], self._waits[tid], now)
             self._dequeue(tid)
             self._queue_of[tid] = cpu
             self._queues[cpu][tid] = now
@@ -284,16 +297,26 @@ class WaitTracker:
             vcpu.times.clear()
             vcpu.causes.clear()
             vcpu.unseen_arrivals.clear()
-            vcpu.arrivals = vcpu.longest_ns = 0
+            vcpu.longest_ns = 0
 
-    def compare(self, tid: int, run_delay_ns: int) -> None:
-        """Compare with a thread's run_delay, read now: no event of the thread is left out."""
+    def compare(self, now: int, tid: int, run_delay_ns: int, timeslices: int) -> None:
+        """Compare with a thread's run_delay, read now: no event of the thread is left out.
+
+        The record of an arrival is written before the kernel counts it. A comparison in between is left out:
+        it would have a whole wait too much.
+        """
         vcpu = self.vcpus[tid]
         wait = self._waits.get(tid)
         if vcpu.activity is Activity.UNKNOWN or (wait is not None and not wait.seen):
             return
+        uncounted = vcpu.arrivals - timeslices
         if vcpu.checked is None:
-            vcpu.checked = vcpu.waited_ns, run_delay_ns
+            if vcpu.activity is Activity.RUNS and now - vcpu.arrived < _SETTLED_NS >> vcpu.refused:
+                vcpu.refused += 1
+            else:
+                vcpu.checked, vcpu.uncounted = (vcpu.waited_ns, run_delay_ns), uncounted
+            return
+        if uncounted > vcpu.uncounted:
             return
         waited, before = vcpu.checked
         missing = vcpu.missing_ns
@@ -350,6 +373,7 @@ class WaitTracker:
         if vcpu.activity is Activity.WAITS:  # its arrival was lost, and came after the last cut
             cut = self._queues[self._queue_of[tid]][tid]
             self._arrive(cut, tid)
+            vcpu.uncounted += 1  # the kernel may have had it at the first comparison
             vcpu.unseen_arrivals.append((now - cut, running))
         elif vcpu.activity is not Activity.RUNS:  # it ran before the tracing began
             self._dequeue(tid)
@@ -372,6 +396,7 @@ class WaitTracker:
     def _arrive(self, now: int, tid: int) -> None:
         vcpu = self.vcpus[tid]
         vcpu.arrivals += 1
+        vcpu.arrived = now
         if vcpu.activity is Activity.UNKNOWN:
             vcpu.activity = Activity.WAITS
         wait = self._waits.pop(tid, None)
@@ -379,12 +404,19 @@ class WaitTracker:
         self._become(vcpu, Activity.RUNS, now)
         if wait is not None:
             wait.end = now
-            vcpu.waited_ns += wait.before_ns + now - wait.begin
+            self._count(vcpu, wait, now)
             vcpu.longest_ns = max(vcpu.longest_ns, now - wait.begin)
             if tid in self._limited:
                 self._ended.append(wait)
             else:
                 self._settle(wait)
+
+    @staticmethod
+    def _count(vcpu: VcpuActivity, wait: Wait, now: int) -> None:
+        """Count what run_delay has grown by."""
+        waited = wait.before_ns + now - wait.begin
+        vcpu.waited_ns += waited - wait.counted_ns
+        wait.counted_ns = waited
 
     def _become(self, vcpu: VcpuActivity, activity: Activity, now: int) -> None:
         now = now if self._end is None else min(now, self._end)

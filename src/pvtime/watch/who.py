@@ -310,7 +310,7 @@ class WhoSession:
             elif kind == -2:
                 tracker.migrate(record)
             else:
-                tracker.compare(*record[1:])
+                tracker.compare(*record)
         settled = until
         for at, (begin, end, throttled, tids) in enumerate(self._increments):
             if end > until:
@@ -339,7 +339,7 @@ class WhoSession:
                         break
                     before = after
                 if before is not None and before == after:
-                    compared.append((now, -3, (now, tid, before[0])))
+                    compared.append((now, -3, (now, tid, *before)))
         self._events.add(compared)
 
     def _resolve(self, *, at_end: bool) -> set[tuple[int, int]]:
