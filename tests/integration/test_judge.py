@@ -155,12 +155,35 @@ def test_a_vmm_that_ends_too_early_is_not_convicted(tmp_path: Path) -> None:
     assert verdicts(document) == {"header": "pass", "image_ends": "fail"}
 
 
-def test_a_vmm_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> None:
-    program = tmp_path / "vmm.py"
-    program.write_text("import sys; sys.exit('no such accelerator')")
-    code, document = judge("--", sys.executable, str(program), "{image}")
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (
+            "echo unsupported machine type >&2; echo Use -machine help >&2; exit 1",
+            "nothing came on the console; the VMM ended with exit code 1; "
+            "the VMM said: unsupported machine type / Use -machine help",
+        ),
+        (
+            "kill -9 $$",
+            "nothing came on the console; the VMM was ended by SIGKILL; "
+            "is its first serial port its standard output, and {image} its kernel?",
+        ),
+        (
+            "printf 'UEFI\\r\\nShell> '; echo why >&2; exec sleep 100",
+            "the console has 13 bytes and no line of the image; it ends with: UEFI Shell>; "
+            "the VMM still ran when its time was over (--timeout); the VMM said: why",
+        ),
+        (
+            "exec >&-; sleep 100; : {image}",
+            "nothing came on the console; the VMM closed its standard output, and runs on; "
+            "is its first serial port its standard output, and {image} its kernel?",
+        ),
+    ],
+)
+def test_a_vmm_that_does_not_start_the_image_is_told_in_words(program: str, reason: str) -> None:
+    code, document = judge("--", "sh", "-c", program, "{image}", timeout=3)
     assert code == 4
-    assert document["checks"][0]["reason"].endswith("the VMM said: no such accelerator")
+    assert [(check["name"], check["reason"]) for check in document["checks"]] == [("image_starts", reason)]
 
 
 def test_a_program_that_prints_the_image_is_not_convicted() -> None:

@@ -31,6 +31,10 @@ PAUSE_S: Final = 0.7
 BOOTED: Final = "image_starts"
 ENDED: Final = "image_ends"
 IDLE: Final = "idle_is_not_stolen"
+STILL_RUNS: Final = "the VMM still ran when its time was over (--timeout)"
+MAX_LINES: Final = 3
+"""Lines of a VMM's that a reason shows."""
+MAX_SHOWN: Final = 300
 AFTER_RESET: Final = "after_reset_"
 
 
@@ -228,9 +232,7 @@ def _is_event(name: str) -> bool:
 
 def _all_results(console: Console, growths: Growths, subject: Subject, ended: bool) -> Iterator[CheckResult]:
     if not console.started:
-        reason = "the image printed nothing on the console"
-        if complaint := subject.complaint():
-            reason += f"; the VMM said: {complaint.splitlines()[-1][:300]}"
+        reason = _reason_not_started(console, subject)
         yield CheckResult(BOOTED, Verdict.FAIL, reason)
         return
     growths.idle_ns = console.idle_ns
@@ -246,5 +248,18 @@ def _all_results(console: Console, growths: Growths, subject: Subject, ended: bo
         reason = f"{console.lost} results are missing: something else was printed between the image's lines"
         yield CheckResult(ENDED, Verdict.FAIL, reason)
     if not console.ended and not ended:
-        reason = "the machine ended, or fell silent, before the image's end"
+        reason = f"the console ends before the image does: {subject.ending() or STILL_RUNS}"
         yield CheckResult(ENDED, Verdict.FAIL, reason)
+
+
+def _reason_not_started(console: Console, subject: Subject) -> str:
+    """Return what a VMM's engineer needs where no line of the image came."""
+    reason = "nothing came on the console"
+    if console.raw:
+        last = console.raw.decode(errors="replace").split("\n")[-MAX_LINES:]
+        text = " ".join(" ".join(last).split())[-MAX_SHOWN:]
+        reason = f"the console has {len(console.raw)} bytes and no line of the image; it ends with: {text}"
+    reason += f"; {subject.ending() or STILL_RUNS}"
+    if complaint := subject.complaint():
+        return f"{reason}; the VMM said: {' / '.join(complaint.splitlines()[-MAX_LINES:])[-MAX_SHOWN:]}"
+    return f"{reason}; is its first serial port its standard output, and {{image}} its kernel?"

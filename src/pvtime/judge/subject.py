@@ -51,6 +51,10 @@ class Subject(ABC):
     def complaint(self) -> str:
         """Return what the machine said beside its console."""
 
+    def ending(self) -> str:
+        """Return how the machine has ended, in words; nothing if it has not, or if that is not known."""
+        return ""
+
     def outside(self) -> list[CheckResult]:
         """Return the results of checks that need no guest."""
         return []

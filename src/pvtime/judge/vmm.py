@@ -40,6 +40,8 @@ USING_S: Final = 30.0
 """Time in which a thread gets that, or is taken as it is."""
 VERSION_S: Final = 30.0
 NAP_S: Final = 0.001
+ENDING_S: Final = 1.0
+"""Time in which a VMM that has closed its console ends."""
 
 
 class Vmm(Subject):
@@ -217,6 +219,16 @@ class Vmm(Subject):
     def complaint(self) -> str:
         """See :meth:`Subject.complaint`."""
         return self._said.decode(errors="replace").strip()
+
+    def ending(self) -> str:
+        """See :meth:`Subject.ending`."""
+        # Its console may have been closed a moment before.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(0 if self._out in self._open else ENDING_S)
+            if code >= 0:
+                return f"the VMM ended with exit code {code}"
+            return f"the VMM was ended by {signal.Signals(-code).name}"
+        return "" if self._out in self._open else "the VMM closed its standard output, and runs on"
 
     def outside(self) -> list[CheckResult]:
         """Check this host's KVM, which the VMM may use."""
