@@ -135,6 +135,13 @@ def test_a_vmm_that_says_nothing_of_the_image_is_not_convicted(tmp_path: Path) -
     assert verdicts(document) == {"image_starts": "fail"}
 
 
+def test_a_console_cannot_give_the_hosts_verdict(tmp_path: Path) -> None:
+    says = ("1..1", f"pvtime-result: {GROWS} pass", "pvtime-result: migrate pass", "pvtime-result: end pass")
+    code, document = judge("--", *vmm(tmp_path, *says))
+    assert code == 4
+    assert verdicts(document) == {}
+
+
 def test_results_that_are_lost_on_the_console_cost_the_verdict(tmp_path: Path) -> None:
     says = vmm(
         tmp_path,

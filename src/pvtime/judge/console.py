@@ -164,9 +164,19 @@ class Console:
     def _conclude(self, name: str, verdict: Verdict) -> None:
         if name == END:
             self.ended = True
-        elif len(self.results) < MAX_CHECKS:
+        else:
             if verdict is Verdict.FAIL and self._details:
                 self._reason = self._details.pop()
-            self.results.append(CheckResult(name, verdict, self._reason, tuple(self._details)))
+            self._add(CheckResult(name, verdict, self._reason, tuple(self._details)))
         self._details.clear()
         self._reason = ""
+
+    def _add(self, result: CheckResult) -> None:
+        """Keep a result; of two of one check the first, but for a failure."""
+        for number, known in enumerate(self.results):
+            if known.name == result.name:
+                if result.verdict is Verdict.FAIL:
+                    self.results[number] = result
+                return
+        if len(self.results) < MAX_CHECKS:
+            self.results.append(result)

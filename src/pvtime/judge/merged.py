@@ -63,15 +63,15 @@ def parse_judgement(text: str, name: str) -> MergedJudgement:
 
 
 def _judgement(document: dict[str, Any]) -> MergedJudgement:
-    if document["schema"] != SCHEMA:
+    if document["schema"] != SCHEMA or document["schema"] is True:
         raise ValueError("another version")
     host = document["host"]
     facts = (
-        document.get("version"),
-        f"Linux {host['kernel']} on {host['architecture']}",
-        f"{host['cpus']} CPUs",
+        document.get("version", ""),
+        f"Linux {_text(host['kernel'])} on {_text(host['architecture'])}",
+        f"{int(host['cpus'])} CPUs",
     )
-    title = ", ".join(_text(fact) for fact in (document["subject"], *facts) if fact)
+    title = ", ".join(filter(None, map(_text, (document["subject"], *facts))))
     checks = [
         CheckResult(
             _check_name(check["name"]),
@@ -81,6 +81,8 @@ def _judgement(document: dict[str, Any]) -> MergedJudgement:
         )
         for check in document["checks"]
     ]
+    if len({check.name for check in checks}) < len(checks):
+        raise ValueError("two results of one check")
     return MergedJudgement(title, _CODES[document["verdict"]], tuple(checks))
 
 
@@ -92,6 +94,8 @@ def _check_name(name: str) -> str:
 
 def _text(text: str) -> str:
     """Return one line without what Markdown or a terminal would take for more than text."""
+    if not isinstance(text, str):
+        raise TypeError("no text")
     return "".join(char if char.isprintable() and char not in "|`<>" else "?" for char in text[:MAX_TEXT])
 
 

@@ -102,6 +102,14 @@ def test_a_guest_can_say_anything(lines: list[bytes]) -> None:
     assert all(len(result.reason) <= 1024 and len(result.details) <= 64 for result in console.results)
 
 
+def test_of_two_results_of_a_check_a_failure_is_kept() -> None:
+    console = Console()
+    said(console, b"1..2\npvtime-result: header pass\npvtime-result: header skip\n")
+    assert console.results == [CheckResult("header", Verdict.PASS)]
+    said(console, b"# it is 7\npvtime-result: header fail\npvtime-result: header pass\n")
+    assert console.results == [CheckResult("header", Verdict.FAIL, "it is 7")]
+
+
 def test_the_images_own_bytes_are_no_results() -> None:
     console = Console()
     said(console, judge_image())

@@ -64,6 +64,25 @@ def test_another_file_is_refused(text: str) -> None:
         parse_judgement(text, "a file")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schema": True},
+        {"subject": ["a", "b"]},
+        {"host": {**HOST, "kernel": {}}},
+        {"host": {**HOST, "cpus": [2]}},
+        {
+            "checks": [
+                {"name": "header", "verdict": word, "reason": "", "details": []} for word in ("fail", "pass")
+            ]
+        },
+    ],
+)
+def test_a_document_with_something_else_in_it_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"a file is no judgement"):
+        parse_judgement(json.dumps({**json.loads(document(*PASSED)), **fields}), "a file")
+
+
 @given(st.text(), st.text(), st.text())
 def test_a_file_is_no_more_than_text(subject: str, reason: str, detail: str) -> None:
     failed = CheckResult("padding", Verdict.FAIL, reason, (detail,))
