@@ -98,7 +98,7 @@ def main() -> int:
     from pvtime.streams import open_closed
 
     # The collector finds nothing while modules are imported, and took 5 % of the time to the guest.
-    gc.set_threshold(10_000)
+    gc.set_threshold(50_000)
     try:
         open_closed()
         if sys.argv[1:] == ["--version"] and _print_version():

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 __all__ = ["free_bytes", "try_new_file"]
@@ -26,5 +25,7 @@ def try_new_file(directory: Path) -> None:
 
     :raises OSError: it does not; the reason is the host's.
     """
+    import tempfile  # a run that saves nothing does not need it
+
     with tempfile.TemporaryFile(dir=directory):
         pass

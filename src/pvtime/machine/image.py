@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import lzma
 import stat
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -154,6 +153,8 @@ def _gunzip(data: bytes, limit: int) -> bytes:
 
 
 def _unlzma(data: bytes, limit: int) -> bytes:
+    import lzma  # no stock kernel is packed so
+
     unpacker = lzma.LZMADecompressor(memlimit=MAX_DICTIONARY)
     try:
         unpacked = unpacker.decompress(data, limit + 1)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from pvtime.errors import UsageError, oserror_context
@@ -100,6 +99,8 @@ class NewFile:
             if _is_plain(path):
                 # A link's target stays where the link points. The name cannot be foreseen by another user.
                 self._path = path.resolve()
+                import tempfile
+
                 handle, self._temporary = tempfile.mkstemp(
                     dir=self._path.parent, prefix=f".{path.name[:200]}."
                 )

@@ -8,7 +8,6 @@ has ended, more than two fifths of all imports of a run.
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Final, TextIO
@@ -33,6 +32,8 @@ def plain_table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterab
 
     :param rows: the cells of each, and whether it stands out, which cannot be seen here.
     """
+    import textwrap
+
     heads = [heading.split("\n") for heading in headings]
     cells = [list(row) for row, _ in rows]
     widths = [

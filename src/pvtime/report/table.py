@@ -8,7 +8,6 @@ terminal need not pay it: :mod:`pvtime.report.plain_table`.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Literal, NamedTuple, TextIO
@@ -73,6 +72,8 @@ class UndrawnTable(NamedTuple):
 
 def open_console(file: TextIO) -> Console:
     """Return a console on ``file``: it has colours and bold text on a terminal, unless NO_COLOR is set."""
+    import shutil
+
     from rich.console import Console
 
     width = shutil.get_terminal_size().columns if file.isatty() else PLAIN_WIDTH

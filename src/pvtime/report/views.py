@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, TextIO
 from pvtime.report import units
 from pvtime.report.console import LineBuffer
 from pvtime.report.model import Moment
-from pvtime.report.table import moment_table, open_console, shares_table, vcpu_notes
 
 if TYPE_CHECKING:
     from rich.console import ConsoleRenderable
@@ -97,6 +96,8 @@ class RawView:
 
     def figures(self, moment: Moment) -> None:
         """Print the tables that the user has asked for."""
+        from pvtime.report.table import moment_table, open_console, shares_table, vcpu_notes
+
         console = open_console(self._file)
         with console.capture() as captured:
             console.print(moment_table(moment, TITLE.format(moment.elapsed_seconds)))
@@ -159,6 +160,8 @@ class LiveView(AbstractContextManager["LiveView"]):
     def __init__(self, file: TextIO) -> None:
         from rich.live import Live  # see pvtime.report.table for why here
 
+        from pvtime.report.table import open_console
+
         self._lines = LineBuffer()
         self._live = Live(
             console=open_console(file),
@@ -183,6 +186,8 @@ class LiveView(AbstractContextManager["LiveView"]):
     def moment(self, moment: Moment) -> None:
         """Draw the tables: the one of shares only where the terminal has room for both."""
         from rich.console import Group
+
+        from pvtime.report.table import moment_table, shares_table, vcpu_notes
 
         first = moment_table(moment, TITLE.format(moment.elapsed_seconds))
         second = shares_table(moment, boot=False)

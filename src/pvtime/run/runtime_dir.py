@@ -15,7 +15,6 @@ import fcntl
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +56,8 @@ def runtime_directory(*, create: bool = False) -> Path | None:
     if os.path.isabs(runtime):
         path = Path(runtime, "pvtime")
     else:
+        import tempfile
+
         path = Path(tempfile.gettempdir(), f"pvtime-{os.getuid()}").absolute()
     with oserror_context(f"{path}, the directory of control sockets", UsageError):
         if create:

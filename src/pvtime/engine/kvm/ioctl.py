@@ -11,12 +11,14 @@ import errno
 import fcntl
 import os
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pvtime.abi.kvm import KvmIoctl
 from pvtime.abi.kvm_types import DeviceAttr
-from pvtime.abi.kvm_x86 import X86Ioctl
 from pvtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from pvtime.abi.kvm_x86 import X86Ioctl
 
 __all__ = ["DeviceAttributes", "DeviceFd", "KvmError", "call", "close"]
 
