@@ -367,7 +367,10 @@ class Guest:
         return moved
 
     def stop(self) -> str:
-        """Ask the guest to power off, stop it after 10 s if it has not, and return its :attr:`outcome`."""
+        """Ask the guest to power off, and return its :attr:`outcome`.
+
+        It is stopped if it does nothing for that in 2 s of its own time, or has not done it in 30 s.
+        """
         with contextlib.suppress(GuestEndedError), self._machine.using() as live:
             live.stop(now=False)
         outcome = self.wait()

@@ -32,6 +32,7 @@ from pvtime.run.inbox import (
     TerminalResized,
 )
 from pvtime.run.options import RunOptions
+from pvtime.run.power_off import PowerOffStep, PowerOffWatch
 from pvtime.run.shell_jobs import ShellJobs, ShellResult
 from pvtime.run.source import BuiltMachine
 from pvtime.run.timetable import SessionTimeouts, Timetable
@@ -44,6 +45,8 @@ SILENCE: Final = (
     "console, or the kernel has no driver for a 16550 or stopped before its console was up "
     "(--append earlycon shows how far it came)"
 )
+STOPPING: Final = protocol.Reply("stop", ok=True)
+"""The guest begins to power off."""
 CONSOLE_INTERVAL_S: Final = 1.0
 """Time for which console output may wait that is not shown."""
 
@@ -123,6 +126,10 @@ class Session:
         self._shown_at = self._times.start
         self._figures = Figures(stealing=bool(options.steal), tell=view.note)
         self._final: Moment | None = None
+        self._power_off: PowerOffWatch | None = None
+        """Whether the guest, which was asked to power off, does so; None: its agent was not asked."""
+        self._looked_at = 0.0
+        """Time of the last look at that."""
         self._size: TerminalResized | None = None
         self._signal: int | None = None
         self._quit = False
@@ -220,6 +227,8 @@ class Session:
                 self._handle_ready(message)
             elif isinstance(message, protocol.ShellOutput | protocol.ShellExit):
                 self._shell_jobs.handle(message)
+            elif message == STOPPING:
+                self._note_step(PowerOffStep.ACKNOWLEDGED)
         for event in self._inbox.take_events():
             self._handle_event(event)
         if console := self._inbox.take_console():
@@ -267,6 +276,7 @@ class Session:
         moment = self._sample(report)
         if report.final:
             self._final = moment
+            self._note_step(PowerOffStep.REPORTED)
         with self._reported:
             self._reports += 1
             self._last_report = moment
@@ -309,6 +319,8 @@ class Session:
         times = self._times
         ends = (times.end_at, times.save_at, times.silence_at, times.halt_ends_at)
         due += [when - now for when in ends if when is not None]
+        if self._power_off is not None:
+            due.append(self._looked_at + self._timeouts.power_off_look - now)
         return max(0.0, min(due))
 
     def _act(self) -> None:
@@ -322,6 +334,7 @@ class Session:
         if self._times.halt_ends_at is not None and now >= self._times.halt_ends_at and self._ended is None:
             self._halted = True
             self._ended = EngineEnded(Outcome.STOPPED)
+        self._watch_power_off(now)
         end_at, interval = self._times.end_at, self._view.interval
         if end_at is not None and now >= end_at and self._ended is None:
             if self._times.give_up_at is None:
@@ -350,12 +363,31 @@ class Session:
             self._asked_at = now
             self._tell_agent("stat")
 
+    def _watch_power_off(self, now: float) -> None:
+        """Stop a guest that was asked to power off, and has let its own time for that pass."""
+        if self._power_off is None or now < self._looked_at + self._timeouts.power_off_look:
+            return
+        samples = self._engine.sample()
+        self._looked_at = self._times.now()
+        if self._ended is None and self._power_off.is_over(self._looked_at, samples):
+            self._give_up()
+
+    def _note_step(self, step: PowerOffStep) -> None:
+        # A sample for each of many that repeat it would let a guest hold up the events.
+        if self._power_off is not None and step > self._power_off.step:
+            samples = self._engine.sample()
+            self._power_off.reach(step, self._times.now(), samples)
+
     def _request_power_off(self, seconds: float) -> None:
         """End the run: ask a guest that has an agent to power off within ``seconds``; stop any other now."""
         asked = self._times.give_up_at is not None
         self._times.limit_power_off(seconds if self._agent_up else 0.0)
-        if seconds and not asked:
+        if seconds and not asked and self._agent_up:
             self._tell_agent("stop")
+            samples = self._engine.sample()
+            limit = self._timeouts.power_off_own + self._timeouts.power_off_vcpu * (len(samples) - 1)
+            self._looked_at = self._times.now()
+            self._power_off = PowerOffWatch(self._looked_at, samples, limit)
 
     def _give_up(self) -> None:
         """Stop the engine: the guest cannot be asked to power off, or did not do so in time."""

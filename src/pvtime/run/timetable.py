@@ -25,9 +25,16 @@ class SessionTimeouts:
     """Without output after a kernel's last line, until the run ends. Longer than the second between reports
     of an agent, which tell a guest that has only printed such a line from one that has panicked or halted."""
     power_off: float = 30.0
-    """For the guest to power off when asked: 5 s were seen on a host with a load of 14."""
+    """For the guest to power off when asked: 9 s were seen on a host with a load of 16."""
+    power_off_own: float = 2.0
+    """The guest's own time for each step (:class:`~pvtime.run.power_off.PowerOffWatch`): 0.3 s of those 9 s
+    were its own, for all three. In the lab, with a load of 18, the longest took 1.5 s."""
+    power_off_vcpu: float = 0.1
+    """More of it for each further vCPU: all of them may compute, and the agent runs on one."""
+    power_off_look: float = 0.1
+    """Between two looks at how much of it has passed."""
     power_off_signal: float = 2.0
-    """The same after Ctrl-C or SIGTERM: somebody waits."""
+    """The same as :attr:`power_off` after Ctrl-C or SIGTERM: somebody waits."""
     stat_reply: float = 2.0
     """Until an unanswered request for /proc/stat is repeated."""
 

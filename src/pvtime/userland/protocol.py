@@ -7,7 +7,7 @@ Both sides write lines of ASCII that end with a newline. Guest to host::
     stat begin N [final]          report N, the kernel's last if final
     stat cpuC F1 .. F10 SUM       the cpuC line of /proc/stat, in USER_HZ, and the sum of its ten numbers
     stat end N
-    ok COMMAND | failed COMMAND   the answer to a command, which it repeats
+    ok COMMAND | failed COMMAND   the answer to a command, which it repeats; to stop, as it begins
     out N TEXT                    a piece of the output of command N of a shell, in base64
     exit N CODE                   its exit code, after its output
 
@@ -64,7 +64,8 @@ MAX_LINE: Final = 300
 MAX_SHELL_COMMAND: Final = 4096
 """Bytes of a command for a shell."""
 
-MAX_CPUS: Final = 64
+MAX_CPUS: Final = 512
+"""As many as a machine can have (layout.MAX_VCPUS, which is above this package)."""
 MAX_NUMBER: Final = 2**64 - 1
 
 COMMANDS: Final[Mapping[str, int]] = {

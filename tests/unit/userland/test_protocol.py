@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvtime.machine.layout import MAX_VCPUS
 from pvtime.userland.protocol import (
     COMMANDS,
     MAX_LINE,
@@ -47,6 +48,12 @@ def test_a_report_arrives_however_it_is_cut(cpus: dict[int, list[int]], final: b
     messages = [m for start, end in itertools.pairwise(edges) for m in decoder.feed(data[start:end])]
     assert messages == [report(cpus, 7, final)]
     assert decoder.dropped == 0
+
+
+def test_the_largest_machine_reports_every_cpu() -> None:
+    # Each report of more than 64 CPUs was dropped: the guest had no figures, and never answered.
+    cpus = {cpu: [1] * 10 for cpu in range(MAX_VCPUS)}
+    assert AgentDecoder().feed(frame(cpus)) == [report(cpus)]
 
 
 @given(CPUS, st.data())
@@ -106,7 +113,7 @@ def test_a_guest_that_never_ends_a_report_fills_no_memory() -> None:
     decoder.feed(b"stat begin 1\n")
     for cpu in range(1000):
         decoder.feed(f"stat cpu{cpu} {'0 ' * 10}0\n".encode())
-        assert len(decoder._cpus) <= 64
+        assert len(decoder._cpus) <= MAX_VCPUS
     assert decoder.feed(b"stat end 1\n") == []
     assert decoder.dropped > 0
 
@@ -137,7 +144,7 @@ def test_a_line_out_of_place_is_counted(line: bytes) -> None:
         b"",
         b"stat cpu0 1 0 0 0 0 0 0 0 0 0 2\n",
         b"stat cpu0 0 0 0 0 0 0 0 0 0 0 0\n" * 2,
-        b"stat cpu99 0 0 0 0 0 0 0 0 0 0 0\n",
+        b"stat cpu512 0 0 0 0 0 0 0 0 0 0 0\n",
         b"stat cpu0 " + b"18446744073709551615 " * 10 + b"184467440737095516150\n",
         b"[   1.0] oops\nstat cpu0 0 0 0 0 0 0 0 0 0 0 0\n",
     ],

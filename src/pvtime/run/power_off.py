@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether a guest that was asked to power off does so: by its own time, not by that of its host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from pvtime.engine.base import VcpuSample
+
+__all__ = ["PowerOffStep", "PowerOffWatch"]
+
+
+class PowerOffStep(IntEnum):
+    """How far a guest has come."""
+
+    ASKED = 0
+    ACKNOWLEDGED = 1
+    """Its agent has read the command."""
+    REPORTED = 2
+    """It has sent its final report."""
+
+
+class PowerOffWatch:
+    """The own time of a guest that was asked to power off.
+
+    The agent runs on vCPU 0. Its guest is not to blame for the time in which the host stole that vCPU's CPU
+    or had the machine stopped: a stock guest took 9 s beside 16 busy processes, of which 0.3 s were its own.
+    It is for the time in which another vCPU of its own had the CPU, though that is stolen from vCPU 0 as
+    well: else a guest with many vCPUs that compute would have the host wait. Nor does a pause by the user
+    stop its time: nobody waits for a machine that cannot power off.
+
+    :param now: s, by the same clock everywhere.
+    :param samples: every vCPU's figures of that time.
+    :param limit: s of its own time for each step, and from the last one until its power-off.
+    """
+
+    def __init__(self, now: float, samples: Sequence[VcpuSample], limit: float) -> None:
+        self._began = now
+        self._before = samples
+        self._limit = limit
+        self.step = PowerOffStep.ASKED
+        """The last step."""
+
+    def reach(self, step: PowerOffStep, now: float, samples: Sequence[VcpuSample]) -> None:
+        """Note a step; each counts once."""
+        if step > self.step:
+            self.step = step
+            self._began, self._before = now, samples
+
+    def is_over(self, now: float, samples: Sequence[VcpuSample]) -> bool:
+        """Whether the guest has let its time pass."""
+        return self.own_seconds(now, samples) >= self._limit
+
+    def own_seconds(self, now: float, samples: Sequence[VcpuSample]) -> float:
+        """Return the guest's own time since its last step, in s."""
+        grown = [own.times - before.times for own, before in zip(samples, self._before, strict=True)]
+        first, others = grown[0], sum(times.ran_ns for times in grown[1:])
+        return now - self._began - (first.stopped_ns + max(0, first.stolen_ns - others)) / 1e9
