@@ -23,7 +23,7 @@ __all__ = ["top_command"]
 
 HEAD_LINES = 6
 """Lines of the live view that are not VMs: its title, the table's head, the keys."""
-NO_VMS = "no VM is seen on this host"
+NO_VMS = "no VM is seen on this host: no process has vCPUs of KVM, and none is a VMM that is known by name"
 ESCAPES = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
 
 
@@ -104,10 +104,7 @@ def _print(sample: HostSample, state: object) -> None:
 
     assert isinstance(state, TopState)
     console = open_console(sys.stdout)
-    if not sample.vms:
-        console.print(NO_VMS)
-        return
-    console.print(top_table(sample, state))
+    console.print(top_table(sample, state) if sample.vms else NO_VMS, soft_wrap=not sample.vms)
     own = ask_own_machines()
     guests = guest_lines(ask_guests([vm.vm for vm in sample.vms], own))
     for sentence in (*sample.missing, *own_sentences(own), *guests):

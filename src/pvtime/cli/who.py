@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["chosen_vms", "who_command"]
 
 POLL_S = 0.1
+MOST_NAMED = 8
+"""VMs that a message lists."""
 PIECES = 500_000
 """Most that --trace keeps, for about 100 MB."""
 
@@ -114,12 +117,27 @@ def chosen_vms(every: Sequence[HostVm], name: str | None) -> list[HostVm]:
     """
     found = [vm for vm in every if name is None or name in (vm.name, vm.label, str(vm.pid))]
     if not found:
-        of_name = "" if name is None else f" of the name {name!r}"
-        raise UsageError(f"no VM{of_name} is seen on this host: pvtime top --once lists them")
+        raise UsageError(_none_found(every, name))
     if name is not None and len(found) > 1:
         pids = " or ".join(str(vm.pid) for vm in found)
         raise UsageError(f"{len(found)} VMs have the name {name!r}: give the number of its process: {pids}")
     return found
+
+
+def _none_found(every: Sequence[HostVm], name: str | None) -> str:
+    """Return what there is instead of the VM."""
+    from pvtime.watch.sampler import WITHOUT_ROOT
+
+    hidden = f"; {WITHOUT_ROOT}" if os.geteuid() else ""
+    if not every:
+        return (
+            "no VM is seen on this host: start one first, or give pvtime who its name and --wait "
+            f"before it starts{hidden}"
+        )
+    what = f"process {name} runs no VM" if name and name.isdecimal() else f"no VM has the name {name!r}"
+    labels = [vm.label for vm in every]
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    return f"{what}: this host has {', '.join(labels[:MOST_NAMED])}{more}{hidden}"
 
 
 @contextlib.contextmanager

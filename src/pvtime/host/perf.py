@@ -247,5 +247,8 @@ def _libc() -> ctypes.CDLL:
 
 def _refusal(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "perf_event_open: who had the CPU can be traced by root only, or with CAP_PERFMON"
+        return (
+            "tracing the scheduler needs root, or CAP_PERFMON (perf_event_open: "
+            f"{host_reason(error)}); pvtime top needs neither"
+        )
     return f"perf_event_open: {host_reason(error)}"

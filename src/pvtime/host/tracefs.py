@@ -100,8 +100,8 @@ def tracefs() -> Iterator[Tracefs]:
                 yield Tracefs(place)
                 return
         raise UsageError(
-            f"tracefs: {reason}: who had the CPU can be traced by root only, or with CAP_PERFMON and a "
-            f"tracefs at {_PLACES[0]} that is readable; the kernel needs CONFIG_FTRACE"
+            "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at "
+            f"{_PLACES[0]}, and a kernel with CONFIG_FTRACE (tracefs: {reason}); pvtime top needs none of these"
         )
     finally:
         if mount >= 0:
