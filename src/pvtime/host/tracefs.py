@@ -101,7 +101,7 @@ def tracefs() -> Iterator[Tracefs]:
                 return
         raise UsageError(
             "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at "
-            f"{_PLACES[0]}, and a kernel with CONFIG_FTRACE (tracefs: {reason}); pvtime top needs none of these"
+            f"{_PLACES[0]}, and a kernel with CONFIG_FTRACE (tracefs: {reason}); pvtime top does not"
         )
     finally:
         if mount >= 0:

@@ -23,6 +23,7 @@ __all__ = [
     "QUOTA",
     "UNKNOWN",
     "Activity",
+    "Gap",
     "Migrate",
     "Runner",
     "Switch",
@@ -52,6 +53,9 @@ OTHERS: Final[Runner] = (-3, b"")
 
 MAX_RUNNERS: Final = 20_000
 """Threads that are told apart: a host may start any number meanwhile."""
+
+MAX_GAPS: Final = 10_000
+"""Of a thread, until they are taken."""
 
 _STATES: Final = 0xFF
 """States of a thread in sched_switch; 0: it is runnable, and was preempted."""
@@ -141,6 +145,17 @@ class VcpuActivity:
     """Spans since the last comparison in which it first waited and then ran, and who had the CPU before."""
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A time on a CPU in which one thread was followed by another without a record."""
+
+    length_ns: int
+    last: Runner
+    """The thread that left the CPU at its end."""
+    waits: tuple[tuple[int, int], ...]
+    """Threads that waited there, and for how long, until its end."""
+
+
 class WaitTracker:
     """Follows vCPUs' threads.
 
@@ -159,6 +174,10 @@ class WaitTracker:
         self.dropped_spans = 0
         self.lost_switches = 0
         """Switches of which the records before and after tell, and no record."""
+        self.complete = True
+        """No record was lost in a ring: a gap is of two threads."""
+        self.gaps: defaultdict[Runner, list[Gap]] = defaultdict(list)
+        """By the thread that left its CPU without a record; :meth:`share_gaps` takes them."""
         self.new_runners: list[Runner] = []
         """Those that had the CPU of a waiting vCPU since the caller emptied the list."""
         self._runners: set[Runner] = {IDLE, UNKNOWN}
@@ -170,6 +189,8 @@ class WaitTracker:
         """By CPU: the threads in its queue, and the time up to which their waits are cut."""
         self._queue_of: dict[int, int] = {}
         self._running: dict[int, Runner] = {}
+        self._since: dict[int, int] = {}
+        """By CPU: the last switch."""
         self._ended: list[Wait] = []
         self._end: int | None = None
         for tid, cpu in cpus.items():  # it may be waiting already: the first event tells
@@ -183,13 +204,16 @@ class WaitTracker:
         if broken:
             self._lose(now, running[0])
         queue = self._queues.get(cpu)
-        if queue:
-            runner = UNKNOWN if broken else (before, name) if before else IDLE
+        if broken:
+            self._cut_gap(now, cpu, (before, name), running)
+        elif queue:
+            runner = (before, name) if before else IDLE
             for tid, cut in queue.items():
                 if tid != before:
                     self._cut(tid, cut, now, runner)
                     queue[tid] = now
         self._running[cpu] = (after, next_name) if after else IDLE
+        self._since[cpu] = now
         if before in self.vcpus:
             self._depart(now, cpu, before, state, running)
         if after in self.vcpus:
@@ -290,6 +314,7 @@ class WaitTracker:
                 wait.pieces, wait.throttled = [], []
                 wait.causes.clear()
             self._running.setdefault(cpu, UNKNOWN)
+        self.gaps.clear()
         self._ended.clear()
         self.spans.clear()
         for vcpu in self.vcpus.values():
@@ -340,6 +365,22 @@ class WaitTracker:
                 vcpu.waited_ns += share
                 vcpu.missing_ns -= share
         spans.clear()
+
+    def share_gaps(self, runner: Runner, ran_ns: int) -> int:
+        """Divide what a thread without records has run among its gaps; return how much of it was divided.
+
+        It ran at the beginning of each, and who left the CPU at the end ran from then on.
+        """
+        gaps = self.gaps.pop(runner, [])
+        shares = _divide(ran_ns, [gap.length_ns for gap in gaps])
+        for gap, share in zip(gaps, shares, strict=True):
+            for tid, waited in gap.waits:
+                first = max(0, share - (gap.length_ns - waited))
+                causes = self.vcpus[tid].causes
+                causes[UNKNOWN] -= waited
+                causes[self._known(runner)] += first
+                causes[self._known(gap.last)] += waited - first
+        return sum(shares)
 
     def pending_ns(self, tid: int, now: int) -> int:
         """Return how long a thread has been waiting in a wait that has not ended; 0: it does not wait."""
@@ -392,6 +433,27 @@ class WaitTracker:
         if vcpu is not None and vcpu.activity is Activity.RUNS:
             self._become(vcpu, Activity.UNKNOWN, now)
             self._enqueue(now, running, -1)
+
+    def _cut_gap(self, now: int, cpu: int, last: Runner, first: Runner) -> None:
+        """Cut the waits on a CPU that one thread left without a record, and another with one."""
+        queue = self._queues.get(cpu, {})
+        waits = []
+        for tid, cut in queue.items():
+            if tid == last[0]:
+                continue
+            queue[tid] = now
+            plain = self.complete and not self._limit and tid not in self._limited and self._end is None
+            if plain and first == IDLE:  # a CPU does not stay idle when a thread waits there
+                self._cut(tid, cut, now, last if last[0] else IDLE)
+                continue
+            self._cut(tid, cut, now, UNKNOWN)
+            if plain and self.vcpus[tid].activity is Activity.WAITS:
+                waits.append((tid, now - cut))
+        if first != IDLE and self.complete:
+            gaps = self.gaps[first]
+            gaps.append(Gap(now - self._since.get(cpu, now), last if last[0] else IDLE, tuple(waits)))
+            if len(gaps) > MAX_GAPS:
+                del gaps[0]
 
     def _arrive(self, now: int, tid: int) -> None:
         vcpu = self.vcpus[tid]

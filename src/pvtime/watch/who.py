@@ -19,7 +19,7 @@ from typing import Final
 from pvtime.errors import UsageError
 from pvtime.host.cgroups import CgroupMounts, CpuQuota
 from pvtime.host.perf import PerfRing, perf_ring
-from pvtime.host.process import PROC, read_bytes, thread_state
+from pvtime.host.process import PROC, read_bytes, thread_ids, thread_state
 from pvtime.host.schedstat import ThreadReader
 from pvtime.host.text import printable
 from pvtime.host.tracefs import require_host_pids, tracefs
@@ -130,6 +130,8 @@ class WhoSession:
         self._names: dict[Runner, tuple[CauseKind, str, int | None]] = {}
         self._events = EventQueue()
         self._increments: list[tuple[int, int, int, list[int]]] = []
+        self._gap_runs: dict[int, int] = {}
+        """The part of the CPU time of threads that the kernel does not trace which is divided already."""
         self.window_began = False
         """The result has all that happens from now on."""
         self._sampled: dict[int, _Sampled] = {}
@@ -168,6 +170,8 @@ class WhoSession:
         self._process(window)
         self._resolve(at_end=False)
         self._tracker.restart(window)
+        untraced = {*self._gap_runs, *thread_ids(1, self._proc)}  # docs/who.md has whose threads
+        self._gap_runs = {tid: ran for tid in untraced if (ran := self._ran_ns(tid)) is not None}
         self.window_began = True
         for followed in self._followed:
             followed.frozen_ns = 0
@@ -181,6 +185,7 @@ class WhoSession:
         time.sleep(SLACK_NS / 1e9)
         self._drain()
         self._process(end)
+        self._share_gaps()
         ended = self._resolve(at_end=True)
         self._tracker.end_window(end)
         if self._quotas:  # the kernel tells of a throttling when that ends
@@ -249,6 +254,7 @@ class WhoSession:
             if polls % DRAIN_EVERY == 0:
                 self._drain()
                 self._process(now - SLACK_NS)
+                self._share_gaps()
                 if compare:
                     self._compare()
             polls += 1
@@ -342,6 +348,25 @@ class WhoSession:
                     compared.append((now, -3, (now, tid, *before)))
         self._events.add(compared)
 
+    def _share_gaps(self) -> None:
+        """Divide what threads have run that the kernel does not trace: /proc has that."""
+        tracker = self._tracker
+        tracker.complete = not any(ring.lost for ring in self._rings)
+        for runner in list(tracker.gaps):
+            tid = runner[0]
+            ran, divided = self._ran_ns(tid), self._gap_runs.get(tid)
+            if ran is None or divided is None or not tracker.complete:
+                del tracker.gaps[runner]
+                if ran is not None:
+                    self._gap_runs[tid] = ran
+            else:
+                self._gap_runs[tid] = divided + tracker.share_gaps(runner, max(0, ran - divided))
+
+    def _ran_ns(self, tid: int) -> int | None:
+        """Return the CPU time of a thread; None: it has ended."""
+        fields = (read_bytes(f"{self._proc}/{tid}/schedstat") or b"").split()
+        return int(fields[0]) if len(fields) == 3 else None
+
     def _resolve(self, *, at_end: bool) -> set[tuple[int, int]]:
         """Resolve the vCPUs of which no event came by their states; return the VMs of those that ended.
 
@@ -405,8 +430,8 @@ class WhoSession:
             )
         if tracker.lost_switches:
             notes.append(
-                f"{tracker.lost_switches} switches left no record, and their time is not known: this kernel "
-                "does not trace some threads"
+                f"{tracker.lost_switches} switches left no record: this kernel does not trace some threads. "
+                "What those ran is divided among the times in which they may have run"
             )
         if tracker.dropped_spans:
             notes.append(f"the picture ends early: {tracker.dropped_spans} pieces did not fit")

@@ -75,8 +75,9 @@ def _shared(vm: VmCauses) -> list[str]:
 def _disagreements(vm: VmCauses) -> list[str]:
     """Return a sentence for each vCPU whose rows do not sum to what the kernel counted."""
     return [
-        f"vCPU {vcpu.vcpu.label}: these rows have {units.difference(-vcpu.missing_ns)} beside the "
-        f"{units.time(vcpu.run_delay_ns)} that the kernel counted while both counted"
+        f"vCPU {vcpu.vcpu.label}: the kernel counted {units.time(vcpu.run_delay_ns)} in the time that both "
+        f"counted, and these rows have {units.difference(abs(vcpu.missing_ns)).removeprefix('+')} "
+        f"{'less' if vcpu.missing_ns > 0 else 'more'}"
         for vcpu in vm.vcpus
         if abs(vcpu.missing_ns) > AGREES * vcpu.run_delay_ns
     ]

@@ -63,6 +63,6 @@ def test_who_may_not_trace_reads_what_it_needs_and_what_does_not(monkeypatch: py
     with pytest.raises(UsageError) as refused, tracefs.tracefs():
         pass
     assert str(refused.value) == (
-        "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at /nonexistent, and a "
-        "kernel with CONFIG_FTRACE (tracefs: Operation not permitted); pvtime top needs none of these"
+        "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at /nonexistent, "
+        "and a kernel with CONFIG_FTRACE (tracefs: Operation not permitted); pvtime top does not"
     )

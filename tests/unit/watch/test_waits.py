@@ -234,6 +234,45 @@ def test_a_switch_that_is_missing_is_noticed_and_accuses_nobody() -> None:
     assert tracker.lost_switches == 1
 
 
+def test_a_thread_that_is_not_traced_has_what_it_ran_and_who_came_next_has_the_rest() -> None:
+    tracker = WaitTracker(0, {VCPU: 1})
+    tracker.switch(1, switch(0, HOG, VCPU))
+    tracker.switch(1, switch(10, VCPU, 75))
+    tracker.switch(1, switch(19, HOG, VCPU))  # 75 gave way to the hog meanwhile
+    tracker.switch(1, switch(20, VCPU, 75, ASLEEP))
+    tracker.wakeup((25 * MS, VCPU, 1))
+    tracker.switch(1, switch(30, HOG, VCPU))
+    assert tracker.share_gaps(runner(75), 13 * MS) == 13 * MS  # 6.5 ms in each
+    tracker.finish(31 * MS)
+    assert {key: ns for key, ns in tracker.vcpus[VCPU].causes.items() if ns} == {
+        runner(75): 8 * MS,
+        runner(HOG): 6 * MS,
+    }
+    assert tracker.share_gaps(runner(75), 5 * MS) == 0
+
+
+def test_an_idle_thread_that_is_not_traced_left_its_cpu_when_a_vcpu_waited() -> None:
+    tracker = WaitTracker(0, {VCPU: 1})
+    tracker.switch(1, switch(0, HOG, VCPU))
+    tracker.switch(1, switch(5, VCPU, 0, ASLEEP))
+    tracker.wakeup((8 * MS, VCPU, 1))
+    tracker.switch(1, switch(12, HOG, VCPU))
+    tracker.finish(13 * MS)
+    assert causes(tracker) == {runner(HOG): 4}
+
+
+def test_where_records_were_lost_nobody_is_accused() -> None:
+    tracker = WaitTracker(0, {VCPU: 1})
+    tracker.complete = False
+    tracker.switch(1, switch(0, HOG, VCPU))
+    tracker.switch(1, switch(10, VCPU, 0))
+    tracker.switch(1, switch(19, HOG, 75))
+    tracker.switch(1, switch(20, HOG, VCPU))
+    tracker.finish(30 * MS)
+    assert causes(tracker) == {UNKNOWN: 10}
+    assert not tracker.gaps
+
+
 def test_an_arrival_that_is_missing_ends_the_wait_at_the_last_record() -> None:
     tracker = WaitTracker(0, {VCPU: 1})
     tracker.switch(1, switch(0, HOG, VCPU))
@@ -338,6 +377,8 @@ def test_whatever_happens_the_causes_sum_to_the_waits_and_the_times_to_the_windo
                 )
                 tracker.compare(now * MS, tid, *counted)
         elif what == 8:
+            for left in list(tracker.gaps):
+                tracker.share_gaps(left, chance.randrange(9) * MS)
             tracker.throttle([VCPU, SIBLING], (now - 2) * MS, now * MS, chance.randrange(5) * MS)
         else:
             tracker.settle((now - 1) * MS)
