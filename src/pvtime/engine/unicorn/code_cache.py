@@ -150,10 +150,36 @@ _ON_SYS: Final = {
 for an IVAU in the page that is clean: a boot has 60,000, and the callback takes 2 us. Return 0, which has the
 library execute the instruction: EL0 may not be allowed to. A kernel executes DC ZVA by the million."""
 
-_SET_FLAG: Final = {
-    "x86_64": b"\xc6\x01\x01\xc3",  # movb $1, (%rcx); ret
-    "aarch64": b"\x29\x00\x80\x52\x69\x00\x00\x39\xc0\x03\x5f\xd6",  # mov w9, #1; strb w9, [x3]; ret
+_ON_TRANSLATION: Final = {
+    # The arguments are (uc, block, block before, state): rdi, rsi, rdx, rcx.
+    "x86_64": b"".join(
+        (
+            b"\xc6\x01\x01",  # movb $1, (%rcx)  translated
+            b"\x48\xff\x49\x18",  # decq 24(%rcx)  left
+            b"\x74\x01",  # je 1f
+            b"\xc3",  # ret
+            b"\x48\xb8" + TARGETS[0],  # 1: movabsq $uc_emu_stop, %rax
+            b"\xff\xe0",  # jmp *%rax
+        )
+    ),
+    # x0, x1, x2, x3.
+    "aarch64": b"".join(
+        (
+            b"\x29\x00\x80\x52",  # mov w9, #1
+            b"\x69\x00\x00\x39",  # strb w9, [x3]  translated
+            b"\x69\x0c\x40\xf9",  # ldr x9, [x3, #24]  left
+            b"\x29\x05\x00\xf1",  # subs x9, x9, #1
+            b"\x69\x0c\x00\xf9",  # str x9, [x3, #24]
+            b"\x40\x00\x00\x54",  # b.eq 1f
+            b"\xc0\x03\x5f\xd6",  # ret
+            b"\x70\x00\x00\x58",  # 1: ldr x16, 2f
+            b"\x00\x02\x1f\xd6",  # br x16
+            b"\x1f\x20\x03\xd5",  # nop
+            TARGETS[0],  # 2: .quad uc_emu_stop
+        )
+    ),
 }
+"""Note that a block was translated, and end the run at the last that is left."""
 
 _REMOVE_CACHE: Final = ctypes.c_int(
     uc_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | uc_const.UC_CTL_IO_WRITE << 30
@@ -176,6 +202,7 @@ class _State(ctypes.Structure):
         ("translated", ctypes.c_uint8),
         ("physical", ctypes.c_uint64),
         ("clean", ctypes.c_uint64),
+        ("left", ctypes.c_int64),
     )
 
     translated: int
@@ -184,9 +211,12 @@ class _State(ctypes.Structure):
     """Room for the result of uc_vmem_translate."""
     clean: int
     """A physical page without translated code, unless :attr:`translated` is set."""
+    left: int
+    """Blocks until a run ends for their number."""
 
 
 _NO_PAGE: Final = 1
+_NO_LIMIT: Final = (1 << 63) - 1
 
 
 class CodeCache:
@@ -196,11 +226,16 @@ class CodeCache:
         cannot drop all translations while it executes one. A block ends at an ISB, and until then code may
         be stale on hardware, too.
     :param fail: gets what the callback raises.
+    :param block_limit: blocks that may be translated until :attr:`has_many`; None: any number.
     :raises EngineError: see :class:`NativeHook`.
     """
 
     def __init__(
-        self, uc: unicorn.Uc, kick: Callable[[], None], fail: Callable[[BaseException], None]
+        self,
+        uc: unicorn.Uc,
+        kick: Callable[[], None],
+        fail: Callable[[BaseException], None],
+        block_limit: int | None = None,
     ) -> None:
         self._uc = uc
         self._handle = uc._uch
@@ -209,7 +244,8 @@ class CodeCache:
         self._stale = False
         self._last = _NO_PAGE
         """Physical page of the last invalidated line."""
-        self._state = _State(clean=_NO_PAGE)
+        self._limit = _NO_LIMIT if block_limit is None else block_limit
+        self._state = _State(clean=_NO_PAGE, left=self._limit)
         self._uc_vmem_translate = LIBRARY.uc_vmem_translate
         self._uc_vmem_translate.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_void_p)
         self._callback = _CALLBACK(self._on_maintenance)
@@ -222,8 +258,24 @@ class CodeCache:
                 [self._uc_vmem_translate, self._callback],
                 a64.UC_ARM64_INS_SYS,
             ),
-            NativeHook(self._handle, uc_const.UC_HOOK_EDGE_GENERATED, _SET_FLAG, self._state),
+            NativeHook(
+                self._handle,
+                uc_const.UC_HOOK_EDGE_GENERATED,
+                _ON_TRANSLATION,
+                self._state,
+                [LIBRARY.uc_emu_stop],
+            ),
         )
+
+    @property
+    def has_many(self) -> bool:
+        """Whether as many blocks as allowed were translated; the run ended for that."""
+        return self._state.left <= 0
+
+    def begin_count(self) -> None:
+        """Drop all translated code, between two runs, and count the blocks from here."""
+        self._state.left = self._limit
+        self.flush()
 
     def flush(self) -> None:
         """Drop all translated code, between two runs."""

@@ -90,6 +90,8 @@ class Core(ABC):
     """
 
     internals: ClassVar[bool]
+    block_limit: ClassVar[int | None] = None
+    """Blocks that may be translated until :meth:`_execute` must do something about their number."""
 
     def __init__(self, config: CoreConfig) -> None:
         if config.model not in CPU_MODELS:
@@ -119,7 +121,7 @@ class Core(ABC):
         self.address_space = AddressSpace(self._uc, config.memories, config.devices, self._fail)
         self._exception_callback = EXCEPTION_CALLBACK(self._on_exception)
         add_hook(self._handle, uc_const.UC_HOOK_INTR, self._exception_callback)
-        self.code_cache = CodeCache(self._uc, self.kick, self._fail)
+        self.code_cache = CodeCache(self._uc, self.kick, self._fail, self.block_limit)
         self.contexts = Contexts(self._uc, self._leave_aarch32)
 
     def _fail(self, error: BaseException) -> None:

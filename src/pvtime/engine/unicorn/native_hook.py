@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pvtime.engine.unicorn.uclib import add_hook
+from pvtime.engine.unicorn.uclib import LIBRARY, add_hook
 from pvtime.errors import EngineError
 
 __all__ = ["TARGETS", "NativeHook"]
@@ -59,4 +59,14 @@ class NativeHook:
         if machine == "aarch64":
             libgcc = ctypes.CDLL("libgcc_s.so.1")
             getattr(libgcc, "__clear_cache")(ctypes.c_void_p(start), ctypes.c_void_p(start + len(words)))
-        add_hook(handle, kind, start, ctypes.addressof(data), instruction)
+        self._handle = handle
+        self._arguments = kind, start, ctypes.addressof(data), instruction
+        self._hook = add_hook(handle, *self._arguments)
+
+    def renew(self) -> None:
+        """Delete the hook and add it again, between two runs: the library forgets where it was called.
+
+        Drop all translated code before: it calls the hook that is deleted.
+        """
+        LIBRARY.uc_hook_del(self._handle, self._hook)
+        self._hook = add_hook(self._handle, *self._arguments)

@@ -54,6 +54,7 @@ class StopHook:
     def __init__(self, handle: ctypes.c_void_p) -> None:
         self._flag = ctypes.c_uint8()
         self._hook = NativeHook(handle, unicorn.UC_HOOK_BLOCK, _CODE, self._flag, [LIBRARY.uc_emu_stop])
+        self.renew = self._hook.renew
 
     def stop(self) -> None:
         """End the current run, or else the next one as it starts; from any thread."""

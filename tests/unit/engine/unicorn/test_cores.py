@@ -7,14 +7,15 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from framework.engines import Choice
-from pvtime.abi.arm64 import ExceptionClass, SysReg
+from framework.traps import NoTraps
+from pvtime.abi.arm64 import ExceptionClass
 from pvtime.engine.unicorn import context_layout, cores
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.cores import make_core
@@ -27,19 +28,6 @@ from pvtime.inject.schedule import NOTHING
 from pvtime.machine.image import KernelImage
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.memory import GuestMemory
-
-
-class NoTraps:
-    """The host of a CPU that traps nothing."""
-
-    def hypercall(self, registers: Sequence[int]) -> int:
-        raise AssertionError
-
-    def read_register(self, register: SysReg) -> int | None:
-        raise AssertionError
-
-    def write_register(self, register: SysReg, value: int) -> bool:
-        raise AssertionError
 
 
 @pytest.fixture
