@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 
 from framework.wait import DEADLINE, wait_until
-from pvtime.judge.image_file import judge_image
-from pvtime.judge.vcpu_threads import processes_below
-from pvtime.judge.vmm import Vmm
 from pvtime.lab.qemu import PROGRAM
 
 PVTIME = [sys.executable, "-m", "pvtime"]
@@ -89,24 +86,6 @@ def test_a_choice_of_checks_is_made_and_nothing_else() -> None:
     needed = ["cpus_start", "smccc_version", "discovery_agrees", "every_cpu_has_structure", "normal_memory"]
     assert [check["name"] for check in document["checks"]] == [*needed, "padding", "starts_again"]
     assert code == 0, "the chosen checks passed; there is nothing to compare with the host"
-
-
-def test_a_guest_of_qemu_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
-    if shutil.which(PROGRAM) is None:
-        pytest.skip(f"{PROGRAM} is not installed (Debian: apt install qemu-system-arm)")
-    image = tmp_path / "image"
-    image.write_bytes(judge_image())
-    console = b""
-    # Stopped at first: it must not come to its end before it is migrated.
-    with Vmm([PROGRAM, *QEMU.split(), "-S"], str(image), tmp_path) as vmm:
-        first = processes_below(vmm.process)
-        vmm.migrate()
-        assert not set(first) & set(processes_below(vmm.process))
-        while (data := vmm.read(1)) is not None:
-            console += data
-    # It ran where it was restored, and not a second time.
-    assert console.count(b"KTAP version 1") == 1, vmm.complaint()
-    assert console.count(b"pvtime-result: end pass") == 1
 
 
 def test_a_vcpu_without_a_structure_is_found() -> None:

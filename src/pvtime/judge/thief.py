@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,15 @@ class Thief:
         self._hog.wait()
         for tid in self._moved:
             _move(tid, self._everywhere)
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Compute nothing for the time of a ``with`` block: there is nobody to steal from."""
+        self._hog.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._hog.send_signal(signal.SIGCONT)
 
     def take(self, tids: Sequence[int]) -> None:
         """Steal from these threads too.

@@ -166,12 +166,13 @@ class Vmm(Subject):
         before, last = readings[0], dict(readings[0])
         for reading in readings:
             last |= reading
-        self._end()
         lost = {vcpu: last[vcpu] - before[vcpu] for vcpu in before}
-        self._start(command)
         used = dict.fromkeys(last, 0)
-        at_rest = self._monitor.await_restored()
-        self._find(len(last))
+        with self._thief.resting() if self._thief is not None else contextlib.nullcontext():
+            self._end()
+            self._start(command)
+            at_rest = self._monitor.await_restored()
+            self._find(len(last))
         if self._thief is not None:
             self._thief.take(self._threads.tids())
         if at_rest:
