@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvtime.cli.params import FILE_NAME, WholeNumber, engine_option, parsed_by, seconds
+from pvtime.cli.params import FILE_NAME, WholeNumber, break_option, engine_option, parsed_by, seconds
 from pvtime.errors import UsageError
 from pvtime.judge.choice import image_choice, parse_choice
 from pvtime.judge.console import MAX_CPUS
@@ -66,6 +66,7 @@ STOLEN = "30%"
     show_default=True,
     help="Who provides the memory for stolen time, in a machine of pvtime's own.",
 )
+@break_option
 @click.option(
     "--timeout",
     callback=parsed_by(seconds),
@@ -115,6 +116,7 @@ def judge_command(
     vcpus: int,
     engine: str,
     placement: str,
+    mistake: str | None,
     timeout: float | None,
     seconds: int,
     chosen: frozenset[str] | None,
@@ -161,6 +163,10 @@ def judge_command(
     options = ["--engine", engine, "--placement", placement, "--vcpus", str(vcpus)]
     timeout = timeout or (LAB_TIMEOUT_S if in_lab else TIMEOUT_S)
     options += ["--timeout", str(timeout), "--seconds", str(seconds)]
+    if mistake is not None:
+        if command:
+            raise UsageError("--break is for a machine of pvtime's own: leave out the VMM's command")
+        options += ["--break", mistake]
     if chosen:
         options += ["--checks", ",".join(sorted(chosen))]
     options += [f"--{event.value}" for event in LifeEvent if event in events]
@@ -185,7 +191,7 @@ def judge_command(
     if command:
         result = _judge_vmm(command, Path(program_of(command)[-1]).name, wanted)
     else:
-        result = _judge_own(engine, placement, vcpus, wanted)
+        result = _judge_own(engine, placement, vcpus, mistake, wanted)
     if junit is not None and junit != STDOUT:
         write_whole(junit, to_junit(result), "the results")
     if console is not None:
@@ -253,7 +259,8 @@ def _judge_vmm(command: Sequence[str], name: str, wanted: _Wanted) -> Judgement:
             return judge(vmm, name, wanted.limit_s, wanted.events, wanted.chosen)
 
 
-def _judge_own(engine: str, placement: str, vcpus: int, wanted: _Wanted) -> Judgement:
+def _judge_own(engine: str, placement: str, vcpus: int, mistake: str | None, wanted: _Wanted) -> Judgement:
+    from pvtime.engine.base import BREAK
     from pvtime.engine.registry import choose
     from pvtime.inject.schedule import Schedule
     from pvtime.judge.image_file import judge_kernel
@@ -263,9 +270,13 @@ def _judge_own(engine: str, placement: str, vcpus: int, wanted: _Wanted) -> Judg
 
     kind, _ = choose(engine)
     name = f"pvtime ({kind.name}, {placement})"
+    broken = {} if mistake is None else {BREAK: mistake}
+    if mistake is not None:
+        name += f", BROKEN ON PURPOSE (--break {mistake})"
     if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
         options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
         command = [*PVTIME, "run", "--kernel", "{image}", *options]
+        command += [word for pair in broken.items() for word in (f"--{pair[0]}", pair[1])]
         # Words that come later win.
         seconds = f"seconds={TOLD_S}" if wanted.events - {LifeEvent.RESET} else ""
         words = (seconds, wanted.image_options, f"wait={LATE_S[bool(wanted.events)]}")
@@ -275,7 +286,7 @@ def _judge_own(engine: str, placement: str, vcpus: int, wanted: _Wanted) -> Judg
     config = MachineConfig(vcpus, MEMORY, kernel, placement=PlacementName(placement))
 
     def build(machine: Machine) -> Engine:
-        return kind.build(machine, {}, Schedule.parse([STOLEN]))
+        return kind.build(machine, broken, Schedule.parse([STOLEN]))
 
     with OwnMachine(build, config) as subject:
         return judge(subject, name, wanted.limit_s, wanted.events, wanted.chosen)

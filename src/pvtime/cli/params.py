@@ -20,6 +20,7 @@ __all__ = [
     "FILE_NAME",
     "MAX_SECONDS",
     "WholeNumber",
+    "break_option",
     "endpoint_options",
     "engine_option",
     "key_values",
@@ -83,6 +84,16 @@ engine_option: Final = click.option(
     help="Engine that executes the vCPUs.",
 )
 """Option of a command, for :func:`pvtime.engine.registry.choose`."""
+
+
+break_option: Final = click.option(
+    "--break",
+    "mistake",
+    metavar="NAME",
+    help="Make a mistake with stolen time on purpose, for those who test a test of it; embedded engine only. "
+    "docs/judge.md has the names.",
+)
+"""Option of a command, for the engine option :data:`pvtime.engine.base.BREAK`."""
 
 
 _key_option: Final = click.option(

@@ -11,8 +11,16 @@ from typing import Any, Final
 
 import click
 
-from pvtime.cli.params import FILE_NAME, WholeNumber, key_values, parsed_by, sample_interval, seconds
-from pvtime.engine.base import COUNTER_FREQUENCY
+from pvtime.cli.params import (
+    FILE_NAME,
+    WholeNumber,
+    break_option,
+    key_values,
+    parsed_by,
+    sample_interval,
+    seconds,
+)
+from pvtime.engine.base import BREAK, COUNTER_FREQUENCY
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Item, Schedule
 from pvtime.machine.timer import MAX_HZ, MIN_HZ
@@ -32,6 +40,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         steal_pauses: bool,
         lpt: bool,
         counter_frequency: int | None,
+        mistake: str | None,
         duration: float | None,
         save_at: SaveAt | None,
         name: str | None,
@@ -51,6 +60,8 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             raise UsageError("--duration ends the run before --save-at: leave one of them out")
         if counter_frequency is not None:
             engine_options = {**engine_options, COUNTER_FREQUENCY: str(counter_frequency)}
+        if mistake is not None:
+            engine_options = {**engine_options, BREAK: mistake}
         if no_control and (name is not None or control is not None or detach):
             raise UsageError("--no-control excludes --name, --control and --detach: leave one of them out")
         if detach and (quiet or STDOUT in (report, report_stream)):
@@ -219,6 +230,7 @@ OPTIONS: Final = (
         help="Have this host's counter count HZ ticks a second; embedded engine only. Default: 62500000. See "
         "docs/lpt.md.",
     ),
+    break_option,
     click.option(
         "--engine-option",
         "engine_options",

@@ -18,9 +18,20 @@ from pvtime.machine.memory_map import Access
 from pvtime.machine.timer import MAX_HZ, MIN_HZ, NATIVE, CounterRate
 from pvtime.records import dataclass
 
-__all__ = ["COUNTER_FREQUENCY", "Ending", "Engine", "Outcome", "VcpuSample", "VcpuTimes", "counter_rate"]
+__all__ = [
+    "BREAK",
+    "COUNTER_FREQUENCY",
+    "Ending",
+    "Engine",
+    "Outcome",
+    "VcpuSample",
+    "VcpuTimes",
+    "counter_rate",
+]
 
 
+BREAK: Final = "break"
+"""The engine option for a mistake of stolen time that is made on purpose."""
 COUNTER_FREQUENCY: Final = "counter-frequency"
 """The engine option for the frequency of the host's counter, in Hz."""
 
@@ -176,10 +187,17 @@ class Engine(ABC):
     state_type: ClassVar[type]
     """Dataclass of the engine's state: fields that :mod:`pvtime.snapshot.codec` can encode."""
     notice: str | None = None
-    """A sentence for the user about the machine that was restored; None: there is none."""
+    """A sentence for the user about the machine; None: there is none."""
+    mistake: str | None = None
+    """The mistake that it makes on purpose (:data:`BREAK`); None: it makes none."""
 
     def __init__(self) -> None:
         self._ending = Ending()
+
+    @property
+    def label(self) -> str:
+        """The engine's name as a report has it, which hides no mistake."""
+        return self.name if self.mistake is None else f"{self.name} (broken on purpose: {self.mistake})"
 
     @abstractmethod
     def start(self) -> None:

@@ -85,7 +85,7 @@ class LiveMachine:
         return MachineInfo(
             name=self.name,
             pid=os.getpid(),
-            engine=self.built.engine.name,
+            engine=self.built.engine.label,
             placement=config.placement.value,
             kernel=self.session.release,
             vcpus=config.vcpus,

@@ -488,7 +488,7 @@ class Session:
         if self._times.save_pending:
             self._notes.append("the run ended before the machine could be saved")
         report = RunReport(
-            engine=self._engine.name,
+            engine=self._engine.label,
             placement=self._machine.config.placement.value,
             kernel=self.release,
             boot_seconds=self._times.boot_seconds,

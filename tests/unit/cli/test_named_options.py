@@ -40,6 +40,7 @@ COMMANDS_OF = {
     "snapshot/stream.py": ("migrate", "receive"),
     "engine/kvm/engine.py": ("run",),
     "engine/unicorn/engine.py": MACHINES,
+    "engine/unicorn/mistakes.py": (*MACHINES, "judge"),
     "experiment": ("repeat",),
     "cost/host_table.py": ("cost",),
     "cost/host.py": ("cost",),

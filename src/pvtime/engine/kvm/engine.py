@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from enum import Enum, auto
 from typing import Final
 
-from pvtime.engine.base import COUNTER_FREQUENCY, Engine, Outcome, VcpuSample, VcpuTimes
+from pvtime.engine.base import BREAK, COUNTER_FREQUENCY, Engine, Outcome, VcpuSample, VcpuTimes
 from pvtime.engine.call_queue import CallQueue
 from pvtime.engine.kvm.dirty import KvmDirtyTracker
 from pvtime.engine.kvm.injector import StealInjector
@@ -140,6 +140,11 @@ class KvmEngine(Engine):
             raise UsageError(
                 "--counter-frequency: on the kvm engine the guest has this host's counter; leave out the "
                 "option, or give --engine unicorn"
+            )
+        if options and BREAK in options:
+            raise UsageError(
+                "--break: on the kvm engine the kernel counts stolen time; give --engine unicorn (pvtime's "
+                "kernel module can break a lab's KVM: its parameter mistakes)"
             )
         self._hide_pv_time = _hides_pv_time(options or {})
         if machine.config.lpt is not None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pvtime.abi.arm64 import SysReg
-from pvtime.engine.base import COUNTER_FREQUENCY
+from pvtime.engine.base import BREAK, COUNTER_FREQUENCY
 from pvtime.engine.unicorn.core import Core, CoreConfig
 from pvtime.engine.unicorn.el_setup import ABORTING_MODELS
 from pvtime.engine.unicorn.internals import LAYOUTS, LibraryLayout
@@ -116,13 +116,14 @@ def make_core(
     :raises UsageError: an unknown option, value or CPU model, or a model that lets a guest end this process.
     :raises EngineError: ``internals=on`` where they cannot be used.
     """
-    if unknown := options.keys() - _VALUES.keys() - {COUNTER_FREQUENCY}:
+    if unknown := options.keys() - _VALUES.keys() - {BREAK, COUNTER_FREQUENCY}:
         known = ", ".join(f"{name}={'|'.join(values)}" for name, values in _VALUES.items())
         raise UsageError(
-            f"engine option {min(unknown)!r}: the unicorn engine has {known} and {COUNTER_FREQUENCY}=HZ"
+            f"engine option {min(unknown)!r}: the unicorn engine has {known}, {BREAK}=NAME and "
+            f"{COUNTER_FREQUENCY}=HZ"
         )
     for name, value in options.items():
-        if name == COUNTER_FREQUENCY:
+        if name in (BREAK, COUNTER_FREQUENCY):
             continue
         if value not in _VALUES[name]:
             raise UsageError(f"engine option {name}={value}: give one of {', '.join(_VALUES[name])}")

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pvtime.engine.base import Engine, Outcome, VcpuSample
+from pvtime.engine.base import BREAK, Engine, Outcome, VcpuSample
 from pvtime.engine.unicorn.guest_traps import HypercallObserver
+from pvtime.engine.unicorn.mistakes import broken_notice
 from pvtime.engine.unicorn.run_loop import RunLoop
 from pvtime.engine.unicorn.saved import UnicornState, refuse_unsavable
 from pvtime.engine.unicorn.unicorn_vm import UnicornVm
@@ -45,6 +46,8 @@ class UnicornEngine(Engine):
         self, machine: Machine, options: Mapping[str, str] | None = None, steal: Schedule = NOTHING
     ) -> None:
         super().__init__()
+        self.mistake = (options or {}).get(BREAK)
+        self.notice = self.mistake and broken_notice(self.mistake)
         self._machine = machine
         self._loop = RunLoop(machine, options or {}, steal, self._ending)
         self._thread = threading.Thread(target=self._main, name="pvtime-engine", daemon=True)
@@ -94,11 +97,12 @@ class UnicornEngine(Engine):
         self._loop.restore(state)
         lpt, here = self._machine.lpt, self.vm.counter.rate.hz
         if state.frequency != here and (lpt is None or not lpt.asked):
-            self.notice = (
+            counter = (
                 f"its counter had {state.frequency} Hz, and this host's has {here}: its clocks run at "
                 f"{here / state.frequency:.3g} times their speed (--counter-frequency {state.frequency} "
                 "keeps it)"
             )
+            self.notice = "; ".join(filter(None, [self.notice, counter]))
 
     def start_dirty_log(self) -> DirtyTracker:
         return Comparison(self._machine.memories)

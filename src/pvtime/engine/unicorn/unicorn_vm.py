@@ -12,6 +12,7 @@ from pvtime.engine.unicorn.code_cache import CODE_CACHE_SIZE
 from pvtime.engine.unicorn.core import Core, CoreConfig, TrapHandler
 from pvtime.engine.unicorn.cores import make_core
 from pvtime.engine.unicorn.counter import GuestCounter
+from pvtime.engine.unicorn.mistakes import account_maker
 from pvtime.engine.unicorn.vcpu import UnicornVcpu
 from pvtime.inject.schedule import Schedule
 from pvtime.machine.gic import GicVersion, choose_emulated
@@ -22,7 +23,6 @@ from pvtime.machine.memory import check_memory_size
 from pvtime.machine.timer import PHYSICAL_TIMER_PPI, CounterRate, VcpuTimer
 from pvtime.records import dataclass
 from pvtime.steal.account import Account
-from pvtime.steal.structure import Structure
 
 __all__ = ["DEFAULT_CPU", "CoreMaker", "EmulatedGic", "UnicornVm", "build_vm"]
 
@@ -81,9 +81,10 @@ def build_vm(
     check_memory_size(machine.config.memory, CODE_CACHE_SIZE)
     steal.check_vcpus(machine.config.vcpus)
     rate = counter_rate(options)
+    make_account = account_maker(options)
     gic = _make_gic(machine, irq_changed)
     vcpus = [
-        _build_vcpu(gic, index, structure, steal, now, rate)
+        _build_vcpu(gic, index, make_account(structure), steal, now, rate)
         for index, structure in enumerate(machine.structures())
     ]
     devices = [*gic.devices, machine.console, machine.agent]
@@ -109,7 +110,7 @@ def _make_gic(machine: Machine, on_change: Callable[[int, bool], None]) -> Emula
 def _build_vcpu(
     gic: EmulatedGic,
     index: int,
-    structure: Structure | None,
+    account: Account,
     steal: Schedule,
     now: Callable[[], int],
     rate: CounterRate,
@@ -117,7 +118,7 @@ def _build_vcpu(
     timer = VcpuTimer(partial(gic.set_ppi, index, _FIRST_PPI + PHYSICAL_TIMER_PPI), now, rate)
     return UnicornVcpu(
         index,
-        Account(structure),
+        account,
         timer,
         pauses_steal=steal.pauses,
         pending_steal=steal.pending(index),
