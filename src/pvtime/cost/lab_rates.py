@@ -145,8 +145,8 @@ def _histograms() -> Iterator[None]:
 
 
 def _statistics() -> dict[str, int]:
-    (vm,) = (DEBUGFS / "kvm").glob("*-*")
-    return {name: int((vm / name).read_text()) for name in STATISTICS}
+    """Return KVM's statistics of all VMs, of which the measured one alone runs."""
+    return {name: int((DEBUGFS / "kvm" / name).read_text()) for name in STATISTICS}
 
 
 def _counters(updates: bool, traced: bool) -> tuple[dict[str, int], int, list[int]]:

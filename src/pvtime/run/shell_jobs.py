@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,10 @@ OUTPUT_LIMIT: Final = 4 << 20
 """Bytes of one command's output that are kept. The agent sends 1 MiB at most; the guest may send anything."""
 
 RETRY_INTERVAL_S: Final = 0.02
+
+FIRST_NUMBERS: Final = 900_000_000
+"""The first command's number is below this at random: a guest that was saved may go on with commands of the
+machine before, whose answers and files are not for this one."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class ShellJobs:
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         self._jobs: dict[int, _Job] = {}
-        self._number = 0
+        self._number = int.from_bytes(os.urandom(4)) % FIRST_NUMBERS
         self._over = False
 
     def run(self, command: str, timeout: float) -> ShellResult:

@@ -40,3 +40,17 @@ def test_a_command_does_not_outlive_the_guest_that_it_runs_in(
     threading.Thread(target=finish, daemon=True).start()
     with pytest.raises(type(error), match=str(error)):
         jobs.run("sleep 1000", DEADLINE)
+
+
+def test_answers_of_a_saved_machines_commands_are_not_for_those_of_the_restored_one() -> None:
+    # A restored guest still had to remove the file of the saved one's command 1, and removed that of its own.
+    lines: list[bytes] = []
+
+    def send(data: bytes) -> int:
+        lines.append(data)
+        return len(data)
+
+    for _ in range(8):
+        with pytest.raises(GuestCommandError):
+            ShellJobs(send).run("true", 0.0)
+    assert len({line.split()[1] for line in lines}) == 8, "each machine numbers its commands from the same on"
