@@ -188,7 +188,7 @@ def test_the_time_that_a_hog_ran_beside_a_vcpu_is_what_it_stole() -> None:
         found = Course(session, theft(thief)).run()
         ran = ran_ns(thief) - before
         vcpu = only(found)
-        # What was not traced (see tests/unit/watch/test_waits.py) is said to be unknown.
+        # What was not traced (see tests/unit/watch/test_wait_tracker.py) is said to be unknown.
         unknown = row_of(vcpu, CauseKind.UNKNOWN) + abs(vcpu.missing_ns)
         most = 1.01 * ran + own_steal_ns() - own + TICK_NS + abs(vcpu.missing_ns)
         assert 0.99 * ran - unknown <= row_of(vcpu, CauseKind.PROCESS, thief) <= most, vcpu

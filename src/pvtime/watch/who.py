@@ -8,7 +8,6 @@ that, and compared with the waits that were traced.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,15 +18,17 @@ from typing import Final
 from pvtime.errors import UsageError
 from pvtime.host.cgroups import CgroupMounts, CpuQuota
 from pvtime.host.perf import PerfRing, perf_ring
-from pvtime.host.process import PROC, read_bytes, thread_ids, thread_state
+from pvtime.host.process import PROC, read_bytes, thread_ids
 from pvtime.host.schedstat import ThreadReader
-from pvtime.host.text import printable
 from pvtime.host.tracefs import require_host_pids, tracefs
 from pvtime.host.vms import HostVcpu, HostVm
-from pvtime.watch.causes import CauseKind, CauseRow, VcpuCauses, VmCauses, WhoResult, sum_rows
+from pvtime.watch.causes import VcpuCauses, VmCauses, WhoResult, sum_rows
 from pvtime.watch.event_queue import Event, EventQueue
+from pvtime.watch.page_faults import FaultSampler
+from pvtime.watch.runner_names import RunnerNames
 from pvtime.watch.sampler import parse_cpus
-from pvtime.watch.waits import IDLE, OTHERS, QUOTA, UNKNOWN, Activity, Runner, WaitTracker
+from pvtime.watch.wait_tracker import WaitTracker
+from pvtime.watch.waits import Activity
 
 __all__ = ["WhoSession", "check_tracing", "clock"]
 
@@ -45,13 +46,6 @@ MOST_PERIOD_NS: Final = 500_000_000
 """A quota's period is 100 ms unless somebody changed it; a longer one is not waited for."""
 MOST_PAGES: Final = 2048
 """Of a CPU's ring: records of 4 s at 20,000 switches a second, should this process have to wait for a CPU."""
-MOST_SAMPLED: Final = 32
-"""Threads of which it is looked at each poll where they sleep: 7 us each."""
-FAULTS: Final = re.compile(
-    r"handle_userfault|folio_wait_bit\w*|wait_on_page_bit\w*|do_swap_page|hugetlb_fault"
-)
-"""Functions in which a thread sleeps until the host has a page: userfaultfd (post-copy migration, snapshots),
-swap, files."""
 MAX_FILTERED: Final = 100
 """Threads in a filter of the kernel's: its text must fit a page."""
 CLOCK_MONOTONIC_RAW: Final = time.CLOCK_MONOTONIC_RAW
@@ -95,18 +89,6 @@ class _Followed:
     frozen: bool = False
 
 
-@dataclass
-class _Sampled:
-    """A thread of which it is looked at now and then where it sleeps."""
-
-    tid: int
-    reader: ThreadReader
-    at: int = 0
-    """Time of the last look."""
-    faults_ns: int = 0
-    """Time that is due to looks at which it slept in a page fault."""
-
-
 class WhoSession:
     """Traces for a while. Use it as a context manager: at its end nothing is traced any more.
 
@@ -121,21 +103,19 @@ class WhoSession:
     ) -> None:
         self._proc = proc
         self._record = record
-        self._by_pid = {vm.pid: vm for vm in every}
         mounts = CgroupMounts(proc)
         self._mounts = mounts
         self._followed = [_Followed(vm, mounts.membership(vm.pid)) for vm in vms]
         self._vm_of: dict[int, HostVm] = {}
         self._quotas: dict[str, _QuotaPoll] = {}
-        self._names: dict[Runner, tuple[CauseKind, str, int | None]] = {}
+        self._names = RunnerNames(every, self._vm_of, proc)
         self._events = EventQueue()
         self._increments: list[tuple[int, int, int, list[int]]] = []
         self._gap_runs: dict[int, int] = {}
         """The part of the CPU time of threads that the kernel does not trace which is divided already."""
         self.window_began = False
         """The result has all that happens from now on."""
-        self._sampled: dict[int, _Sampled] = {}
-        self._sample_next = 0
+        self._faults = FaultSampler()
         self._stack = ExitStack()
         self._cpus: dict[int, int] = {}
 
@@ -176,8 +156,7 @@ class WhoSession:
         for followed in self._followed:
             followed.frozen_ns = 0
         self._frozen_at = window
-        for sampled in self._sampled.values():
-            sampled.at, sampled.faults_ns = window, 0
+        self._faults.restart(window)
         self._loop(window + int(duration * 1e9), stop, compare=True)
         self._compare()
         end = clock()
@@ -216,7 +195,7 @@ class WhoSession:
             if figures is None:
                 continue
             followed.readers[vcpu.tid] = reader
-            self._sampled[vcpu.tid] = _Sampled(vcpu.tid, reader)
+            self._faults.add(vcpu.tid, reader)
             self._cpus[vcpu.tid] = figures.cpu
             self._vm_of[vcpu.tid] = vm
             for quota in self._mounts.quotas(self._mounts.membership(vm.pid, vcpu.tid)):
@@ -250,7 +229,7 @@ class WhoSession:
         while (now := clock()) < until and not stop():
             self._poll_quotas()
             self._poll_freezers(now)
-            self._poll_faults()
+            self._faults.look(clock)
             if polls % DRAIN_EVERY == 0:
                 self._drain()
                 self._process(now - SLACK_NS)
@@ -280,18 +259,6 @@ class WhoSession:
             if before and followed.frozen:
                 followed.frozen_ns += now - self._frozen_at
         self._frozen_at = now
-
-    def _poll_faults(self) -> None:
-        """Look where some threads sleep; each look stands for the time since the one before."""
-        threads = list(self._sampled.values())
-        for at in range(self._sample_next, self._sample_next + min(MOST_SAMPLED, len(threads))):
-            sampled = threads[at % len(threads)]
-            function = sampled.reader.sleeps_in()
-            now = clock()
-            if FAULTS.fullmatch(function):
-                sampled.faults_ns += now - sampled.at
-            sampled.at = now
-        self._sample_next = (self._sample_next + MOST_SAMPLED) % max(1, len(threads))
 
     _frozen_at = 0
 
@@ -329,7 +296,7 @@ class WhoSession:
             settled = min([until, *(poll.read_at for poll in self._quotas.values())])
         tracker.settle(settled)
         for runner in tracker.new_runners:
-            self._names[runner] = self._identify(runner)
+            self._names.identify(runner)
         tracker.new_runners.clear()
 
     def _compare(self) -> None:
@@ -387,29 +354,13 @@ class WhoSession:
                     self._tracker.resolve(tid, activity)
         return ended
 
-    def _identify(self, runner: Runner) -> tuple[CauseKind, str, int | None]:
-        """Return the kind, name and process of a thread that had the CPU; it may have ended."""
-        tid, comm = runner
-        own = printable(comm.rstrip(b"\0").partition(b"\0")[0], 32)
-        status = read_bytes(f"{self._proc}/{tid}/status", 4096) or b""
-        fields = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
-        tgid, parent = (int(fields.get(name, b"0").split()[0]) for name in (b"Tgid", b"PPid"))
-        if tgid in self._by_pid:
-            return CauseKind.VM, self._by_pid[tgid].label, tgid
-        if tgid == 0:
-            return CauseKind.PROCESS, f"{own} (ended)", tid
-        if tgid == 2 or parent == 2:
-            return CauseKind.KERNEL, own, tgid
-        state = thread_state(f"{self._proc}/{tgid}")
-        return CauseKind.PROCESS, printable(state.name, 32) if state else own, tgid
-
     # The result.
 
     def _finish(self, begin: int, end: int, ended: set[tuple[int, int]]) -> WhoResult:
         tracker = self._tracker
         tracker.finish(clock())
         for runner in tracker.new_runners:
-            self._names[runner] = self._identify(runner)
+            self._names.identify(runner)
         vms = [
             VmCauses(
                 followed.vm,
@@ -436,7 +387,13 @@ class WhoSession:
         if tracker.dropped_spans:
             notes.append(f"the picture ends early: {tracker.dropped_spans} pieces did not fit")
         spans = tuple(
-            (tid, activity, low, high, self._row(runner, self._vm_of[tid], high - low) if runner else None)
+            (
+                tid,
+                activity,
+                low,
+                high,
+                self._names.row(runner, self._vm_of[tid], high - low) if runner else None,
+            )
             for tid, activity, low, high, runner in tracker.spans
         )
         return WhoResult(end - begin, tuple(vms), tuple(notes), begin, spans)
@@ -454,25 +411,9 @@ class WhoSession:
             times[Activity.WAITS],
             blocked - frozen,
             times[Activity.STOPPED] + frozen,
-            min(blocked - frozen, self._sampled[vcpu.tid].faults_ns),
+            min(blocked - frozen, self._faults.faults_ns(vcpu.tid)),
             found.longest_ns,
-            tuple(sum_rows(self._row(runner, followed.vm, ns) for runner, ns in found.causes.items())),
+            tuple(sum_rows(self._names.row(runner, followed.vm, ns) for runner, ns in found.causes.items())),
             found.counted_ns,
             found.missing_ns,
         )
-
-    def _row(self, runner: Runner, vm: HostVm, ns: int) -> CauseRow:
-        fixed = {
-            IDLE: CauseKind.LATENCY,
-            UNKNOWN: CauseKind.UNKNOWN,
-            QUOTA: CauseKind.QUOTA,
-            OTHERS: CauseKind.PROCESS,
-        }
-        if runner in fixed:
-            return CauseRow(fixed[runner], "many others" if runner == OTHERS else "", None, ns)
-        kind, name, pid = self._names[runner]
-        if pid == vm.pid:
-            own = self._vm_of.get(runner[0])
-            sibling = own is not None and own.key == vm.key
-            return CauseRow(CauseKind.SIBLING if sibling else CauseKind.VMM, "", pid, ns)
-        return CauseRow(kind, name, pid, ns)

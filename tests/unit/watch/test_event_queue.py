@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from pvtime.watch.event_queue import EventQueue
-from pvtime.watch.waits import Activity, WaitTracker
+from pvtime.watch.wait_tracker import WaitTracker
+from pvtime.watch.waits import Activity
 
 VCPU, HOG = 51, 70
 

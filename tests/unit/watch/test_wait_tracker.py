@@ -9,7 +9,8 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.watch.waits import IDLE, MAX_RUNNERS, OTHERS, QUOTA, UNKNOWN, Activity, WaitTracker
+from pvtime.watch.wait_tracker import MAX_RUNNERS, WaitTracker
+from pvtime.watch.waits import IDLE, OTHERS, QUOTA, UNKNOWN, Activity
 
 VCPU, HOG, SIBLING = 51, 70, 52
 RUNNABLE, ASLEEP, STOPPED = 0x100, 1, 4
