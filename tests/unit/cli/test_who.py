@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,13 @@ def test_who_may_not_trace_reads_what_it_needs_and_what_does_not(monkeypatch: py
         "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at /nonexistent, "
         "and a kernel with CONFIG_FTRACE (tracefs: Operation not permitted); pvtime top does not"
     )
+
+
+def test_in_a_container_with_thread_numbers_of_its_own_nothing_is_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Path, "readlink", lambda _path: Path("pid:[4026532345]"))
+    with pytest.raises(
+        UsageError, match=r"^pvtime who runs in a container: .* shares the host's PID namespace$"
+    ):
+        tracefs.require_host_pids("pvtime who")

@@ -70,6 +70,18 @@ def test_frozen_by_either_version(proc: FakeProc, tmp_path: Path) -> None:
     assert mounts.frozen(mounts.membership(50))
 
 
+def test_a_hybrid_host_has_its_quota_in_version_1_and_its_freezer_in_version_2(
+    proc: FakeProc, tmp_path: Path
+) -> None:
+    write(tmp_path / "v1 cpu/vm", cpu_cfs_quota_us="50000\n", cpu_cfs_period_us="100000\n")
+    write(tmp_path / "v2/machine.slice/vm", cgroup_events="populated 1\nfrozen 1\n")
+    proc.cgroup(50, "4:cpu,cpuacct:/vm\n1:name=systemd:/vm\n0::/machine.slice/vm\n")
+    mounts = CgroupMounts(proc.root)
+    membership = mounts.membership(50)
+    assert [quota.version for quota in mounts.quotas(membership)] == [1]
+    assert mounts.frozen(membership)
+
+
 @pytest.mark.parametrize("group", ["/../../etc", "/gone (deleted)", "relative", "", "/" + "x/" * 5000])
 def test_a_cgroup_that_cannot_be_seen_has_no_quota(proc: FakeProc, group: str) -> None:
     proc.cgroup(50, f"4:cpu:{group}\n")

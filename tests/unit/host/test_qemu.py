@@ -148,6 +148,12 @@ def test_the_monitor_knows_the_real_properties(tmp_path: Path, results: dict[str
         assert ask_monitor(os.getpid(), f"{tmp_path}/m", LONG_S) == told
 
 
+def listens(path: Path) -> bool:
+    """Whether a socket takes connections (net/unix/af_unix.c, unix_seq_show: __SO_ACCEPTCON)."""
+    rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+    return any(row[3] == "00010000" for row in rows if row[-1] == str(path))
+
+
 def test_a_real_qemu_is_asked_by_its_monitor(tmp_path: Path) -> None:
     program = shutil.which("qemu-system-aarch64")
     if program is None:
@@ -159,6 +165,7 @@ def test_a_real_qemu_is_asked_by_its_monitor(tmp_path: Path) -> None:
             wait_until(path.exists)
             found = QemuOptions(command_line(process.pid)).monitor_path()
             assert found == str(path)
+            wait_until(lambda: listens(path))  # it has a name before
             told = ask_monitor(process.pid, found, LONG_S)
         finally:
             process.kill()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_a_new_process_with_an_old_number_starts_from_nothing(host: Host) -> Non
     assert host.sampler.sample().vms == ()
     (vcpu,) = host.later()
     assert (vcpu.elapsed_ns, vcpu.ran_ns, vcpu.stolen_ns) == (0, 0, 0)
+
+
+def test_a_vcpu_whose_thread_ends_is_gone_and_the_others_go_on(host: Host) -> None:
+    host.later()
+    shutil.rmtree(host.proc.root / "50/task/52")
+    host.sampler._threads[50, 100, 52].reader.close()  # the files of a thread that has ended cannot be read
+    host.proc.times(50, 51, ran=SECOND // 2, slices=3)
+    (first,) = host.later()
+    assert (first.vcpu.index, first.ran_ns) == (0, SECOND // 2)
+    (first,) = host.later()
+    assert first.vcpu.index == 0
 
 
 def test_a_vcpu_that_was_not_seen_before_has_no_shares(host: Host) -> None:
