@@ -243,8 +243,10 @@ class RunLoop:
     def _expire_timers(self, now: int) -> None:
         """Raise the interrupts of all timers that are due."""
         for vcpu in self.vm.vcpus:
-            self._expiring = vcpu.timer.deadline
-            vcpu.timer.expire(now)
+            deadline = vcpu.timer.deadline
+            if deadline is not None and deadline <= now:  # there may be many, and this is every slice
+                self._expiring = deadline
+                vcpu.timer.expire(now)
         self._expiring = None
 
     def _irq_changed(self, index: int, level: bool) -> None:

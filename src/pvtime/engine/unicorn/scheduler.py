@@ -8,6 +8,7 @@ for a small difference; a vCPU that wakes is not given the time for which it sle
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
+from operator import attrgetter
 from typing import Final
 
 from pvtime.engine.unicorn.vcpu import SchedState, UnicornVcpu
@@ -30,6 +31,8 @@ most of it for the TLB of which nothing is left. Late ticks come together."""
 _LEAD_NS: Final = SLICE_NS // 2
 """The difference in time run that makes it another's turn: from that behind to that ahead is one slice."""
 
+_vruntime: Final = attrgetter("vruntime_ns")
+
 
 def _runnable(vcpus: Iterable[UnicornVcpu], *but: UnicornVcpu | None) -> list[UnicornVcpu]:
     return [v for v in vcpus if v.state is SchedState.RUNNABLE and not v.held and v not in but]
@@ -44,7 +47,7 @@ def pick_next(vcpus: Iterable[UnicornVcpu], current: UnicornVcpu | None) -> Unic
     if current is not None and current.spins:
         runnable = [vcpu for vcpu in runnable if vcpu is not current] or runnable
         current = None
-    first = min(runnable, key=lambda vcpu: vcpu.vruntime_ns, default=None)
+    first = min(runnable, key=_vruntime, default=None)
     if first is None or current is None or current.state is not SchedState.RUNNABLE:
         return first
     return first if current.vruntime_ns - first.vruntime_ns >= _LEAD_NS else current
