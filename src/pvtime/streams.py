@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
-from typing import TextIO
 
 from pvtime.errors import host_reason
+
+TYPE_CHECKING = False  # typing and re, which it imports, are a tenth of what ``pvtime --version`` takes
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
 
 __all__ = ["OUTPUT_ERRORS", "discard", "lost_outputs", "open_closed", "output_reason"]
 
