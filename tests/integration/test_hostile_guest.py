@@ -16,6 +16,7 @@ from pvtime.abi.psci import Psci
 from pvtime.abi.pvtime import PvTime
 from pvtime.machine.device import MmioDevice
 from pvtime.machine.gicv2 import GicV2
+from pvtime.machine.gicv3 import GicV3
 from pvtime.machine.layout import AGENT, CONSOLE, GIC_CPU_INTERFACE, GIC_DISTRIBUTOR, RAM_BASE, STOLEN_TIME
 from pvtime.machine.uart import Ns16550
 from pvtime.probe.assembler import ELR_EL1
@@ -55,12 +56,9 @@ def test_no_instruction_ends_the_engine_or_is_left_out(internals: str) -> None:
     assert 0 < run_instructions(internals, 59, INSTRUCTIONS) < INSTRUCTIONS
 
 
-def test_no_access_to_a_device_raises_or_returns_more_than_its_size() -> None:
-    chance = random.Random(58)
-    gic = GicV2(VCPUS, on_change=lambda index, level: None)
-    ports = [Ns16550(region, lambda _: None, lambda _: None) for region in (CONSOLE, AGENT)]
-    devices: list[MmioDevice] = [gic.distributor, gic.cpu_interface, *ports]
-    for _ in range(ACCESSES):
+def access_all(chance: random.Random, gic: GicV2 | GicV3, devices: list[MmioDevice], count: int) -> None:
+    """Access devices of a machine at random."""
+    for _ in range(count):
         device = chance.choice(devices)
         gic.current = chance.randrange(VCPUS)
         size = chance.choice((1, 2, 4, 8))
@@ -71,6 +69,27 @@ def test_no_access_to_a_device_raises_or_returns_more_than_its_size() -> None:
             device.write(offset, size, anything(chance) & (1 << 8 * size) - 1)
         else:
             assert 0 <= device.read(offset, size) < 1 << 8 * size
+
+
+def test_no_access_to_a_device_raises_or_returns_more_than_its_size() -> None:
+    gic = GicV2(VCPUS, on_change=lambda index, level: None)
+    ports = [Ns16550(region, lambda _: None, lambda _: None) for region in (CONSOLE, AGENT)]
+    access_all(random.Random(58), gic, [gic.distributor, gic.cpu_interface, *ports], ACCESSES)
+
+
+def test_no_access_to_a_gicv3_raises_or_returns_more_than_its_size() -> None:
+    chance = random.Random(60)
+    gic = GicV3(range(VCPUS), on_change=lambda index, level: None)
+    for _ in range(10):
+        access_all(chance, gic, gic.devices, ACCESSES // 40)
+        for _ in range(ACCESSES // 40):
+            gic.current = chance.randrange(VCPUS)
+            register = SysReg(3, 0, chance.choice((4, 12)), chance.randrange(16), chance.randrange(8))
+            if chance.randrange(2):
+                gic.write_register(register, anything(chance))
+            else:
+                assert 0 <= (gic.read_register(register) or 0) < 1 << 64
+            gic.set_ppi(gic.current, chance.randrange(16, 32), bool(chance.randrange(2)))
 
 
 def hostile(rounds: int) -> Payload:

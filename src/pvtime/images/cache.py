@@ -89,7 +89,11 @@ def exclusive(lock: Path, progress: FetchProgress) -> Iterator[int]:
     """
     with cache_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # Never by a link: one in a cache that others can write may be another user's.
+        if lock.is_symlink():
+            raise ImagesError(f"{lock}: it is a symbolic link: remove it")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(lock, flags, 0o666)
     try:
         with cache_errors(lock):
             try:

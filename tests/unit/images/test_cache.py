@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pvtime.errors import ImagesError
 from pvtime.images import manifest
 from pvtime.images.aptconf import choose_sources, read_sources
-from pvtime.images.cache import atomic_file, cache_directory
+from pvtime.images.cache import atomic_file, cache_directory, exclusive, silent
 from pvtime.images.store import ImageState, installed
 
 JSON = st.recursive(
@@ -172,3 +172,12 @@ def test_no_sources_file_raises(tmp_path_factory: pytest.TempPathFactory, text: 
     file = tmp_path_factory.mktemp("apt") / f"x{suffix}"
     file.write_text(text, errors="surrogatepass")
     choose_sources(read_sources(file))
+
+
+def test_a_lock_that_is_a_link_is_refused_and_nothing_is_made_where_it_points(tmp_path: Path) -> None:
+    # In a cache that another user can write, it made a file of this user's wherever that one chose.
+    lock, elsewhere = tmp_path / "warm.lock", tmp_path / "elsewhere"
+    lock.symlink_to(elsewhere)
+    with pytest.raises(ImagesError, match=r"warm\.lock: it is a symbolic link"), exclusive(lock, silent):
+        pass
+    assert not elsewhere.exists()
