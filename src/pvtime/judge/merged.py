@@ -22,6 +22,8 @@ MAX_FILE: Final = 8 << 20
 MAX_TEXT: Final = 1024
 _CODES: Final = {code.name.lower().replace("_", "-"): code for code in ExitCode}
 _CELLS: Final = {Verdict.PASS: "pass", Verdict.FAIL: "**fail**", Verdict.SKIP: "skip"}
+_DATA: Final = re.compile(r"^pvtime-data: [a-z0-9_= ]{1,100}(?=\r?$)", re.MULTILINE)
+MAX_DATA: Final = 64
 _NAME: Final = re.compile("[a-z0-9_]{1,80}")
 
 
@@ -32,6 +34,8 @@ class MergedJudgement:
     title: str
     code: ExitCode
     checks: tuple[CheckResult, ...]
+    data: tuple[str, ...] = ()
+    """The console's lines with the counts."""
 
     def named(self, title: str) -> MergedJudgement:
         """Return the same with another title."""
@@ -83,7 +87,8 @@ def _judgement(document: dict[str, Any]) -> MergedJudgement:
     ]
     if len({check.name for check in checks}) < len(checks):
         raise ValueError("two results of one check")
-    return MergedJudgement(title, _CODES[document["verdict"]], tuple(checks))
+    data = tuple(_DATA.findall(document["console"])[:MAX_DATA])
+    return MergedJudgement(title, _CODES[document["verdict"]], tuple(checks), data)
 
 
 def _check_name(name: str) -> str:
@@ -127,6 +132,8 @@ def table(judgements: Sequence[MergedJudgement]) -> Iterator[str]:
         for check in told:
             yield f"    {check.name}: {check.verdict.value}" + (f": {check.reason}" if check.reason else "")
             yield from (f"        {detail}" for detail in check.details)
+            if check.verdict is Verdict.FAIL and check.name.endswith(GROWTH):
+                yield from (f"            {line}" for line in each.data)
 
 
 def _is_told(check: CheckResult) -> bool:

@@ -41,6 +41,15 @@ def test_what_differs_is_in_the_table_and_the_rest_is_named() -> None:
     assert f"    {GROWTH}: fail: it lost ? time" in lines
 
 
+def test_a_wrong_count_has_the_consoles_lines_beside_it() -> None:
+    console = b"# pvtime-data: no\r\npvtime-data: end cpu=0 stolen_ns=1 clock_ns=2\r\npvtime-data: <b>\r\n"
+    for result in (LOST, PASSED[1]):
+        judgement = Judgement("a-vmm", (result,), console, "", dict(HOST))
+        lines = list(table([parse_judgement(to_json(judgement), "a file")]))
+        shown = [line.strip() for line in lines if "pvtime-data" in line]
+        assert shown == (["pvtime-data: end cpu=0 stolen_ns=1 clock_ns=2"] if result is LOST else [])
+
+
 @pytest.mark.parametrize(
     ("results", "code"),
     [([PASSED], 0), ([PASSED, PASSED[:1]], 4), ([PASSED, PASSED[:1], (LOST,)], 1)],
