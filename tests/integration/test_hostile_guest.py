@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest that tries 100,000 calls, accesses and instructions: nothing happens to anybody else.
 
-A million of each: :mod:`framework.hostile` as a program.
+A million of each: :mod:`framework.hostile` and :mod:`framework.hostile_user` as programs.
 """
 
 from __future__ import annotations
 
 import random
 
+import pytest
+
 from framework.calls import KNOWN, VCPUS, anything, make_calls
 from framework.hostile import run_instructions
+from framework.hostile_user import A32, A64, T32, Isa, run_user_instructions
 from framework.payload import Payload, boot, both_cores
 from pvtime.abi.arm64 import SysReg
 from pvtime.abi.psci import Psci
@@ -25,6 +28,8 @@ CALLS = 100_000
 ACCESSES = 100_000
 INSTRUCTIONS = 50_000
 """On each core."""
+USER_INSTRUCTIONS = 5_000
+"""Of each instruction set."""
 FROM_INSIDE = 20_000
 
 SPSR_EL1 = SysReg(3, 0, 4, 0, 0)
@@ -54,6 +59,16 @@ def test_no_call_raises_or_touches_another_vcpus_count() -> None:
 @both_cores
 def test_no_instruction_ends_the_engine_or_is_left_out(internals: str) -> None:
     assert 0 < run_instructions(internals, 59, INSTRUCTIONS) < INSTRUCTIONS
+
+
+@pytest.mark.parametrize(
+    ("isa", "internals"),
+    [(A64, "on"), (A64, "off"), (A32, "on"), (T32, "on")],
+    ids=["a64", "a64-off", "a32", "t32"],
+)
+def test_no_instruction_of_a_program_ends_the_engine(isa: Isa, internals: str) -> None:
+    # With internals=off an AArch32 program ends the run.
+    assert run_user_instructions(isa, internals, 61, USER_INSTRUCTIONS) >= USER_INSTRUCTIONS
 
 
 def access_all(chance: random.Random, gic: GicV2 | GicV3, devices: list[MmioDevice], count: int) -> None:
