@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest whose programs at EL0 execute random instructions: of A64, A32 and T32.
 
-Each is followed by an SVC, which returns to EL1; what loops is ended by an interrupt. As a program, outside of
-``make test``: ``PYTHONPATH=tests python -m framework.hostile_user [--instructions N] [--seed N]``, a million of
-each set by default.
+Each is followed by an SVC, which returns to EL1; what loops is ended by an interrupt. As a program, outside
+of ``make test``: ``PYTHONPATH=tests python -m framework.hostile_user [--instructions N] [--seed N]``, a
+million of each set by default.
 """
 
 from __future__ import annotations
