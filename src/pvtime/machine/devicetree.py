@@ -27,6 +27,7 @@ from pvtime.records import dataclass
 __all__ = [
     "AGENT_SPI",
     "CONSOLE_SPI",
+    "DISK_SPI",
     "EMULATED_TIMER_PPIS",
     "KVM_TIMER_PPIS",
     "MAX_BOOTARGS",
@@ -37,6 +38,8 @@ __all__ = [
 
 CONSOLE_SPI: Final = 0
 AGENT_SPI: Final = 1
+DISK_SPI: Final = 2
+"""Of the first disk; those of the others follow."""
 
 KVM_TIMER_PPIS: Final = (13, 14, 11, 10)
 """Secure physical, non-secure physical, virtual and hypervisor timer, in the order of the binding
@@ -73,6 +76,7 @@ class TreeConfig:
     gic: GicFlavour
     timer_ppis: tuple[int, ...]
     """A prefix of :data:`KVM_TIMER_PPIS`: the timers that this machine has."""
+    disks: Sequence[Region] = ()
     rng_seed: bytes = field(default_factory=lambda: os.urandom(64))
     """Entropy for the kernel, which otherwise waits for some."""
 
@@ -168,6 +172,19 @@ def _serial(region: Region, spi: int) -> fdt.Node:
     )
 
 
+def _disk(region: Region, spi: int) -> fdt.Node:
+    """Return a virtio device's node (binding virtio/mmio.yaml); the device itself says that it is a disk."""
+    return _node(
+        f"virtio_mmio@{region.base:x}",
+        {
+            "compatible": "virtio,mmio",
+            "reg": _cells(region.base, region.size),
+            "interrupts": [int(InterruptKind.SPI), spi, int(Trigger.LEVEL_HIGH)],
+            "dma-coherent": None,
+        },
+    )
+
+
 def build(config: TreeConfig) -> bytes:
     """Return the flattened device tree (version 17).
 
@@ -198,6 +215,7 @@ def build(config: TreeConfig) -> bytes:
         _timer(config),
         _serial(CONSOLE, CONSOLE_SPI),
         _serial(AGENT, AGENT_SPI),
+        *(_disk(region, DISK_SPI + index) for index, region in enumerate(config.disks)),
     ):
         tree.root.append(node)
     return bytes(tree.to_dtb())

@@ -19,12 +19,16 @@
                  | serial port 1      64 KiB |   the stock userland's agent
     0x090a_0000  +---------------------------+
                  | stolen time        64 KiB |   one 64-byte structure per vCPU; not in the memory node
+    0x0a00_0000  +---------------------------+
+                 | virtio devices            |   the disks of a machine that has some
+                 | 64 KiB each               |
     0x4000_0000  +---------------------------+
                  | RAM            --memory   |
                  +---------------------------+
 
-RAM and stolen time are where QEMU's ``virt`` machine has them, so that dumps read alike. Every region is
-aligned to 64 KiB, the largest page of an arm64 host: any of them can have a memory slot of its own.
+RAM, stolen time and the first disk are where QEMU's ``virt`` machine has them, so that dumps read alike.
+Every region is aligned to 64 KiB, the largest page of an arm64 host: any of them can have a memory slot of
+its own.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from pvtime.records import dataclass
 __all__ = [
     "AGENT",
     "CONSOLE",
+    "DISKS",
     "GIC_CPU_INTERFACE",
     "GIC_DISTRIBUTOR",
     "IPA_END",
@@ -89,6 +94,8 @@ _REDISTRIBUTORS: Final = 0x080A_0000, 0x0100_0000
 CONSOLE: Final = Region("serial port 0", 0x0900_0000, 0x1_0000)
 AGENT: Final = Region("serial port 1", 0x0901_0000, 0x1_0000)
 STOLEN_TIME: Final = Region("stolen time", 0x090A_0000, REGION_ALIGN)
+DISKS: Final = [Region(f"disk {index}", 0x0A00_0000 + index * 0x1_0000, 0x1_0000) for index in range(2)]
+"""The places of disks; a machine has as many of them as it has disks."""
 RAM_BASE: Final = 0x4000_0000
 
 IPA_END: Final = 1 << 40

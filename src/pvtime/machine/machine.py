@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field, replace
 from functools import partial
 from typing import Annotated
 
-from pvtime.errors import GuestMemoryError, UsageError
+from pvtime.errors import EngineError, GuestMemoryError, UsageError
 from pvtime.machine import boot
 from pvtime.machine.boot import BootEntry
 from pvtime.machine.devicetree import (
     AGENT_SPI,
     CONSOLE_SPI,
+    DISK_SPI,
     MAX_BOOTARGS,
     GicFlavour,
     TreeConfig,
@@ -25,6 +26,7 @@ from pvtime.machine.image import KernelImage
 from pvtime.machine.layout import (
     AGENT,
     CONSOLE,
+    DISKS,
     GIC_CPU_INTERFACE,
     GIC_DISTRIBUTOR,
     IPA_END,
@@ -39,6 +41,7 @@ from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
 from pvtime.machine.timer import MAX_HZ, MIN_HZ
 from pvtime.machine.uart import Ns16550, UartState
+from pvtime.machine.virtio.block import Disk, VirtioBlock
 from pvtime.records import dataclass
 from pvtime.schema import Rule, matching, within
 from pvtime.steal.live_physical_time import LivePhysicalTime
@@ -104,11 +107,16 @@ class Machine:
 
     :param console: gets what the guest writes to its first serial port; called from an engine's threads.
     :param agent: the same for the second one.
+    :param disks: files of the host for the guest, which the machine closes; no saved machine has any.
     :raises UsageError: the configuration cannot be: vCPUs, memory, images that do not fit.
     """
 
     def __init__(
-        self, config: MachineConfig, console: Callable[[bytes], object], agent: Callable[[bytes], object]
+        self,
+        config: MachineConfig,
+        console: Callable[[bytes], object],
+        agent: Callable[[bytes], object],
+        disks: Sequence[Disk] = (),
     ) -> None:
         if not 1 <= config.vcpus <= MAX_VCPUS:
             raise UsageError(f"{config.vcpus} vCPUs: give 1 to {MAX_VCPUS}")
@@ -121,7 +129,8 @@ class Machine:
         self._set_irq: SetIrq | None = None
         if not config.no_pvtime <= set(range(config.vcpus)):
             raise UsageError(f"no stolen time for vCPU {max(config.no_pvtime)}: there is no such vCPU")
-        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, *self._gic_regions()])
+        places = DISKS[: len(disks)]
+        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, *self._gic_regions(), *places])
         self.memory = self.map.allocate(RAM_BASE, config.memory, "RAM")
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))
         self.placement = make_placement(config.placement, self.map, config.vcpus, config.stolen_time.base)
@@ -131,6 +140,10 @@ class Machine:
         """Memory that the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
+        self.disks = [
+            VirtioBlock(region, partial(self._wire, DISK_SPI + index), self.memory, disk)
+            for index, (region, disk) in enumerate(zip(places, disks, strict=True))
+        ]
 
     def _gic_regions(self) -> list[Region]:
         """Return where an engine may have the rest of its interrupt controller."""
@@ -177,6 +190,8 @@ class Machine:
         self.map.clear()
         self.console.reset()
         self.agent.reset()
+        for disk in self.disks:
+            disk.reset()
         tree = build(
             TreeConfig(
                 vcpus=self.mpidrs,
@@ -185,12 +200,28 @@ class Machine:
                 initrd=self._places.initrd,
                 gic=gic,
                 timer_ppis=timer_ppis,
+                disks=[disk.region for disk in self.disks],
             )
         )
         return boot.load(self.memory, self._places, self.config.kernel, self.config.initrd, tree)
 
+    def refuse_unsavable(self) -> None:
+        """Check that the machine can be saved and moved.
+
+        :raises EngineError: it has a disk, whose contents are not the machine's.
+        """
+        if self.disks:
+            raise EngineError(
+                "a machine with a disk (a large root file system, or a shared directory) cannot be saved or "
+                "moved: save one without"
+            )
+
     def state(self) -> MachineState:
-        """Return the state of the devices; nothing may use them meanwhile."""
+        """Return the state of the devices; nothing may use them meanwhile.
+
+        :raises EngineError: see :meth:`refuse_unsavable`.
+        """
+        self.refuse_unsavable()
         return MachineState(self.console.state(), self.agent.state())
 
     def restore(self, state: MachineState) -> None:
@@ -202,8 +233,10 @@ class Machine:
         self.agent.restore(state.agent)
 
     def close(self) -> None:
-        """Give the memory back; the engine must have been stopped."""
+        """Give the memory back, and close the disks; the engine must have been stopped."""
         self.map.close()
+        while self.disks:
+            self.disks.pop().disk.close()
 
     def _wire(self, spi: int, level: bool) -> None:
         if self._set_irq is not None:

@@ -116,9 +116,11 @@ class Exporter:
         """Save the machine to a new directory, and end it here unless ``keep_running``.
 
         :raises SavedStateError: ``path`` exists, or cannot be written; the machine runs on.
+        :raises EngineError: a machine with these devices cannot be saved.
         :raises GuestEndedError: the machine has ended.
         """
         with self._exclusive():
+            self._machine.refuse_unsavable()
             prepare(Manifest, self._engine.state_type)  # before the pause
             began = time.monotonic_ns()
             with self._paused():
@@ -133,8 +135,9 @@ class Exporter:
 
         :param progress: called with number and bytes of each round; may raise to cancel the migration.
         :raises MigrationError: the migration failed; the machine runs on, unless the message says otherwise.
-        :raises EngineError: the machine is paused, or has ended.
+        :raises EngineError: the machine is paused, or has ended, or has a disk.
         """
+        self._machine.refuse_unsavable()
         with self._exclusive(), self._connected(peer) as stream:
             if self._held:
                 raise EngineError("the machine is paused: resume it to migrate it")

@@ -211,6 +211,7 @@ class KvmEngine(Engine):
         self._calls.call(lambda: self._set_steal(schedule))
 
     def check_savable(self) -> None:
+        self._machine.refuse_unsavable()
         with Kvm() as kvm, contextlib.closing(kvm.create_vm()) as vm:
             refuse_unsavable(vm)
 

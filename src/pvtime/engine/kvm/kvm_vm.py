@@ -100,6 +100,7 @@ class KvmVm:
             [
                 *(GIC_DISTRIBUTOR, GIC_CPU_INTERFACE, CONSOLE, AGENT),
                 *redistributors(machine.config.vcpus),
+                *(disk.region for disk in machine.disks),
                 *(memory.region for memory in memories),
             ]
         )
@@ -123,7 +124,7 @@ class KvmVm:
             self._truths = self._set_stolen_time()
             if state is not None:
                 self._restore(state)
-            devices = [self._shadowed_console(kvm, stack), machine.agent]
+            devices = [self._shadowed_console(kvm, stack), machine.agent, *machine.disks]
             self.bus = MmioBus(devices, self._coalesce_writes(stack))
             parking = self._write_parking(stack)
             self._threads = [

@@ -64,10 +64,11 @@ class UnicornState:
 
 
 def refuse_unsavable(vm: UnicornVm) -> None:
-    """Check that the CPU model can be saved.
+    """Check that the CPU model and the devices can be saved.
 
-    :raises EngineError: it cannot.
+    :raises EngineError: they cannot.
     """
+    vm.machine.refuse_unsavable()
     if vm.core.model == _NOT_SAVED:
         raise EngineError(
             f"a machine with CPU model {_NOT_SAVED} cannot be saved: its SVE registers cannot be read"

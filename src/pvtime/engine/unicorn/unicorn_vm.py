@@ -87,7 +87,7 @@ def build_vm(
         _build_vcpu(gic, index, make_account(structure), steal, now, rate)
         for index, structure in enumerate(machine.structures())
     ]
-    devices = [*gic.devices, machine.console, machine.agent]
+    devices = [*gic.devices, machine.console, machine.agent, *machine.disks]
     model = machine.config.cpu or DEFAULT_CPU
     core = core_maker(
         options, CoreConfig(model, machine.map.memories, devices, traps, rate, gicv3=isinstance(gic, GicV3))
