@@ -22,6 +22,7 @@ test: lint need-qemu
 	@tools/need /usr/share/qemu-efi-aarch64/QEMU_EFI.fd qemu-efi-aarch64 "no firmware starts pvtime judge's image"
 	@tools/need /usr/share/lava-common/lava-schema.py lava-common "jobs for LAVA are not checked by LAVA's schema"
 	@tools/fetch-prometheus
+	@tools/need sqfstar squashfs-tools "a large root file system is not tested"
 	@tools/need cpio cpio "what pvtime archives is not listed by another program"
 	@tools/need systemd-analyze systemd "the unit of pvtime export is not checked"
 	@tools/need kubectl kubernetes-client "the DaemonSet of pvtime export is not checked"

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from framework.wait import DEADLINE
 from pvtime.images.store import StockImages
+from pvtime.userland.rootfs import maker_missing
 
 
 def test_a_command_runs_in_the_users_root_and_its_output_and_exit_code_are_ours(
@@ -41,3 +44,39 @@ def test_a_command_runs_in_the_users_root_and_its_output_and_exit_code_are_ours(
     assert "Linux version" in done.stderr
     assert "stolen time per vCPU" in done.stderr
     assert (root / "mine").read_text() == "it is mine\n"
+
+
+def test_a_large_root_is_on_a_disk_and_files_go_in_and_come_out_of_a_shared_directory(
+    tmp_path: Path, stock_images: StockImages
+) -> None:
+    if (missing := maker_missing()) is not None:
+        pytest.skip(missing)
+    root, shared = tmp_path / "root", tmp_path / "shared"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "busybox").write_bytes(stock_images.busybox.read_bytes())
+    (root / "bin" / "busybox").chmod(0o755)
+    os.symlink("busybox", root / "bin" / "sh")
+    with (root / "large").open("wb") as large:
+        large.write(b"its beginning\n")
+        large.seek(80 << 20)
+        large.write(b"its end\n")
+    (shared / "d").mkdir(parents=True)
+    (shared / "in").write_text("from the host\n")
+    (shared / "run").write_text("cat /share/in; tail -c 8 /large; stat -c %s /large\n")
+    (shared / "run").chmod(0o755)
+    command = (
+        "sh /share/run; rm /bin/busybox /share/in 2>&1; echo a > /new && cat /new; "
+        "echo from the guest > /share/d/out; ln -s /etc/shadow /share/d/link; "
+        "grep -c ' / overlay ' /proc/mounts"
+    )
+    options = ["--rootfs", str(root), "--share", str(shared), "--exec", command, "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pvtime", "run", *options], capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.stdout.split("\n")[:3] == ["from the host", "its end", str((80 << 20) + 8)], done
+    assert done.returncode == 0, done
+    assert "1 file of the guest's /share stayed there" in done.stderr
+    assert (shared / "d" / "out").read_text() == "from the guest\n"
+    assert (shared / "in").read_text() == "from the host\n", "nothing is deleted"
+    assert sorted(path.name for path in shared.rglob("*")) == ["d", "in", "out", "run"]
+    assert (root / "bin" / "busybox").exists()

@@ -22,7 +22,7 @@ from pvtime.machine.layout import MAX_VCPUS
 from pvtime.report.model import RunReport
 from pvtime.run.events import RunEvent
 from pvtime.run.guest_source import source_of
-from pvtime.run.options import GuestOptions, RunOptions
+from pvtime.run.options import DEFAULT_SHARE_SIZE, GuestOptions, RunOptions
 from pvtime.run.source import FromSaved, MachineSource
 from pvtime.steal.placement import PlacementName
 
@@ -54,6 +54,9 @@ class Guest:
         need.
     :param rootfs: directory or tar of arm64 programs, the root of the commands of :meth:`shell`
         (docs/workloads.md); None: they have the stock userland's busybox.
+    :param share: directory whose files the commands of :meth:`shell` have in ``/share``; what one has changed
+        or made there is in it when :meth:`shell` returns (docs/workloads.md).
+    :param share_size: bytes that the files there take at most.
     :param append: words for the kernel's command line.
     :param cpu: CPU model; None: the engine's choice.
     :param without: vCPUs to which no stolen time is offered.
@@ -78,6 +81,8 @@ class Guest:
         kernel: str | os.PathLike[str] | None = None,
         initrd: str | os.PathLike[str] | None = None,
         rootfs: str | os.PathLike[str] | None = None,
+        share: str | os.PathLike[str] | None = None,
+        share_size: int = DEFAULT_SHARE_SIZE,
         append: str = "",
         cpu: str | None = None,
         without: Iterable[int] = (),
@@ -93,10 +98,11 @@ class Guest:
             raise UsageError(f"vcpus={vcpus}: give 1 to {MAX_VCPUS}")
         if busy is not None and not 0 <= busy <= vcpus:
             raise UsageError(f"busy={busy}: give 0 to vcpus, {vcpus}")
-        if initrd is not None and (warm or busy is not None or rootfs is not None):
-            raise UsageError("warm, busy and rootfs need the stock userland: leave out initrd")
-        if rootfs is not None and warm:
-            raise UsageError("a guest with a rootfs has no warm start: leave out rootfs or warm")
+        own_files = rootfs is not None or share is not None
+        if initrd is not None and (warm or busy is not None or own_files):
+            raise UsageError("warm, busy, rootfs and share need the stock userland: leave out initrd")
+        if own_files and warm:
+            raise UsageError("a guest with a rootfs or a share has no warm start: leave it out, or warm")
         names = [name.value for name in PlacementName]
         if placement not in names:
             raise UsageError(f"placement={placement!r}: give one of {', '.join(names)}")
@@ -107,6 +113,8 @@ class Guest:
             kernel=None if kernel is None else Path(kernel),
             initrd=None if initrd is None else Path(initrd),
             rootfs=None if rootfs is None else Path(rootfs),
+            share=None if share is None else Path(share),
+            share_size=share_size,
             append=append,
             vcpus=vcpus,
             memory=memory,
@@ -292,11 +300,14 @@ class Guest:
         :param timeout: seconds in which it must end.
         :param check: raise where its exit code is not 0.
         :raises UsageError: the guest has no stock userland, or that is not up.
-        :raises GuestCommandError: it failed, or has not ended in time.
+        :raises GuestCommandError: it failed, or has not ended in time, or its files in ``/share``
+            cannot be had.
         :raises GuestEndedError: the guest has ended.
         """
         with self._machine.using() as live:
+            give_up_at = time.monotonic() + timeout
             result = live.session.shell(command, timeout)
+            live.session.collect_share(give_up_at - time.monotonic())
         output = result.output.decode("utf-8", "replace")
         if check and result.code:
             raise GuestCommandError(f"{command}: exit code {result.code}: {output[-200:].strip()}")

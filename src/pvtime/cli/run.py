@@ -13,7 +13,7 @@ from pvtime.cli.run_options import run_options
 from pvtime.errors import ImagesError, UsageError
 from pvtime.machine.gic import GicVersion
 from pvtime.machine.layout import MAX_GICV2_VCPUS, MAX_VCPUS
-from pvtime.run.options import STDOUT, GuestOptions, RunOptions
+from pvtime.run.options import DEFAULT_SHARE_SIZE, STDOUT, GuestOptions, RunOptions
 from pvtime.steal.placement import PlacementName
 
 __all__ = ["run_command"]
@@ -43,6 +43,18 @@ __all__ = ["run_command"]
     type=FILE_NAME,
     metavar="DIR|TAR",
     help="Root file system of arm64 for --exec, such as a container's: docs/workloads.md.",
+)
+@click.option(
+    "--share",
+    type=FILE_NAME,
+    metavar="DIR",
+    help="Directory whose files --exec finds in /share; those that it changes or makes there come back.",
+)
+@click.option(
+    "--share-size",
+    callback=parsed_by(parse_size),
+    metavar="SIZE",
+    help="Size of all files in /share at most. Default: 256M.",
 )
 @click.option("--append", default="", metavar="TEXT", help="Append TEXT to the kernel's command line.")
 @click.option(
@@ -110,6 +122,8 @@ def run_command(
     initrd: Path | None,
     execute: str | None,
     rootfs: Path | None,
+    share: Path | None,
+    share_size: int | None,
     append: str,
     vcpus: int,
     memory: int,
@@ -144,6 +158,7 @@ def run_command(
         if value is not None and initrd is not None:
             raise UsageError(f"{name} needs the stock userland: leave out {name} or --initrd")
     _check_execution(execute, rootfs, initrd, options, warm=warm)
+    _check_share(execute, share, share_size, warm=warm)
     if execute is not None and busy is None:
         busy = 0
     if busy is not None and busy > vcpus:
@@ -152,6 +167,8 @@ def run_command(
         kernel=kernel,
         initrd=initrd,
         rootfs=rootfs,
+        share=share,
+        share_size=DEFAULT_SHARE_SIZE if share_size is None else share_size,
         append=append,
         vcpus=vcpus,
         memory=memory,
@@ -196,3 +213,18 @@ def _check_execution(
         raise UsageError("--exec has standard output: give the report a file")
     if rootfs is not None and warm:
         raise UsageError("--warm has no --rootfs: leave one of them out")
+
+
+def _check_share(execute: str | None, share: Path | None, size: int | None, *, warm: bool) -> None:
+    """Check the options of a directory that host and guest share.
+
+    :raises UsageError: they exclude each other, or others.
+    """
+    if share is None:
+        if size is not None:
+            raise UsageError("--share-size is for --share: give both")
+        return
+    if execute is None:
+        raise UsageError("--share is for a command: give --exec, too")
+    if warm:
+        raise UsageError("--warm has no --share: leave one of them out")

@@ -98,7 +98,7 @@ class Plan:
     def command(self, job: Job, report: Path) -> list[str]:
         """Return the command of a job, which writes a report."""
         steal = [] if job.point.steal == NOTHING else ["--steal", job.point.steal]
-        warm = [] if any(map(self.has, ("--initrd", "--rootfs", "--warm"))) else ["--warm"]
+        warm = [] if any(map(self.has, ("--initrd", "--rootfs", "--share", "--warm"))) else ["--warm"]
         return [
             *(sys.executable, "-m", "pvtime", "run", *self.options, *warm, *steal),
             *("--placement", job.point.placement, "--no-control", "--quiet", "--report", str(report)),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pvtime.errors import EngineError, GuestMemoryError, UsageError
 from pvtime.machine import boot
@@ -41,13 +41,15 @@ from pvtime.machine.memory import GuestMemory, check_memory_size
 from pvtime.machine.memory_map import Access, MemoryMap
 from pvtime.machine.timer import MAX_HZ, MIN_HZ
 from pvtime.machine.uart import Ns16550, UartState
-from pvtime.machine.virtio.block import Disk, VirtioBlock
 from pvtime.records import dataclass
 from pvtime.schema import Rule, matching, within
 from pvtime.steal.live_physical_time import LivePhysicalTime
 from pvtime.steal.placement import PlacementName
 from pvtime.steal.placements import make_placement
 from pvtime.steal.structure import Structure
+
+if TYPE_CHECKING:
+    from pvtime.machine.virtio.block import Disk, VirtioBlock
 
 __all__ = ["Machine", "MachineConfig", "MachineState", "SetIrq"]
 
@@ -129,8 +131,7 @@ class Machine:
         self._set_irq: SetIrq | None = None
         if not config.no_pvtime <= set(range(config.vcpus)):
             raise UsageError(f"no stolen time for vCPU {max(config.no_pvtime)}: there is no such vCPU")
-        places = DISKS[: len(disks)]
-        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, *self._gic_regions(), *places])
+        self.map = MemoryMap([CONSOLE, AGENT, GIC_DISTRIBUTOR, *self._gic_regions(), *DISKS[: len(disks)]])
         self.memory = self.map.allocate(RAM_BASE, config.memory, "RAM")
         self._places = boot.place(self.memory.region, config.kernel, len(config.initrd))
         self.placement = make_placement(config.placement, self.map, config.vcpus, config.stolen_time.base)
@@ -140,9 +141,16 @@ class Machine:
         """Memory that the VMM provides, and has to save and to move."""
         self.console = Ns16550(CONSOLE, partial(self._wire, CONSOLE_SPI), console)
         self.agent = Ns16550(AGENT, partial(self._wire, AGENT_SPI), agent)
-        self.disks = [
-            VirtioBlock(region, partial(self._wire, DISK_SPI + index), self.memory, disk)
-            for index, (region, disk) in enumerate(zip(places, disks, strict=True))
+        self.disks = self._make_disks(disks)
+
+    def _make_disks(self, disks: Sequence[Disk]) -> list[VirtioBlock]:
+        if not disks:  # nor is the module imported for it
+            return []
+        from pvtime.machine.virtio.block import VirtioBlock
+
+        return [
+            VirtioBlock(DISKS[index], partial(self._wire, DISK_SPI + index), self.memory, disk)
+            for index, disk in enumerate(disks)
         ]
 
     def _gic_regions(self) -> list[Region]:

@@ -26,7 +26,9 @@ class Execution:
         self.result: ShellResult | None = None
         """The command's end; None: it has not ended."""
         self.error: GuestCommandError | None = None
-        """The reason for which it has no end, though the machine had not ended."""
+        """The reason for which it has no end, or its files stayed in the guest; the machine had not ended."""
+        self.notes: list[str] = []
+        """Lines for the user."""
         threading.Thread(target=self._run, name="pvtime-exec", daemon=True).start()
 
     def _run(self) -> None:
@@ -37,6 +39,7 @@ class Execution:
             _, position = events.read(position, None)
         try:
             self.result = self._session.shell(self._command, NO_LIMIT_S)
+            self.notes = self._session.collect_share(NO_LIMIT_S)
         except GuestCommandError as error:
             self.error = error
         except PvtimeError:

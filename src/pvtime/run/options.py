@@ -15,7 +15,9 @@ from pvtime.machine.gic import GicVersion
 from pvtime.records import dataclass
 from pvtime.steal.placement import PlacementName
 
-__all__ = ["STDOUT", "GuestOptions", "RunOptions", "SaveAt"]
+__all__ = ["DEFAULT_SHARE_SIZE", "STDOUT", "GuestOptions", "RunOptions", "SaveAt"]
+
+DEFAULT_SHARE_SIZE: Final = 256 << 20
 
 STDOUT: Final = Path("-")
 """As the path of a report: standard output. What people read then goes to standard error."""
@@ -94,6 +96,10 @@ class GuestOptions:
     """None: the stock userland, which has an agent."""
     rootfs: Path | None = None
     """Directory or tar that is the root of the commands in the stock guest."""
+    share: Path | None = None
+    """Directory whose files the stock guest has below /share, and that gets what its commands changed."""
+    share_size: int = DEFAULT_SHARE_SIZE
+    """Bytes that the guest may have there at most, with the heads of a tar."""
     append: str = ""
     """Words for the kernel's command line, behind those for the stock userland."""
     vcpus: int = 1

@@ -157,7 +157,12 @@ def _run_session(
         with contextlib.closing(control):
             result = session.run()
         if execution is not None:
-            result = replace(result, execution=execution.result, error=result.error or execution.error)
+            result = replace(
+                result,
+                execution=execution.result,
+                error=result.error or execution.error,
+                notes=(*result.notes, *execution.notes),
+            )
         return result if streamed is None else streamed.end(result)
 
 

@@ -116,6 +116,7 @@ class Session:
         self._event_lines = LineBuffer()
         self._starts: dict[int, int] = {}
         self._starts_lock = threading.Lock()
+        self._share = built.share
         self._shell_jobs = ShellJobs(built.machine.agent.receive)
         self._reported = threading.Condition()
         self._reports = 0
@@ -434,6 +435,19 @@ class Session:
         if not self.is_up:
             raise UsageError("the guest's userland is not up: wait for it first")
         return self._shell_jobs.run(command, timeout)
+
+    def collect_share(self, timeout: float) -> list[str]:
+        """Write what the guest has changed in the directory that it shares; return notes for the user.
+
+        Nothing where it shares none. See :meth:`ShellJobs.write_share` and :meth:`Share.collect`.
+
+        :param timeout: seconds for the guest.
+        """
+        if self._share is None:
+            return []
+        with self._share.lock:
+            self._shell_jobs.write_share(timeout)
+            return self._share.collect()
 
     def note_steal(self, text: str) -> None:
         """Note that the schedule of injected steal has changed."""

@@ -11,7 +11,13 @@ from typing import Final
 
 from pvtime.errors import GuestCommandError, GuestEndedError, UsageError
 from pvtime.records import dataclass
-from pvtime.userland.protocol import MAX_SHELL_COMMAND, ShellExit, ShellOutput, encode_shell
+from pvtime.userland.protocol import (
+    MAX_SHELL_COMMAND,
+    ShellExit,
+    ShellOutput,
+    encode_share,
+    encode_shell,
+)
 
 __all__ = ["ShellJobs", "ShellResult"]
 
@@ -65,13 +71,41 @@ class ShellJobs:
         :raises GuestCommandError: it has not ended in time, and may run on; or the guest was reset meanwhile.
         :raises GuestEndedError: the machine has ended.
         """
+
+        def line(number: int) -> bytes:
+            try:
+                return encode_shell(number, command)
+            except ValueError:
+                raise UsageError(
+                    f"the command is too long: give one of at most {MAX_SHELL_COMMAND} bytes"
+                ) from None
+
+        return self._run(line, timeout, command)
+
+    def write_share(self, timeout: float) -> None:
+        """Have the guest write the files of /share to its disk.
+
+        :param timeout: seconds.
+        :raises GuestCommandError: it failed, or has not done so in time, or was reset meanwhile.
+        :raises GuestEndedError: the machine has ended.
+        """
+        if self._run(encode_share, timeout, "the files of /share").code:
+            raise GuestCommandError(
+                "the guest could not give the files of /share: they may be more than --share-size"
+            )
+
+    def _run(self, line: Callable[[int], bytes], timeout: float, name: str) -> ShellResult:
+        """Send a request, of which ``line`` returns the line with its number; return its end.
+
+        :param name: name of the request, for messages.
+        """
         give_up_at = time.monotonic() + timeout
         with self._changed:
             self._number += 1
             number, job = self._number, _Job()
             self._jobs[number] = job
         try:
-            self._send_whole(number, job, command, give_up_at)
+            self._send_whole(line(number), job, give_up_at)
             with self._changed:
                 self._changed.wait_for(
                     lambda: job.code is not None or job.lost or self._over, give_up_at - time.monotonic()
@@ -79,18 +113,12 @@ class ShellJobs:
                 if job.code is not None:
                     return ShellResult(job.code, bytes(job.output))
                 self._refuse_lost(job)
-            raise GuestCommandError(f"the command has not ended within {timeout:g} s: {command}")
+            raise GuestCommandError(f"the command has not ended within {timeout:g} s: {name}")
         finally:
             with self._changed:
                 del self._jobs[number]
 
-    def _send_whole(self, number: int, job: _Job, command: str, give_up_at: float) -> None:
-        try:
-            data = encode_shell(number, command)
-        except ValueError:
-            raise UsageError(
-                f"the command is too long: give one of at most {MAX_SHELL_COMMAND} bytes"
-            ) from None
+    def _send_whole(self, data: bytes, job: _Job, give_up_at: float) -> None:
         with self._sending:
             while data := data[self._send(data) :]:
                 self._refuse_lost(job)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
@@ -18,12 +18,15 @@ from pvtime.errors import PvtimeError, UsageError, one_line
 from pvtime.machine.image import KernelImage, load_initrd, load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.records import dataclass
+from pvtime.run.guest_files import GuestFiles, guest_files
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.save_at import refuse_unsavable
 
 if TYPE_CHECKING:
     from pvtime.images.store import StockImages
+    from pvtime.machine.virtio.block import Disk
+    from pvtime.run.share import Share
     from pvtime.snapshot.description import Description
     from pvtime.snapshot.endpoint import Endpoint
 
@@ -34,7 +37,6 @@ __all__ = [
     "FromMigration",
     "FromSaved",
     "MachineSource",
-    "rootfs_of",
     "stock_append",
 ]
 
@@ -62,6 +64,8 @@ class BuiltMachine:
     """The machine was saved or migrated: its userland is up already."""
     release: str | None = None
     """The kernel's release, where it is known before the guest prints it."""
+    share: Share | None = None
+    """The directory that host and guest share."""
     on_start: Callable[[], object] | None = None
     """Called when the engine has started."""
 
@@ -90,42 +94,62 @@ class FromKernel:
         :raises UsageError: an image is invalid, or a stock one is not available.
         """
         kind, reason = registry.choose(self.guest.engine)
-        config = self.config(kind, options, inbox, screen)
-        machine, engine = _build(config, kind, options, inbox)
         agent = self.guest.initrd is None
-        return BuiltMachine(machine, engine, agent=agent, reason=_reason(machine, engine, reason))
+        with contextlib.ExitStack() as undo:
+            files = guest_files(self.guest)
+            undo.callback(files.close)
+            config = self.config(kind, options, inbox, screen, files)
+            machine, engine = _build(config, kind, options, inbox, files.disks)
+            undo.pop_all()
+        reason = _reason(machine, engine, reason)
+        return BuiltMachine(machine, engine, agent=agent, reason=reason, share=files.share)
 
     def config(
-        self, kind: registry.EngineKind, options: RunOptions, inbox: Inbox, screen: os.terminal_size
+        self,
+        kind: registry.EngineKind,
+        options: RunOptions,
+        inbox: Inbox,
+        screen: os.terminal_size,
+        files: GuestFiles,
     ) -> MachineConfig:
         """Return the machine's configuration; before a stock image is fetched, check that it can be.
 
+        :param files: the user's files in the stock guest.
         :raises PvtimeError: it cannot be, or an image is invalid or not available.
         """
         guest = self.guest
         # The user's own files come first: nothing is fetched beside one that is refused.
         kernel = load_kernel(guest.kernel) if guest.kernel else None
         initrd = load_initrd(guest.initrd) if guest.initrd else None
-        rootfs = rootfs_of(guest) if guest.rootfs is not None else b""
         if kernel is None or initrd is None:
             from pvtime.userland.build import build_initramfs
 
             if _fetch_needed():
-                without_images = self._machine_config(kernel or _NO_KERNEL, initrd or b"", options, screen)
+                without_images = self._machine_config(
+                    kernel or _NO_KERNEL, initrd or b"", options, screen, files
+                )
                 _check_arguments(without_images, kind, options, inbox)
             stock = _stock_images(options.progress_output)
+            drivers = _disk_drivers(options.progress_output) if files.disks and kernel is None else b""
             kernel = kernel or load_kernel(stock.kernel)
-            initrd = initrd or build_initramfs(stock.busybox) + rootfs
-        return self._machine_config(kernel, initrd, options, screen)
+            initrd = initrd or build_initramfs(stock.busybox) + files.archive + drivers
+        return self._machine_config(kernel, initrd, options, screen, files)
 
     def _machine_config(
-        self, kernel: KernelImage, initrd: bytes, options: RunOptions, screen: os.terminal_size
+        self,
+        kernel: KernelImage,
+        initrd: bytes,
+        options: RunOptions,
+        screen: os.terminal_size,
+        files: GuestFiles,
     ) -> MachineConfig:
         guest = self.guest
         append = guest.append
         if guest.initrd is None:
             term = os.environ.get("TERM", "")
-            append = stock_append(guest, screen if options.interactive else None, term)
+            append = " ".join(
+                [*files.words, stock_append(guest, screen if options.interactive else None, term)]
+            )
         return MachineConfig(
             vcpus=guest.vcpus,
             memory=guest.memory,
@@ -152,26 +176,17 @@ def _native_hz(options: RunOptions) -> int:
     return counter_rate(options.engine_options).hz
 
 
-def rootfs_of(guest: GuestOptions) -> bytes:
-    """Return the user's root file system, a cpio archive.
+def _disk_drivers(output: TextIO | None) -> bytes:
+    """Return the stock kernel's drivers for disks, a cpio archive; show a fetch's progress on ``output``.
 
-    :raises UsageError: it cannot be read, or does not fit into the guest's memory.
+    :raises ImagesError: they are not available.
     """
-    from pvtime.userland.rootfs import rootfs_archive
+    from pvtime.images.cache import cache_directory
+    from pvtime.images.disk_drivers import disk_drivers
+    from pvtime.report.image_progress import image_progress
 
-    assert guest.rootfs is not None
-    archive = rootfs_archive(guest.rootfs)
-    needed = 2 * len(archive) + UNPACK_ROOM
-    if needed > guest.memory:
-        raise UsageError(
-            f"{guest.rootfs} is unpacked into the guest's memory, which is too small for that: give "
-            f"--memory {(needed >> 20) + 1}M"
-        )
-    return archive
-
-
-UNPACK_ROOM: Final = 96 << 20
-"""Bytes of the guest's memory for all but the root file system, which is there twice while it is unpacked."""
+    with image_progress(output) as progress:
+        return disk_drivers(cache_directory(), progress)
 
 
 def _fetch_needed() -> bool:
@@ -321,9 +336,13 @@ def _resumed(machine: Machine, engine: Engine, description: Description) -> Buil
 
 
 def _build(
-    config: MachineConfig, kind: registry.EngineKind, options: RunOptions, inbox: Inbox
+    config: MachineConfig,
+    kind: registry.EngineKind,
+    options: RunOptions,
+    inbox: Inbox,
+    disks: Sequence[Disk] = (),
 ) -> tuple[Machine, Engine]:
-    machine = Machine(config, console=inbox.console, agent=inbox.agent)
+    machine = Machine(config, console=inbox.console, agent=inbox.agent, disks=disks)
     try:
         engine = kind.build(machine, options.engine_options, options.steal)
         if options.save_at is not None:

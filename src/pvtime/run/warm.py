@@ -28,6 +28,7 @@ from pvtime.images import manifest
 from pvtime.images.cache import cache_directory, cache_errors, exclusive, silent
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.records import dataclass
+from pvtime.run.guest_files import GuestFiles
 from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.source import BuiltMachine, FromKernel, FromSaved
@@ -63,7 +64,7 @@ class FromWarm:
         resumed = kept.resume(options, inbox, screen)
         if resumed is None:
             kind, _ = registry.choose(self.guest.engine)
-            config = FromKernel(self.guest).config(kind, options, inbox, screen)
+            config = FromKernel(self.guest).config(kind, options, inbox, screen, GuestFiles())
             kept = WarmGuest.of(self.guest, options)  # the stock images may have been fetched just now
             with exclusive(kept.lock, silent):
                 # Another process may have booted it meanwhile.

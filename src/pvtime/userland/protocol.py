@@ -24,6 +24,7 @@ A report comes after ``ready``, then every second, and on request; N is any numb
     seed A B C D     fresh numbers for the kernel's random pool, of a guest that is resumed again and again
     kexec            as stop, but instead of powering off start the kernel in /kexec, if any
     exec N TEXT      run a command of a shell, in base64, in the background; answered by its output alone
+    share N          write /share to its disk, in the background; answered by exit alone
 
 The guest is hostile: :class:`AgentDecoder` accepts any bytes, keeps a bounded number of them, and drops lines
 that are not in the table above. A report counts only as a whole; without one of its lines or digits it is
@@ -52,6 +53,7 @@ __all__ = [
     "ShellOutput",
     "StatReport",
     "encode",
+    "encode_share",
     "encode_shell",
 ]
 
@@ -197,6 +199,14 @@ def encode_shell(number: int, command: str) -> bytes:
     if len(data) > MAX_SHELL_COMMAND:
         raise ValueError(f"a command of {len(data)} bytes: at most {MAX_SHELL_COMMAND} are possible")
     return b"exec %d %s" % (number, binascii.b2a_base64(data or b":"))
+
+
+def encode_share(number: int) -> bytes:
+    """Return the line that has the guest write /share to its disk.
+
+    :param number: see :func:`encode_shell`.
+    """
+    return b"share %d\n" % number
 
 
 @dataclass

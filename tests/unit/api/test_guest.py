@@ -115,10 +115,12 @@ def test_live_physical_time_is_offered_where_it_is_wanted(new_guest: Callable[..
 
 
 def test_a_root_is_for_commands_in_the_stock_userland(new_guest: Callable[..., Guest]) -> None:
-    with pytest.raises(UsageError, match="rootfs need the stock userland: leave out initrd"):
+    with pytest.raises(UsageError, match="rootfs and share need the stock userland: leave out initrd"):
         new_guest(rootfs="root")
-    with pytest.raises(UsageError, match="leave out rootfs or warm"):
+    with pytest.raises(UsageError, match="has no warm start: leave it out, or warm"):
         Guest(rootfs="root", warm=True)
+    with pytest.raises(UsageError, match="has no warm start: leave it out, or warm"):
+        Guest(share="files", warm=True)
     with pytest.raises(UsageError, match="/nonexistent/root"):
         new_guest(initrd=None, rootfs="/nonexistent/root").start()
 

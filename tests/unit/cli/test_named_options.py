@@ -31,6 +31,9 @@ MACHINES = ("run", "restore", "receive")
 COMMANDS_OF = {
     "run/session.py": ("run",),  # a restored machine has no silence to be told of
     "run/warm.py": ("run",),
+    "run/guest_files.py": ("run",),  # they are for the stock guest, as it boots
+    "run/share.py": ("run",),
+    "run/shell_jobs.py": ("run",),
     "run/runtime_dir.py": MACHINES,
     "run/source.py": ("run",),  # a kernel is booted there alone
     "run/save_at.py": MACHINES,

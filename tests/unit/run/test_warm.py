@@ -57,8 +57,11 @@ def test_the_same_guest_has_the_same_place() -> None:
 
 def test_every_option_of_a_guest_is_tried() -> None:
     fields = set(GuestOptions.__dataclass_fields__)
-    # A root file system is of a command, which has no warm start.
-    assert fields == {*CHANGES, "engine", "kernel", "initrd", "rootfs"}, "a new option: is it in the place?"
+    # A root file system and a shared directory are of a command, which has no warm start.
+    no_warm_start = {"rootfs", "share", "share_size"}
+    assert fields == {*CHANGES, *no_warm_start, "engine", "kernel", "initrd"}, (
+        "a new option: is it in the place?"
+    )
 
 
 @pytest.mark.parametrize("change", CHANGES)

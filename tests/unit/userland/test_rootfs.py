@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pvtime.errors import UsageError
+from pvtime.run.guest_files import guest_files
 from pvtime.run.options import GuestOptions
-from pvtime.run.source import rootfs_of
 from pvtime.userland import cpio
 from pvtime.userland.rootfs import rootfs_archive
 
@@ -159,8 +159,9 @@ def test_a_root_is_a_directory_or_a_regular_file(device: str) -> None:
 def test_one_that_the_guests_memory_cannot_hold_is_refused_with_the_memory_that_can(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(64 << 20))
     with pytest.raises(UsageError, match="give --memory 225M"):
-        rootfs_of(GuestOptions(rootfs=tmp_path, memory=128 << 20))
-    assert len(rootfs_of(GuestOptions(rootfs=tmp_path, memory=225 << 20))) > 64 << 20
+        guest_files(GuestOptions(kernel=tmp_path, rootfs=tmp_path, memory=128 << 20))
+    files = guest_files(GuestOptions(kernel=tmp_path, rootfs=tmp_path, memory=225 << 20))
+    assert len(files.archive) > 64 << 20
 
 
 def test_another_program_lists_the_same(tree: Path) -> None:
