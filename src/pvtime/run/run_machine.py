@@ -201,13 +201,14 @@ def _finish(options: RunOptions, result: RunResult) -> int:
 
     :raises PvtimeError: the report cannot be written, or the engine failed.
     """
-    from pvtime.report import document  # not needed before
+    if options.report is not None:
+        from pvtime.report.document import to_json  # not needed before
 
-    if options.report == STDOUT:
-        sys.stdout.write(document.to_json(result.report))
-        sys.stdout.flush()
-    elif options.report is not None:
-        output_file.write_whole(options.report, document.to_json(result.report), "the report")
+        if options.report == STDOUT:
+            sys.stdout.write(to_json(result.report))
+            sys.stdout.flush()
+        else:
+            output_file.write_whole(options.report, to_json(result.report), "the report")
     if not options.report_only:
         from pvtime.report.table import print_report  # its docstring has the cost
 
