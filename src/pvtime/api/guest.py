@@ -110,10 +110,10 @@ class Guest:
         if gic not in versions:
             raise UsageError(f"gic={gic!r}: give one of {', '.join(versions)}")
         guest = GuestOptions(
-            kernel=None if kernel is None else Path(kernel),
-            initrd=None if initrd is None else Path(initrd),
-            rootfs=None if rootfs is None else Path(rootfs),
-            share=None if share is None else Path(share),
+            kernel=None if kernel is None else _path(kernel, "kernel"),
+            initrd=None if initrd is None else _path(initrd, "initrd"),
+            rootfs=None if rootfs is None else _path(rootfs, "rootfs"),
+            share=None if share is None else _path(share, "share"),
             share_size=share_size,
             append=append,
             vcpus=vcpus,
@@ -146,7 +146,7 @@ class Guest:
         """
         guest = cls.__new__(cls)
         schedule = _schedule(steal, pauses=steal_pauses)
-        guest._set_up(FromSaved(Path(directory)), schedule, engine_options or {}, name, lpt=lpt)
+        guest._set_up(FromSaved(_path(directory, "directory")), schedule, engine_options or {}, name, lpt=lpt)
         return guest
 
     def _set_up(
@@ -352,7 +352,7 @@ class Guest:
         :raises PvtimeError: it cannot be saved, or not there; it runs on.
         """
         with self._machine.using() as live:
-            saved = live.save(Path(directory).absolute(), keep_running=keep_running)
+            saved = live.save(_path(directory, "directory").absolute(), keep_running=keep_running)
         if not keep_running:
             self.wait()
         return saved
@@ -371,7 +371,7 @@ class Guest:
         """
         from pvtime.snapshot.endpoint import Endpoint
 
-        peer = Endpoint.parse(address, None if key is None else Path(key), insecure).absolute()
+        peer = Endpoint.parse(address, None if key is None else _path(key, "key"), insecure).absolute()
         with self._machine.using() as live:
             moved = live.exporter.migrate(peer, lambda _round, _bytes: None)
         self.wait()
@@ -404,6 +404,16 @@ class StealBlock:
     ) -> None:
         with contextlib.suppress(GuestEndedError):
             self._guest._set_steal(self._before)
+
+
+def _path(name: str | os.PathLike[str], parameter: str) -> Path:
+    """Return a path; an empty one would mean the current directory, which nobody asked for.
+
+    :raises UsageError: it is empty.
+    """
+    if not os.fspath(name):
+        raise UsageError(f"{parameter}={name!r}: the name of the file is empty")
+    return Path(name)
 
 
 def _schedule(items: str | Iterable[str], *, pauses: bool) -> Schedule:

@@ -75,6 +75,8 @@ class ShellJobs:
         def line(number: int) -> bytes:
             try:
                 return encode_shell(number, command)
+            except UnicodeEncodeError as error:
+                raise UsageError(f"the command is not text: character {error.start + 1} is wrong") from None
             except ValueError:
                 raise UsageError(
                     f"the command is too long: give one of at most {MAX_SHELL_COMMAND} bytes"

@@ -185,6 +185,9 @@ def test_a_guest_is_used_once_and_not_before_its_start(new_guest: Callable[..., 
         ({"initrd": None, "busy": 2}, "give 0 to vcpus"),
         ({"busy": 0}, "leave out initrd"),
         ({"steal": "101%"}, "101%"),
+        ({"kernel": ""}, "kernel='': the name of the file is empty"),
+        # It packed the current directory.
+        ({"initrd": None, "rootfs": ""}, "rootfs='': the name of the file is empty"),
     ],
 )
 def test_impossible_parameters_are_refused_at_once(

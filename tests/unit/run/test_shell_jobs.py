@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from framework.wait import DEADLINE
-from pvtime.errors import GuestCommandError, GuestEndedError
+from pvtime.errors import GuestCommandError, GuestEndedError, UsageError
 from pvtime.run.shell_jobs import ShellJobs
 
 
@@ -54,3 +54,9 @@ def test_answers_of_a_saved_machines_commands_are_not_for_those_of_the_restored_
         with pytest.raises(GuestCommandError):
             ShellJobs(send).run("true", 0.0)
     assert len({line.split()[1] for line in lines}) == 8, "each machine numbers its commands from the same on"
+
+
+def test_a_command_that_is_not_text_is_named_as_that() -> None:
+    # It was "too long".
+    with pytest.raises(UsageError, match="not text: character 6 is wrong"):
+        ShellJobs(len).run("echo \ud800", 1.0)
