@@ -28,7 +28,7 @@ from pvtime.machine.layout import RAM_BASE, STOLEN_TIME
 
 __all__ = ["SEQUENCES", "Answers", "Call", "answers_of", "differences", "generate"]
 
-SEQUENCES: Final = 2500
+SEQUENCES: Final = 2000
 SEED: Final = 0xDE_0057
 PARK: Final = RAM_BASE + 0x8000
 """Where CPU_ON sends vCPU 1: it says with what argument, and switches itself off when it is told to."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,7 +17,10 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
+__all__ = ["group", "pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
+
+SHARED: Final = re.compile(r'scope="module"|^@cache\b', re.MULTILINE)
+"""Source of what the tests of a module make once: each worker that has one of them makes it again."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class _Long:
 
 _LONG: Final = [
     # Both labs on one worker: each emulates a host with two CPUs, and a guest in there has 60 s to boot.
-    _Long(r"lab/test_engine\.py", 300, together=True),
+    _Long(r"lab/test_engine\.py", 250, together=True),
     _Long(r"lab/test_module\.py", 50, together=True),
     _Long(r"lab/test_lab_cost\.py", 40, together=True),
     _Long(r"unit/test_invariants\.py", 40),
@@ -50,6 +55,20 @@ _LONG: Final = [
 
 def _of(nodeid: str) -> _Long | None:
     return next((each for each in _LONG if re.search(each.pattern, nodeid)), None)
+
+
+@cache
+def _shares(module: Path) -> bool:
+    return SHARED.search(module.read_text()) is not None
+
+
+def group(nodeid: str, root: Path) -> str:
+    """Return the name of the tests that one worker has together: the test's own, if it is alone."""
+    long = _of(nodeid)
+    if long and long.together:
+        return long.pattern
+    module = nodeid.partition("::")[0]
+    return module if _shares(root / module) else nodeid
 
 
 def _seconds(item: pytest.Item) -> int:
@@ -74,8 +93,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            long = _of(nodeid)
-            return long.pattern if long and long.together else nodeid
+            return group(nodeid, config.rootpath)
 
     config.option.loadscopereorder = False
     return Scheduling(config, log)

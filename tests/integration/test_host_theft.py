@@ -16,7 +16,7 @@ from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.images.store import StockImages
 from pvtime.steal.run_delay import Schedstat
 
-STOLEN_NS = 200_000_000
+STOLEN_NS = 50_000_000
 
 
 def engine_thread() -> int:

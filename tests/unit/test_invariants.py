@@ -38,8 +38,8 @@ from pvtime.snapshot.stream import MigrationStream
 from pvtime.steal.placement import PlacementName
 
 VCPUS = 3
-EXAMPLES = 2 * settings().max_examples
-"""200, or 4,000 with ``pytest --hypothesis-profile=long``."""
+EXAMPLES = settings().max_examples
+"""100, or 2,000 with ``pytest --hypothesis-profile=long``."""
 STEPS = 10
 SCHEDULES = [Schedule(), Schedule.parse(["200us/1ms", "1:2ms@0.01"])]
 """What is stolen on purpose, beside what the vCPUs steal from each other."""

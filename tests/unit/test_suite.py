@@ -13,6 +13,7 @@ import pytest
 
 from framework.fakes import FakeEngine
 from framework.linux import LinuxGuest
+from framework.schedule import group
 from framework.wait import DEADLINE, wait_until
 
 SKIPPED = """
@@ -96,6 +97,20 @@ def test_a_module_that_is_skipped_fails_too(workers: int, tmp_path: Path) -> Non
     code, text = run(tmp_path, workers, "test_module.py")
     assert code not in (0, 5)
     assert "something is missing" in text
+
+
+@pytest.mark.parametrize(
+    ("test", "name"),
+    [
+        ("tests/lab/test_engine.py::test_it[neoverse-n1]", r"lab/test_engine\.py"),
+        ("tests/integration/test_saved_aarch32.py::test_it", "tests/integration/test_saved_aarch32.py"),
+        ("tests/unit/scenario/test_table.py::test_it", "tests/unit/scenario/test_table.py"),
+        ("tests/integration/test_boot.py::test_it", "tests/integration/test_boot.py::test_it"),
+    ],
+)
+def test_one_worker_has_all_tests_that_share_what_their_module_makes_once(test: str, name: str) -> None:
+    # Three workers performed all scenarios each, for three tests of one table.
+    assert group(test, Path(__file__).parents[2]) == name
 
 
 class LastWords:
