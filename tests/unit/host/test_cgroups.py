@@ -82,7 +82,7 @@ def test_a_hybrid_host_has_its_quota_in_version_1_and_its_freezer_in_version_2(
     assert mounts.frozen(membership)
 
 
-@pytest.mark.parametrize("group", ["/../../etc", "/gone (deleted)", "relative", "", "/" + "x/" * 5000])
+@pytest.mark.parametrize("group", ["/../../etc", "/gone (deleted)", "relative", "", "/" + "x/" * 2100])
 def test_a_cgroup_that_cannot_be_seen_has_no_quota(proc: FakeProc, group: str) -> None:
     proc.cgroup(50, f"4:cpu:{group}\n")
     mounts = CgroupMounts(proc.root)
