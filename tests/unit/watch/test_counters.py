@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,10 +57,10 @@ class Fleet:
     asked: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        sampler = HostSampler(VmFinder(self.proc.root), self.proc.root, lambda: self.now)
+        self.sampler = HostSampler(VmFinder(self.proc.root), self.proc.root, lambda: self.now)
         self.registry = CollectorRegistry()
         names = self.libvirt_names
-        collector = HostCollector(sampler, libvirt_names=names, own=lambda: self.own, told=self.told)
+        collector = HostCollector(self.sampler, libvirt_names=names, own=lambda: self.own, told=self.told)
         self.registry.register(collector)
 
     def told(self, vm: HostVm) -> Told:
@@ -85,11 +86,12 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """Return a host with one VM."""
     fleet = Fleet(FakeProc(tmp_path / "proc"))
     fleet.vm(50, b"web1")
-    return fleet
+    yield fleet
+    fleet.sampler.close()
 
 
 def test_the_delay_of_a_vm_that_restarts_goes_on(fleet: Fleet) -> None:
@@ -129,6 +131,7 @@ def test_libvirts_names_are_there_where_they_are_asked_for(tmp_path: Path) -> No
     fleet.proc.times(50, 51, ran=SECOND, delay=7 * SECOND, slices=5)
     assert fleet.scrape("libvirt_domain_vcpu_delay_seconds_total", domain="web1", vcpu="0") == 7.0
     assert fleet.scrape("libvirt_domain_vcpu_time_seconds_total", domain="web1") == 1.0
+    fleet.sampler.close()
     assert b"libvirt" not in generate_latest(Fleet(FakeProc(tmp_path / "other")).registry)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +46,11 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(tmp_path: Path) -> Iterator[Host]:
     """Return the host after its first sample."""
-    return Host(FakeProc(tmp_path / "proc"))
+    host = Host(FakeProc(tmp_path / "proc"))
+    yield host
+    host.sampler.close()
 
 
 def test_what_ran_was_stolen_and_was_off_adds_up_to_the_time(host: Host) -> None:
@@ -87,6 +91,7 @@ def test_quota_is_told_from_neighbours(host: Host, tmp_path: Path) -> None:
     group.joinpath("cpu.stat").write_text("nr_throttled 1\nthrottled_usec 0\n")
     host.proc.mount(f"32 20 0:28 / {tmp_path}/v2 rw - cgroup2 cgroup2 rw")
     host.proc.cgroup(50, "0::/a\n")
+    host.sampler.close()
     host.sampler = HostSampler(VmFinder(host.proc.root), host.proc.root, lambda: host.now)
     host.sampler.sample()
     group.joinpath("cpu.stat").write_text("nr_throttled 5\nthrottled_usec 400000\n")
@@ -176,7 +181,8 @@ def test_the_keys_fold_sort_and_end(host: Host) -> None:
 
 def test_what_cannot_be_seen_without_root_is_said(tmp_path: Path) -> None:
     for root, missing in ((True, ()), (False, (WITHOUT_ROOT,))):
-        assert HostSampler(VmFinder(tmp_path), tmp_path, root=root).sample().missing == missing
+        with closing(HostSampler(VmFinder(tmp_path), tmp_path, root=root)) as sampler:
+            assert sampler.sample().missing == missing
 
 
 def test_a_line_of_json_has_every_figure_as_an_integer(host: Host) -> None:
