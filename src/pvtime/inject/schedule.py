@@ -29,6 +29,8 @@ _ITEM: Final = (
     rf"(?:/(?P<period>[0-9.]+[mu]?s?))?"
     rf"(?:@(?P<start>[0-9.]+[mu]?s?)(?:-(?P<end>[0-9.]+[mu]?s?))?)?"
 )
+_TOO_LONG: Final = 10**9
+"""The least number that has more digits than :data:`DECIMAL` takes."""
 _VCPUS: Final = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 
 
@@ -146,7 +148,7 @@ def _time(text: str) -> int:
 def _text(ns: int) -> str:
     """Return a time as :func:`_time` takes it."""
     for unit in ("s", "ms"):
-        if ns % UNITS[unit] == 0:
+        if ns % UNITS[unit] == 0 and ns // UNITS[unit] < _TOO_LONG:
             return f"{ns // UNITS[unit]}{unit}"
     from decimal import Decimal
 
