@@ -80,3 +80,17 @@ def test_a_large_root_is_on_a_disk_and_files_go_in_and_come_out_of_a_shared_dire
     assert (shared / "in").read_text() == "from the host\n", "nothing is deleted"
     assert sorted(path.name for path in shared.rglob("*")) == ["d", "in", "out", "run"]
     assert (root / "bin" / "busybox").exists()
+
+
+def test_a_command_does_not_run_without_its_shared_files(tmp_path: Path) -> None:
+    # The run said that the guest could not give its files, with exit code 1, and not that there was no disk.
+    (tmp_path / "in").write_text("from the host\n")
+    options = ["--share", str(tmp_path), "--append", "module_blacklist=virtio_blk", "--exec", "cat /share/in"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pvtime", "run", *options, "--quiet"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert (done.returncode, done.stdout) == (125, "pvtime: the driver virtio_blk cannot be loaded\n"), done
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
