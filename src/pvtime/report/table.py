@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tables of a run, drawn by rich on a terminal.
+"""The tables of a run, drawn by rich.
 
-rich is imported where it draws, not before: it costs 26 to 41 ms, more than click. A run whose output is no
-terminal need not pay it: :mod:`pvtime.report.plain_table`.
+rich is imported where it draws, not before: it costs 26 to 41 ms, more than click, and a run that prints no
+table (``--quiet --report -``) need not pay it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Literal, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from pvtime.report import units
 from pvtime.report.model import Interval
-from pvtime.report.plain_table import is_plain, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,15 +60,6 @@ SHARES = (
 )
 
 
-class UndrawnTable(NamedTuple):
-    """A table of figures that is not drawn yet."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[tuple[Sequence[str], bool]]
-    """The cells of each, and whether it stands out (or is dim)."""
-
-
 def open_console(file: TextIO) -> Console:
     """Return a console on ``file``: it has colours and bold text on a terminal, unless NO_COLOR is set."""
     import shutil
@@ -84,12 +74,8 @@ def open_console(file: TextIO) -> Console:
 
 def moment_table(moment: Moment, title: str) -> Table:
     """Return every vCPU's figures at one moment."""
-    return figures_table(*_moment_figures(moment, title))
-
-
-def _moment_figures(moment: Moment, title: str) -> UndrawnTable:
     rows = [(_chosen(_cells(row), moment), row.enabled) for row in moment.vcpus]
-    return UndrawnTable(title, _chosen(COLUMNS, moment), rows)
+    return figures_table(title, _chosen(COLUMNS, moment), rows)
 
 
 def shares_table(moment: Moment, *, boot: bool) -> Table:
@@ -97,10 +83,6 @@ def shares_table(moment: Moment, *, boot: bool) -> Table:
 
     :param boot: beside the time since :attr:`Moment.begin` show that since the start.
     """
-    return figures_table(*_shares_figures(moment, boot=boot))
-
-
-def _shares_figures(moment: Moment, *, boot: bool) -> UndrawnTable:
     begin = moment.begin
     groups = []
     if boot or begin is None:
@@ -114,7 +96,7 @@ def _shares_figures(moment: Moment, *, boot: bool) -> UndrawnTable:
         for since, _, intervals in groups
         for row, interval in zip(moment.vcpus, intervals, strict=True)
     ]
-    return UndrawnTable("time per vCPU: per cent of the " + "\nand of the ".join(times), SHARES, rows)
+    return figures_table("time per vCPU: per cent of the " + "\nand of the ".join(times), SHARES, rows)
 
 
 def figures_table(title: str, headings: Iterable[str], rows: Iterable[tuple[Iterable[str], bool]]) -> Table:
@@ -204,25 +186,16 @@ def _or_dash(form: Callable[[int], str], figure: int | None) -> str:
 
 def print_report(report: RunReport, last: Moment, file: TextIO) -> None:
     """Print the last table of a run, and a summary of the run under it."""
-    counts = _moment_figures(last, "stolen time per vCPU")
-    shares = _shares_figures(last, boot=True)
-    notes = vcpu_notes(last)
+    console = open_console(file)
+    console.print()
+    console.print(moment_table(last, "stolen time per vCPU"))
+    for note in vcpu_notes(last):
+        console.print(note, soft_wrap=True)
+    console.print()
+    console.print(shares_table(last, boot=True))
     boot = "" if report.boot_seconds is None else f", userland after {report.boot_seconds:.2f} s"
-    summary = (
+    console.print(
         f"\nkernel {report.kernel or 'unknown'}{boot}\n"
         f"engine {report.engine}, placement {report.placement}, "
         f"{report.outcome.value} after {report.elapsed_seconds:.2f} s"
     )
-    if is_plain(file):
-        parts = ["\n", plain_table(*counts), *(f"{note}\n" for note in notes), "\n", plain_table(*shares)]
-        file.write("".join([*parts, summary, "\n"]))
-        file.flush()
-        return
-    console = open_console(file)
-    console.print()
-    console.print(figures_table(*counts))
-    for note in notes:
-        console.print(note, soft_wrap=True)
-    console.print()
-    console.print(figures_table(*shares))
-    console.print(summary)

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TextIO
@@ -22,8 +19,7 @@ from pvtime.engine.base import Outcome
 from pvtime.report import units
 from pvtime.report.console import LINE_LIMIT, LineBuffer
 from pvtime.report.model import Moment, Reading, RunReport, VcpuRow
-from pvtime.report.plain_table import FORCED, plain_table
-from pvtime.report.table import PLAIN_WIDTH, figures_table, moment_table, print_report, shares_table
+from pvtime.report.table import moment_table, print_report, shares_table
 from pvtime.report.views import LinesView, LiveView, QuietView, RawView, View, is_terminal
 from pvtime.userland.protocol import CpuTimes
 
@@ -361,65 +357,3 @@ def test_a_difference_keeps_its_sign_and_its_ns(value: int, text: str) -> None:
 )
 def test_sizes_take_the_unit_that_fits(value: int, text: str) -> None:
     assert units.size(value) == text
-
-
-@given(
-    moment=st.builds(
-        lambda stealing, begins, scale: Moment(
-            10.0,
-            tuple(replace(row, truth_ns=row.truth_ns * scale) for row in ROWS),
-            stealing,
-            Reading(1.0, ROWS) if begins else None,
-        ),
-        st.booleans(),
-        st.booleans(),
-        st.sampled_from([0, 1, 1000, 10**7]),
-    )
-)
-def test_a_file_gets_the_tables_that_rich_would_draw(moment: Moment) -> None:
-    file = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pvtime.report.table.is_plain", lambda _: False)
-        patch.setenv("TTY_COMPATIBLE", "0")
-        print_report(REPORT, moment, file)
-    assert last_table(moment) == file.getvalue()
-
-
-@given(
-    lines=st.lists(st.lists(st.sampled_from(["of", "the", "time"]), min_size=1), min_size=1, max_size=3),
-    heads=st.lists(st.lists(st.text("xyz", min_size=4, max_size=9), min_size=1, max_size=3), min_size=1),
-    rows=st.integers(1, 4),
-)
-def test_any_plain_table_is_drawn_as_rich_does(
-    lines: list[list[str]], heads: list[list[str]], rows: int
-) -> None:
-    title = "\n".join(map(" ".join, lines))
-    headings = ["\n".join(head) for head in heads[:9]]
-    cells = [([f"{'7' * (row + column)}" for column in range(len(headings))], True) for row in range(rows)]
-    file = io.StringIO()
-    Console(file=file, width=PLAIN_WIDTH).print(figures_table(title, headings, cells))
-    assert plain_table(title, headings, cells) == file.getvalue()
-
-
-def test_an_output_that_cannot_have_the_lines_of_a_table_gets_others() -> None:
-    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    print_report(REPORT, MOMENT, file)
-    file.seek(0)
-    assert "---" in file.read()
-
-
-def test_a_run_without_a_terminal_does_not_import_rich() -> None:
-    program = (
-        "import sys\n"
-        "from pvtime.engine.base import Outcome\n"
-        "from pvtime.report.model import Moment, RunReport, VcpuRow\n"
-        "from pvtime.report.table import print_report\n"
-        "rows = (VcpuRow(0, 5, 4, 4, True, 312),)\n"
-        "report = RunReport('x', 'x', 'x', 1.5, 1.0, Outcome.POWER_OFF, 1.0, rows, None)\n"
-        "print_report(report, Moment(1.0, rows), sys.stderr)\n"
-        "print('rich' in sys.modules)\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name not in FORCED}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.stdout == "False\n"
-    assert "vCPU" in done.stderr
