@@ -28,10 +28,15 @@ _TIMER_SLACK_NS: Final = 125_000
 Linux switches to NOHZ mode, all its CPUs tick: 8,000 times a second with 32, and each tick costs 0.3 ms,
 most of it for the TLB of which nothing is left. Late ticks come together."""
 
-_LEAD_NS: Final = SLICE_NS // 2
-"""The difference in time run that makes it another's turn: from that behind to that ahead is one slice."""
-
 _vruntime: Final = attrgetter("vruntime_ns")
+
+
+def _lead_ns(runnable: int) -> int:
+    """Return the difference in time run that makes it another's turn: with it, each turn is one slice.
+
+    Of two, one runs from that behind the other to that ahead; of many, all others have run almost the same.
+    """
+    return SLICE_NS * (runnable - 1) // runnable
 
 
 def _runnable(vcpus: Iterable[UnicornVcpu], *but: UnicornVcpu | None) -> list[UnicornVcpu]:
@@ -50,7 +55,7 @@ def pick_next(vcpus: Iterable[UnicornVcpu], current: UnicornVcpu | None) -> Unic
     first = min(runnable, key=_vruntime, default=None)
     if first is None or current is None or current.state is not SchedState.RUNNABLE:
         return first
-    return first if current.vruntime_ns - first.vruntime_ns >= _LEAD_NS else current
+    return first if current.vruntime_ns - first.vruntime_ns >= _lead_ns(len(runnable)) else current
 
 
 def slice_ns(vcpus: Iterable[UnicornVcpu], current: UnicornVcpu) -> int | None:
@@ -58,7 +63,9 @@ def slice_ns(vcpus: Iterable[UnicornVcpu], current: UnicornVcpu) -> int | None:
     waiting = [vcpu.vruntime_ns for vcpu in _runnable(vcpus, current)]
     if not waiting:
         return None
-    return _SPIN_NS if current.spins else max(0, min(waiting) + _LEAD_NS - current.vruntime_ns)
+    if current.spins:
+        return _SPIN_NS
+    return max(0, min(waiting) + _lead_ns(len(waiting) + 1) - current.vruntime_ns)
 
 
 def timer_slack_ns(vcpus: Sized) -> int:
@@ -81,6 +88,6 @@ def place_last(vcpu: UnicornVcpu, vcpus: Iterable[UnicornVcpu]) -> None:
 
 def yield_to(target: UnicornVcpu, current: UnicornVcpu, vcpus: Iterable[UnicornVcpu]) -> None:
     """Make it ``target``'s turn instead of ``current``'s, but not before a third one's."""
-    ahead = current.vruntime_ns - _LEAD_NS
-    third = min((vcpu.vruntime_ns for vcpu in _runnable(vcpus, target, current)), default=ahead)
-    target.vruntime_ns = min(target.vruntime_ns, max(ahead, third))
+    others = [vcpu.vruntime_ns for vcpu in _runnable(vcpus, target, current)]
+    ahead = current.vruntime_ns - _lead_ns(len(others) + 2)
+    target.vruntime_ns = min(target.vruntime_ns, max(ahead, min(others, default=ahead)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,21 @@ def test_busy_ones_never_differ_by_more_than_a_slice_and_the_longest_delay(
         current.vruntime_ns += (slice_ns(vcpus, current) or 0) + delay
         shares = [each.vruntime_ns for each in vcpus]
         assert max(shares) - min(shares) <= SLICE_NS + max(late)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 32])
+def test_turns_take_a_slice_on_average_however_many_are_busy(count: int) -> None:
+    # They were half as long with 32 as with 2, and the engine's share of the time was twice as large.
+    vcpus = [vcpu(index) for index in range(count)]
+    current, switches = None, 0
+    while min(each.vruntime_ns for each in vcpus) < 100 * SLICE_NS:
+        chosen = pick_next(vcpus, current)
+        assert chosen is not None
+        switches += chosen is not current
+        chosen.vruntime_ns += slice_ns(vcpus, chosen) or 0
+        current = chosen
+    ran = sum(each.vruntime_ns for each in vcpus)
+    assert SLICE_NS * 0.97 <= ran / switches <= SLICE_NS * 1.03
 
 
 @given(slept=st.integers(0, 10**12), busy=st.integers(10**9, 10**13))
