@@ -12,7 +12,7 @@ import pytest
 
 from framework.wait import DEADLINE
 from pvtime.abi.pvtime import PvTime
-from pvtime.engine.base import BREAK
+from pvtime.engine.base import BREAK, Outcome
 from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.mistakes import MISTAKES
 from pvtime.errors import UsageError
@@ -29,6 +29,7 @@ from pvtime.machine.psci import PsciCalls
 from pvtime.machine.smccc import hypercall
 from pvtime.probe.guest import machine_with_engine
 from pvtime.steal.account import Account
+from pvtime.steal.placement import PlacementName
 
 DRAFTS_ST = 0xC500_0022
 """PV_TIME_ST in the drafts of 2019."""
@@ -208,5 +209,23 @@ def test_a_broken_machine_says_so_and_what_is_no_mistake_is_refused() -> None:
     with (
         pytest.raises(UsageError, match="no mistake 'tvice' to make: give one of one-structure, in-ram, "),
         machine_with_engine(lambda machine: UnicornEngine(machine, {BREAK: "tvice"}), config),
+    ):
+        pass
+
+
+def test_a_mistake_is_made_where_the_host_provides_the_structure_and_nowhere_else() -> None:
+    # A vCPU without a structure, and a structure of the guest's own, ended the engine's thread.
+    def broken(machine: Machine) -> UnicornEngine:
+        return UnicornEngine(machine, {BREAK: "beyond"})
+
+    without = MachineConfig(VCPUS, MEMORY, judge_kernel(), no_pvtime=frozenset({0}))
+    with machine_with_engine(broken, without) as (_, engine):
+        engine.start()
+        engine.stop()
+        assert engine.wait(DEADLINE) is Outcome.STOPPED
+    guests = MachineConfig(VCPUS, MEMORY, judge_kernel(), placement=PlacementName.GUEST)
+    with (
+        pytest.raises(UsageError, match="structures that the host provides"),
+        machine_with_engine(broken, guests),
     ):
         pass

@@ -136,7 +136,8 @@ class StolenTimeStructure(Structure):
         if self._ipa % STRUCTURE_ALIGN:
             raise UsageError(f"stolen time at {self._ipa:#x}: it must be aligned to {STRUCTURE_ALIGN} bytes")
         self._mapped = guest.bind(self._ipa, STRUCTURE_STRIDE)
-        self._words = self._mapped.words
+        self.words = self._mapped.words
+        """The structure and its padding, as 64-bit words."""
 
     @property
     def ipa(self) -> int:
@@ -156,11 +157,11 @@ class StolenTimeStructure(Structure):
     @property
     def last_word(self) -> int:
         """The last 64 bits of the padding, which the specification does not use."""
-        return int(self._words[_LAST_WORD])
+        return int(self.words[_LAST_WORD])
 
     @last_word.setter
     def last_word(self, value: int) -> None:
-        self._words[_LAST_WORD] = value
+        self.words[_LAST_WORD] = value
 
     def clear(self) -> None:
         if self._mapped.unwritable is not None:
@@ -170,7 +171,7 @@ class StolenTimeStructure(Structure):
     def load(self) -> int:
         if self._mapped.unreadable is not None:
             raise GuestMemoryError(self._mapped.unreadable)
-        return int(self._words[_STOLEN_TIME])
+        return int(self.words[_STOLEN_TIME])
 
 
 class CheckedStructure(StolenTimeStructure):
@@ -182,17 +183,17 @@ class CheckedStructure(StolenTimeStructure):
     def store(self, stolen: int) -> None:
         if self._mapped.unwritable is not None:
             raise GuestMemoryError(self._mapped.unwritable)
-        self._words[_STOLEN_TIME] = stolen
+        self.words[_STOLEN_TIME] = stolen
 
 
 class VmmStructure(StolenTimeStructure):
     """A structure in the VMM's memory as the VMM itself has it, whatever guest and kernel may do with it."""
 
     def load(self) -> int:
-        return int(self._words[_STOLEN_TIME])
+        return int(self.words[_STOLEN_TIME])
 
     def store(self, stolen: int) -> None:
-        self._words[_STOLEN_TIME] = stolen
+        self.words[_STOLEN_TIME] = stolen
 
 
 class StraightStructure(VmmStructure):

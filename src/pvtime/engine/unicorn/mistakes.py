@@ -8,13 +8,13 @@ nothing. A machine that makes one says so wherever its engine is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from typing import Final
 
 from pvtime.engine.base import BREAK
 from pvtime.errors import UsageError
 from pvtime.machine.layout import RAM_BASE
 from pvtime.steal.account import Account, AccountState
-from pvtime.steal.structure import Structure
+from pvtime.steal.structure import StolenTimeStructure, Structure
 
 __all__ = ["MISTAKES", "BrokenAccount", "account_maker", "broken_notice"]
 
@@ -29,17 +29,13 @@ class BrokenAccount(Account):
     :param accounts: those of the machine's vCPUs so far, to which it adds itself.
     """
 
-    def __init__(self, structure: Structure | None, accounts: list[BrokenAccount]) -> None:
+    def __init__(self, structure: StolenTimeStructure, accounts: list[BrokenAccount]) -> None:
         super().__init__(structure)
+        self.words = structure.words
         self._accounts = accounts
         self._waited = 0
         self._index = len(accounts)
         accounts.append(self)
-
-    @property
-    def words(self) -> memoryview:
-        """The structure's memory, as 64-bit words."""
-        return cast(memoryview, vars(self._structure)["_words"])
 
 
 class _OneStructure(BrokenAccount):
@@ -165,7 +161,9 @@ MISTAKES: Final[Mapping[str, type[BrokenAccount]]] = {
 def account_maker(options: Mapping[str, str]) -> Callable[[Structure | None], Account]:
     """Return the class of a machine's accounts, or a function that makes broken ones.
 
-    :raises UsageError: there is no such mistake.
+    A vCPU without a structure has nothing to be wrong in.
+
+    :raises UsageError: there is no such mistake. The function: the guest itself provides the structure.
     """
     name = options.get(BREAK)
     if name is None:
@@ -173,7 +171,15 @@ def account_maker(options: Mapping[str, str]) -> Callable[[Structure | None], Ac
     if name not in MISTAKES:
         raise UsageError(f"there is no mistake {name!r} to make: give one of {', '.join(MISTAKES)}")
     mistake, accounts = MISTAKES[name], list[BrokenAccount]()
-    return lambda structure: mistake(structure, accounts)
+
+    def make(structure: Structure | None) -> Account:
+        if structure is None:
+            return Account(None)
+        if not isinstance(structure, StolenTimeStructure):
+            raise UsageError("--break is for structures that the host provides: take another placement")
+        return mistake(structure, accounts)
+
+    return make
 
 
 def broken_notice(name: str) -> str:

@@ -8,7 +8,7 @@ engine's thread, but for calls that come before the thread starts or after it ha
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from pvtime.engine.base import Ending, Outcome, VcpuSample
@@ -96,13 +96,17 @@ class RunLoop:
 
     def run(self) -> None:
         """Run the machine to its end, on the calling thread."""
+        for part in (self._run, self._end_accounts, self.calls.run_pending):
+            self._attempt(part)
+        self.alive = False
+        self._ending.conclude()
+        self.timer.close()
+        self._clock.close()
+
+    def _attempt(self, part: Callable[[], None]) -> None:
+        """Run a part of the course. Its exception is the end: nobody is to wait for a thread that is gone."""
         try:
-            self._thread = threading.get_ident()
-            self._clock.attach()
-            self.timer.start()
-            self.boot_or_resume()
-            while self._ending.outcome is None:
-                self.iterate()
+            part()
         except PvtimeError as error:
             self._ending.fail(error)
         except Exception as error:
@@ -111,14 +115,14 @@ class RunLoop:
             failure = EngineError(f"the engine failed{where}: {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._ending.fail(failure)
-        finally:
-            if self._accounts:
-                self._end_accounts()
-            self.calls.run_pending()
-            self.alive = False
-            self._ending.conclude()
-            self.timer.close()
-            self._clock.close()
+
+    def _run(self) -> None:
+        self._thread = threading.get_ident()
+        self._clock.attach()
+        self.timer.start()
+        self.boot_or_resume()
+        while self._ending.outcome is None:
+            self.iterate()
 
     def boot_or_resume(self) -> None:
         """Boot the machine, or resume it where it was restored; the schedule's time begins.
@@ -384,9 +388,11 @@ class RunLoop:
 
     def _end_accounts(self) -> None:
         """Let no vCPU's figures grow any more."""
-        if not self.paused:
-            self._stand_still()
-        self._accounts = False
+        try:
+            if self._accounts and not self.paused:
+                self._stand_still()
+        finally:
+            self._accounts = False
 
     def run_delays(self) -> list[int]:
         """Return every vCPU's run_delay."""

@@ -13,7 +13,9 @@ from pvtime.abi.smccc import NOT_SUPPORTED, Smccc
 from pvtime.engine.base import Outcome
 from pvtime.engine.unicorn.context import Context
 from pvtime.engine.unicorn.core import Exit
+from pvtime.errors import EngineError
 from pvtime.machine.layout import CONSOLE, STOLEN_TIME
+from pvtime.steal.account import Account
 
 NONE = (1 << 64) - 1
 COUNT = StolenTime.stolen_time.offset
@@ -154,3 +156,18 @@ def test_a_reset_starts_the_machine_anew_and_the_guest_must_ask_again(internals:
 def test_the_call_that_is_unknown_does_not_count_as_supported(internals: str) -> None:
     payload = Payload().call(Smccc.ARCH_FEATURES, PvTime.ST).keep(0, 0).power_off()
     assert signed(run(payload, internals).results[0]) == NOT_SUPPORTED
+
+
+def test_nobody_waits_for_an_engine_that_fails_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, internals: str
+) -> None:
+    # The last update raised where nothing caught it: the run did not even end at a SIGTERM.
+    def raise_always(account: Account, run_delay: int) -> None:
+        raise KeyError(run_delay)
+
+    monkeypatch.setattr(Account, "update_stolen_time", raise_always)
+    with boot(Payload().label("loop").b("loop"), internals) as guest:
+        guest.engine.start()
+        guest.engine.stop()
+        with pytest.raises(EngineError, match=r"the engine failed.*KeyError"):
+            guest.engine.wait(DEADLINE)
