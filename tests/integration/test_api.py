@@ -51,7 +51,10 @@ def test_the_script_in_the_readme_runs_as_it_stands_there(tmp_path: Path) -> Non
 
 
 def test_the_page_says_what_happens() -> None:
-    failures, tests = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False)
+    # A tick between the unmapping of a structure and the end of its CPU takes all that was stolen off
+    # /proc/stat, which is noted.
+    page = str(ROOT / "docs" / "api.md")
+    failures, tests = doctest.testfile(page, module_relative=False, optionflags=doctest.ELLIPSIS)
     assert failures == 0
     assert tests > 20
 
