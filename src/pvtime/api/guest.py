@@ -110,10 +110,10 @@ class Guest:
         if gic not in versions:
             raise UsageError(f"gic={gic!r}: give one of {', '.join(versions)}")
         guest = GuestOptions(
-            kernel=None if kernel is None else _path(kernel, "kernel"),
-            initrd=None if initrd is None else _path(initrd, "initrd"),
-            rootfs=None if rootfs is None else _path(rootfs, "rootfs"),
-            share=None if share is None else _path(share, "share"),
+            kernel=_optional_path(kernel, "kernel"),
+            initrd=_optional_path(initrd, "initrd"),
+            rootfs=_optional_path(rootfs, "rootfs"),
+            share=_optional_path(share, "share"),
             share_size=share_size,
             append=append,
             vcpus=vcpus,
@@ -371,7 +371,7 @@ class Guest:
         """
         from pvtime.snapshot.endpoint import Endpoint
 
-        peer = Endpoint.parse(address, None if key is None else _path(key, "key"), insecure).absolute()
+        peer = Endpoint.parse(address, _optional_path(key, "key"), insecure).absolute()
         with self._machine.using() as live:
             moved = live.exporter.migrate(peer, lambda _round, _bytes: None)
         self.wait()
@@ -414,6 +414,10 @@ def _path(name: str | os.PathLike[str], parameter: str) -> Path:
     if not os.fspath(name):
         raise UsageError(f"{parameter}={name!r}: the name of the file is empty")
     return Path(name)
+
+
+def _optional_path(name: str | os.PathLike[str] | None, parameter: str) -> Path | None:
+    return None if name is None else _path(name, parameter)
 
 
 def _schedule(items: str | Iterable[str], *, pauses: bool) -> Schedule:

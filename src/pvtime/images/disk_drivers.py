@@ -35,7 +35,7 @@ ORDER: Final = "order"
 """File there with their names, each behind those that it needs."""
 
 _DEPENDS: Final = re.compile(rb"\0depends=([^\0]*)\0")
-"""What a module needs, in its section .modinfo, by which depmod(8) goes as well."""
+"""Names of the modules that one needs, in its section .modinfo, by which depmod(8) goes as well."""
 
 NEWEST: Final = "fetch the newest kernel (see pvtime images)"
 

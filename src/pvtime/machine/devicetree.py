@@ -156,12 +156,12 @@ def _path(serial: Region) -> str:
 
 
 def _serial(region: Region, spi: int) -> fdt.Node:
-    return _node(
-        f"serial@{region.base:x}",
+    return _device(
+        "serial",
+        "ns16550a",
+        region,
+        spi,
         {
-            "compatible": "ns16550a",
-            "reg": _cells(region.base, region.size),
-            "interrupts": [int(InterruptKind.SPI), spi, int(Trigger.LEVEL_HIGH)],
             "clock-frequency": CLOCK_HZ,
             "current-speed": BAUD,
             "reg-shift": 0,
@@ -174,15 +174,19 @@ def _serial(region: Region, spi: int) -> fdt.Node:
 
 def _disk(region: Region, spi: int) -> fdt.Node:
     """Return a virtio device's node (binding virtio/mmio.yaml); the device itself says that it is a disk."""
-    return _node(
-        f"virtio_mmio@{region.base:x}",
-        {
-            "compatible": "virtio,mmio",
-            "reg": _cells(region.base, region.size),
-            "interrupts": [int(InterruptKind.SPI), spi, int(Trigger.LEVEL_HIGH)],
-            "dma-coherent": None,
-        },
-    )
+    return _device("virtio_mmio", "virtio,mmio", region, spi, {"dma-coherent": None})
+
+
+def _device(
+    name: str, compatible: str, region: Region, spi: int, properties: Mapping[str, object]
+) -> fdt.Node:
+    """Return the node of a device with registers at ``region`` and one SPI."""
+    common = {
+        "compatible": compatible,
+        "reg": _cells(region.base, region.size),
+        "interrupts": [int(InterruptKind.SPI), spi, int(Trigger.LEVEL_HIGH)],
+    }
+    return _node(f"{name}@{region.base:x}", {**common, **properties})
 
 
 def build(config: TreeConfig) -> bytes:

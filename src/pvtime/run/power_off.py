@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether a guest that was asked to power off does so: by its own time, not by that of its host."""
+"""The patience with a guest that was asked to power off: by its own time, not by that of its host."""
 
 from __future__ import annotations
 
