@@ -27,11 +27,10 @@ class Rule:
 
 def within(low: int, high: int, step: int = 1) -> Rule:
     """Accept the multiples of ``step`` from ``low`` to ``high``."""
-    kind = "a number" if step == 1 else f"a multiple of {step:#x}"
-    return Rule(
-        lambda value: low <= value <= high and value % step == 0,
-        f"{kind} from {_power(low)} to {_power(high)}",
-    )
+    limits = f"from {_power(low)} to {_power(high)}"
+    if step == 1:
+        return Rule(lambda value: low <= value <= high, f"a number {limits}")
+    return Rule(lambda value: low <= value <= high and value % step == 0, f"a multiple of {step:#x} {limits}")
 
 
 def bits(mask: int) -> Rule:

@@ -12,12 +12,12 @@ cattrs and json are imported at the first use: a run that saves nothing does not
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
 from operator import eq
-from types import GenericAlias
+from types import GenericAlias, UnionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -25,6 +25,7 @@ from typing import (
     Final,
     TypeAlias,
     TypeVar,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -87,11 +88,14 @@ def decode(cls: type[T], document: object, name: str) -> T:
         raise SavedStateError(f"{name}{path}: {reason}") from None
 
 
-def to_json(document: JsonObject) -> str:
-    """Return a document's text: one line a field, for people who read it."""
+def to_json(document: JsonObject, *, compact: bool = False) -> str:
+    """Return a document's text: one line a field, for people who read it.
+
+    :param compact: in one line, for a peer. json is six times as fast without indentation.
+    """
     import json
 
-    return json.dumps(document, indent=1, allow_nan=False)
+    return json.dumps(document, indent=None if compact else 1, allow_nan=False)
 
 
 def from_json(text: str | bytes, name: str) -> JsonObject:
@@ -144,13 +148,23 @@ def _strict(kind: type, what: str, inner: Hook) -> Hook:
     return hook
 
 
+def _exactly(kind: type, what: str) -> Hook:
+    """Return a hook that accepts a document of exactly the type ``kind``, and changes nothing.
+
+    A state is numbers above all, so that this is most of a decoding.
+    """
+
+    def hook(document: object, _cls: object) -> object:
+        if type(document) is not kind:
+            raise ValueError(f"is {_type_name(document)}, not {what}")
+        return document
+
+    return hook
+
+
 def _type_name(document: object) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "a bool", int: "a number"}
     return "null" if document is None else names.get(type(document), "a fraction")
-
-
-def _unchanged(document: T, _cls: object) -> T:
-    return document
 
 
 def _encoded(document: JsonObject) -> JsonObject:
@@ -169,23 +183,22 @@ def _to_base64(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
-def _to_enum(value: str, cls: type[Enum]) -> Enum:
-    if value not in (values := [member.value for member in cls]):
-        raise ValueError(f"is not one of {', '.join(values)}")
-    return cls(value)
+def _enum_hook(cls: Any, _converter: Converter) -> Hook:
+    members = {member.value: member for member in cls}
 
+    def member(value: str, _cls: object) -> Enum:
+        if value not in members:
+            raise ValueError(f"is not one of {', '.join(members)}")
+        found: Enum = members[value]
+        return found
 
-def _to_dataclass(names: frozenset[str], inner: Hook, document: JsonObject, cls: object) -> object:
-    """Check that the document has exactly the fields ``names``: cattrs fills in defaults, drops the rest."""
-    if missing := sorted(names - document.keys()):
-        raise ValueError(f"has no {', '.join(missing)}")
-    if unknown := sorted(document.keys() - names):
-        raise ValueError(f"has the unknown field {unknown[0][:40]!r}")
-    return inner(document, cls)
+    return _strict(str, "a text", member)
 
 
 def _hook_for(kind: Any, converter: Converter) -> Hook:
     hook = converter.get_structure_hook(kind)
+    if get_origin(kind) not in (Union, UnionType):
+        return hook  # which knows its type; cattrs would give it one without Annotated
     return lambda document, _cls: hook(document, kind)
 
 
@@ -197,15 +210,41 @@ def _dataclass_hook(cls: Any, converter: Converter) -> Hook:
     names = frozenset(field.name for field in fields(cls))
     hooks: Any = {name: override(struct_hook=_hook_for(hints[name], converter)) for name in names}
     inner = make_dict_structure_fn(cls, converter, **hooks)
-    return _strict(dict, "an object", partial(_to_dataclass, names, inner))
+
+    def hook(document: JsonObject, _cls: object) -> object:
+        if document.keys() != names:  # cattrs fills in defaults, and drops the rest
+            _refuse_fields(document, names)
+        return inner(document, cls)
+
+    return _strict(dict, "an object", hook)
+
+
+def _refuse_fields(document: JsonObject, names: frozenset[str]) -> None:
+    """Raise for a field that is missing or unknown; one of them is."""
+    if missing := sorted(names - document.keys()):
+        raise ValueError(f"has no {', '.join(missing)}")
+    unknown = min(document.keys() - names)
+    raise ValueError(f"has the unknown field {unknown[:40]!r}")
+
+
+def _plain(kind: Any) -> tuple[type, list[Callable[[Any], object]]] | None:
+    """Return type and conditions of values that are the same in JSON; None: ``kind`` is of others."""
+    base, *annotations = get_args(kind) if _is_annotated(kind) else (kind,)
+    if base not in (int, bool, str):
+        return None
+    return base, [rule.holds for rule in annotations if isinstance(rule, Rule)]
 
 
 def _annotated_hook(cls: Any, converter: Converter) -> Hook:
     kind, *annotations = get_args(cls)
-    inner = converter.get_structure_hook(kind)
+    inner = _hook_for(kind, converter)
     rules = [rule for rule in annotations if isinstance(rule, Rule)]
+    plain = _plain(cls)
+    base, holds = (plain[0], plain[1][0]) if plain is not None and len(rules) == 1 else (None, None)
 
     def hook(document: object, _cls: object) -> object:
+        if holds is not None and type(document) is base and holds(document):
+            return document  # as nearly always; the rest is for the message
         value = inner(document, kind)
         for rule in rules:
             if not rule.holds(value):
@@ -237,12 +276,12 @@ def _converter() -> Converter:
     from cattrs import Converter, cols
 
     converter = Converter()
-    converter.register_structure_hook(int, _strict(int, "a number", _unchanged))
-    converter.register_structure_hook(bool, _strict(bool, "a bool", _unchanged))
-    converter.register_structure_hook(str, _strict(str, "a text", _unchanged))
+    converter.register_structure_hook(int, _exactly(int, "a number"))
+    converter.register_structure_hook(bool, _exactly(bool, "a bool"))
+    converter.register_structure_hook(str, _exactly(str, "a text"))
     converter.register_structure_hook(bytes, _strict(str, "base64 text", _from_base64))
     converter.register_unstructure_hook(bytes, _to_base64)
-    converter.register_structure_hook_func(partial(_is_subclass, Enum), _strict(str, "a text", _to_enum))
+    converter.register_structure_hook_factory(partial(_is_subclass, Enum), _enum_hook)
     converter.register_structure_hook_factory(partial(_is_generic, frozenset), _frozenset_hook)
     converter.register_unstructure_hook_func(partial(_is_generic, frozenset), sorted)
     converter.register_unstructure_hook_func(partial(eq, JsonObject), _encoded)
@@ -263,4 +302,34 @@ def _strict_factory(
     kind: type, what: str, factory: Callable[[Any, Converter], Hook]
 ) -> Callable[[Any, Converter], Hook]:
     """Return a factory of the same hooks, each of which accepts ``kind`` alone."""
-    return lambda cls, converter: _strict(kind, what, factory(cls, converter))
+
+    def make(cls: Any, converter: Converter) -> Hook:
+        inner = _strict(kind, what, factory(cls, converter))
+        plain = _plain(get_args(cls)[1 if kind is dict else 0])
+        return inner if plain is None else _plain_items_hook(cls, kind, inner, *plain)
+
+    return make
+
+
+def _plain_items_hook(
+    cls: Any, kind: type, inner: Hook, base: type, conditions: list[Callable[[Any], object]]
+) -> Hook:
+    """Return a hook that takes many plain values at once if all of them are right, as they nearly always are.
+
+    :param inner: decodes them one by one, and has the path of a wrong one.
+    """
+    make: Any = get_origin(cls)
+    types: set[type] = {base}
+
+    def are_right(items: Collection[Any]) -> bool:
+        return {*map(type, items)} <= types and all(all(map(holds, items)) for holds in conditions)
+
+    def hook(document: Any, _cls: object) -> object:
+        accepted = type(document) is kind
+        if accepted and kind is dict:
+            accepted = are_right(document.values()) and all(type(key) is str for key in document)
+        elif accepted:
+            accepted = are_right(document)
+        return make(document) if accepted else inner(document, cls)
+
+    return hook

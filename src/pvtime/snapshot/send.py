@@ -106,7 +106,7 @@ class SourceMigration:
     def precopy(self, progress: Callable[[int, int], object]) -> None:
         """Send description, images and memory while the guest runs, until little has changed."""
         hello = Hello(FORMAT, self._description.without_images())
-        self._stream.send(FrameKind.HELLO, to_json(encode(hello)).encode())
+        self._stream.send(FrameKind.HELLO, to_json(encode(hello), compact=True).encode())
         self._stream.send(FrameKind.KERNEL, self._description.config.kernel.data)
         self._stream.send(FrameKind.INITRD, self._description.config.initrd)
         prepare(SavedState, self._engine.state_type)  # before the pause
@@ -125,7 +125,7 @@ class SourceMigration:
         self._engine.pause()
         self._send_pages(self._tracker.changed())
         state = SavedState.of(self._machine, self._engine)
-        self._stream.send(FrameKind.STATE, to_json(encode(state)).encode())
+        self._stream.send(FrameKind.STATE, to_json(encode(state), compact=True).encode())
         self._stream.send(FrameKind.DIGEST, self._stream.digest)
         self._stream.receive(FrameKind.READY)
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.errors import SavedStateError
+from pvtime.schema import U8
 from pvtime.snapshot.codec import JsonObject, decode, encode, from_json, to_json
 
 
@@ -39,6 +40,9 @@ class Outer:
     colour: Colour
     free: JsonObject
     flag: bool
+    byte: U8
+    bytes_by_name: dict[str, U8]
+    some_bytes: list[U8]
     text: str = "a default"
 
 
@@ -58,18 +62,38 @@ outers = st.builds(
     colour=st.sampled_from(Colour),
     free=st.dictionaries(st.text(), json_values, max_size=3),
     flag=st.booleans(),
+    byte=st.integers(0, 255),
+    bytes_by_name=st.dictionaries(st.text(), st.integers(0, 255), max_size=3),
+    some_bytes=st.lists(st.integers(0, 255), max_size=3),
     text=st.text(),
 )
 
 
 @given(state=outers)
 def test_a_state_survives(state: Outer) -> None:
-    assert decode(Outer, from_json(to_json(encode(state)), "state"), "state") == state
+    for text in (to_json(encode(state)), to_json(encode(state), compact=True)):
+        assert decode(Outer, from_json(text, "state"), "state") == state
 
 
 EXAMPLE = Outer(
-    [Inner(1, b"\0\1")], {"k": Inner(2, b"")}, None, (1, 2), frozenset({3}), Colour.RED, {"a": [True]}, True
+    many=[Inner(1, b"\0\1")],
+    named={"k": Inner(2, b"")},
+    perhaps=None,
+    pair=(1, 2),
+    numbers=frozenset({3}),
+    colour=Colour.RED,
+    free={"a": [True]},
+    flag=True,
+    byte=4,
+    bytes_by_name={"a": 5, "b": 6},
+    some_bytes=[7, 8],
 )
+
+
+def test_people_read_a_field_a_line_and_peers_one_line() -> None:
+    assert to_json({"a": 1, "b": [2]}).splitlines() == ["{", ' "a": 1,', ' "b": [', "  2", " ]", "}"]
+    assert to_json({"a": 1, "b": [2]}, compact=True) == '{"a": 1, "b": [2]}'
+
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "bool for int": (lambda d: d["many"][0].update(number=True), r"s.many\[0\].number: is a bool, not a n"),
@@ -86,6 +110,19 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     "text in set": (lambda d: d.update(numbers=["3"]), "s.numbers.*: is a text, not a number"),
     "no member": (lambda d: d.update(colour="green"), "s.colour: is not one of red, blue$"),
     "number for member": (lambda d: d.update(colour=1), "s.colour: is a number, not a text"),
+    "above": (lambda d: d.update(byte=256), "s.byte: is not a number from 0 to 255$"),
+    "bool in its range": (lambda d: d.update(byte=True), "s.byte: is a bool, not a number$"),
+    "one above": (
+        lambda d: d["some_bytes"].append(256),
+        r"s.some_bytes\[2\]: is not a number from 0 to 2",
+    ),
+    "one bool": (lambda d: d["some_bytes"].append(True), r"s.some_bytes\[2\]: is a bool, not a number$"),
+    "one below": (lambda d: d["bytes_by_name"].update(b=-1), r"s.bytes_by_name\['b'\]: is not a number f"),
+    "one text": (lambda d: d["bytes_by_name"].update(b="1"), r"s.bytes_by_name\['b'\]: is a text, not a n"),
+    "one number for a name": (
+        lambda d: d["bytes_by_name"].update({1: 1}),
+        "s.bytes_by_name.*: is a number, n",
+    ),
     "missing": (lambda d: d["many"][0].pop("data"), r"s.many\[0\]: has no data$"),
     "missing with a default": (lambda d: d.pop("text"), "s: has no text$"),
     "unknown": (lambda d: d["named"]["k"].update(more=1), r"s.named\['k'\]: has the unknown field 'more'$"),
