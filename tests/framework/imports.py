@@ -29,11 +29,11 @@ class Import:
 def imports_of(root: Path, file: Path) -> Iterator[Import]:
     """Yield all that ``file`` imports, also in functions and for types alone; ``root`` is on sys.path."""
     here = list(file.relative_to(root).with_suffix("").parts)
-    tree = ast.parse(file.read_text(), str(file))
-    conditions = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    nodes = list(ast.walk(ast.parse(file.read_text(), str(file))))
+    conditions = [node for node in nodes if isinstance(node, ast.If)]
     guarded = [node for node in conditions if ast.unparse(node.test) == "TYPE_CHECKING"]
     for_types = {id(node) for guard in guarded for statement in guard.body for node in ast.walk(statement)}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(file, node.lineno, alias.name, None, id(node) in for_types)

@@ -120,8 +120,9 @@ class Found:
         self.loaded_leftovers += sum(map(loads, unfinished))
         for path in names:
             if path not in unfinished:
-                self.complete += loads(path)
-                self.wrong += not loads(path)
+                right = loads(path)
+                self.complete += right
+                self.wrong += not right
                 shutil.rmtree(path)
 
 

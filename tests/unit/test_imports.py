@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -110,8 +111,9 @@ def sources() -> list[Path]:
     return sorted((ROOT / "pvtime").rglob("*.py"))
 
 
+@cache
 def every_import() -> list[Import]:
-    """Return all imports of pvtime's own modules in its sources."""
+    """Return all imports of pvtime's own modules in its sources, which several tests look through."""
     found = (one for file in sources() for one in imports_of(ROOT, file))
     return [one for one in found if one.module.split(".")[0] == "pvtime"]
 
