@@ -19,7 +19,7 @@ from pvtime.inject.schedule import Schedule
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.uart import Ns16550
-from pvtime.userland.build import build_initramfs
+from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatReport, encode
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def boot_linux(
         256 << 20,
         load_kernel(images.kernel),
         build_initramfs(images.busybox),
-        f"console=ttyS0 earlycon {append}".strip(),
+        f"console=ttyS0 earlycon {KERNEL_PARAMETERS} {append}".strip(),
         lpt=lpt,
     )
     machine = Machine(config, console, agent)

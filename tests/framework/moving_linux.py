@@ -15,7 +15,7 @@ from pvtime.images.store import StockImages
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.timer import counter
-from pvtime.userland.build import build_initramfs
+from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 
 __all__ = ["end_elsewhere", "move", "moving_linux"]
 
@@ -52,7 +52,7 @@ def moving_linux(
         256 << 20,
         load_kernel(images.kernel),
         build_initramfs(images.busybox) + more_files,
-        f"console=ttyS0 earlycon {append}".strip(),
+        f"console=ttyS0 earlycon {KERNEL_PARAMETERS} {append}".strip(),
         cpu,
     )
     ears = _Ears()

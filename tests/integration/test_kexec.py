@@ -18,7 +18,7 @@ from pvtime.machine.machine import MachineConfig
 from pvtime.scenario.linux_guest import Kernel, linux_guest
 from pvtime.scenario.linux_kexec import MIN_STOLEN_NS, KexecRun, explain, run
 from pvtime.steal.placement import PlacementName
-from pvtime.userland.build import build_initramfs
+from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 from pvtime.userland.protocol import Ready
 
 VCPUS = 2
@@ -91,7 +91,9 @@ def test_the_lines_tell_what_the_count_did(kexec: KexecRun) -> None:
 
 def test_a_guest_without_kexec_says_so_and_goes_on(stock_images: StockImages) -> None:
     userland = build_initramfs(stock_images.busybox)
-    config = MachineConfig(1, 256 << 20, load_kernel(stock_images.kernel), userland, "console=ttyS0 quiet")
+    config = MachineConfig(
+        1, 256 << 20, load_kernel(stock_images.kernel), userland, f"console=ttyS0 quiet {KERNEL_PARAMETERS}"
+    )
     with linux_guest(config, {}) as guest:
         guest.wait_for(Ready, "userland")
         with pytest.raises(EngineError, match=r"the guest could not kexec; on its console: .*not found"):

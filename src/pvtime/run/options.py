@@ -101,7 +101,7 @@ class GuestOptions:
     share_size: int = DEFAULT_SHARE_SIZE
     """Bytes that the guest may have there at most, with the heads of a tar."""
     append: str = ""
-    """Words for the kernel's command line, behind those for the stock userland."""
+    """Words for the kernel's command line, behind those for the stock kernel and userland."""
     vcpus: int = 1
     memory: int = 512 << 20
     """Bytes of RAM."""

@@ -238,6 +238,10 @@ def stock_append(guest: GuestOptions, screen: os.terminal_size | None, term: str
             words += [f"pvtime.rows={screen.lines}", f"pvtime.cols={screen.columns}"]
         if re.fullmatch(_SAFE_TERM, term):
             words.append(f"pvtime.term={term}")
+    if guest.kernel is None:
+        from pvtime.userland.build import KERNEL_PARAMETERS
+
+        words.insert(0, KERNEL_PARAMETERS)
     return " ".join(filter(None, [*words, guest.append]))
 
 

@@ -23,7 +23,7 @@ from pvtime.images.store import stock_images
 from pvtime.machine.image import load_kernel
 from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.steal.placement import PlacementName
-from pvtime.userland.build import build_initramfs
+from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatReport, encode
 
 __all__ = ["Call", "Kernel", "LinuxGuest", "linux_guest", "stock_linux"]
@@ -245,9 +245,8 @@ def stock_linux(
         raise UsageError("a real kernel: Linux for arm64 gives no memory for stolen time")
     images = stock_images(cache_directory(), progress)
     userland, kernel = build_initramfs(images.busybox), load_kernel(images.kernel)
-    config = MachineConfig(
-        vcpus, MEMORY, kernel, userland, "console=ttyS0", placement=placement, no_pvtime=no_pvtime
-    )
+    append = f"console=ttyS0 {KERNEL_PARAMETERS}"
+    config = MachineConfig(vcpus, MEMORY, kernel, userland, append, placement=placement, no_pvtime=no_pvtime)
     progress(f"{placement.value}: Linux boots", 0, None)
     with linux_guest(config, {}) as guest:
         yield guest

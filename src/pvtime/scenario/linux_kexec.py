@@ -22,7 +22,7 @@ from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.linux_guest import Kernel, LinuxGuest, linux_guest
 from pvtime.steal.placement import PlacementName
 from pvtime.userland import cpio
-from pvtime.userland.build import build_initramfs
+from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 from pvtime.userland.protocol import Ready
 
 __all__ = ["MIN_STOLEN_NS", "KexecRun", "explain", "real", "run"]
@@ -31,8 +31,8 @@ MEMORY: Final = 512 << 20
 """Bytes: the kernel is there five times, as it runs, in the archive, its unpacked file, kexec's buffer and
 the place it is copied to. 256 MiB were enough for Linux 6.1."""
 
-MIN_STOLEN_NS: Final = 300_000_000
-"""Stolen from each busy vCPU before its kernel ends."""
+MIN_STOLEN_NS: Final = 100_000_000
+"""Stolen from each busy vCPU before its kernel ends: ten ticks of /proc/stat."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def run(
     tools = kexec_archive(cache, progress)
     kernel = load_kernel(images.kernel)
     initrd = _initramfs(build_initramfs(images.busybox), tools, kernel)
-    config = MachineConfig(vcpus, MEMORY, kernel, initrd, "console=ttyS0", placement=placement)
+    append = f"console=ttyS0 {KERNEL_PARAMETERS}"
+    config = MachineConfig(vcpus, MEMORY, kernel, initrd, append, placement=placement)
     with linux_guest(config, options or {}) as guest:
         progress("the first kernel boots", 0, None)
         _use(guest, vcpus, progress)

@@ -13,7 +13,7 @@ from typing import Final
 from pvtime.errors import GuestImageError
 from pvtime.userland import cpio
 
-__all__ = ["SCRIPTS", "build_initramfs"]
+__all__ = ["KERNEL_PARAMETERS", "SCRIPTS", "build_initramfs"]
 
 HERE: Final = Path(__file__).parent
 INIT: Final = HERE / "init"
@@ -21,6 +21,10 @@ STEAL: Final = HERE / "steal"
 SCRIPTS: Final = (INIT, STEAL)
 """The userland's own scripts, beside busybox."""
 DIRECTORIES: Final = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp")
+
+KERNEL_PARAMETERS: Final = "cryptomgr.notests"
+"""Words for the stock kernel's command line: without the tests of its own cryptography (crypto/algboss.c) a
+boot takes a fifth less of the host's CPU time."""
 
 
 def build_initramfs(busybox: bytes | Path) -> bytes:

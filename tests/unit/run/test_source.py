@@ -19,20 +19,29 @@ from pvtime.run.inbox import Inbox
 from pvtime.run.options import GuestOptions, RunOptions
 from pvtime.run.source import NO_SCREEN, FromSaved, stock_append
 from pvtime.scenario.leaving import exporter
+from pvtime.userland.build import KERNEL_PARAMETERS
+
+OWN = Path("Image")
+"""A kernel of the user's own."""
 
 
 def test_the_stock_userland_keeps_every_vcpu_busy_unless_told() -> None:
-    assert stock_append(GuestOptions(vcpus=2), None, "xterm") == "pvtime.busy=2"
-    assert stock_append(GuestOptions(vcpus=2, busy=1, append="quiet"), None, "") == "pvtime.busy=1 quiet"
+    assert stock_append(GuestOptions(vcpus=2, kernel=OWN), None, "xterm") == "pvtime.busy=2"
+    assert stock_append(GuestOptions(busy=1, append="quiet", kernel=OWN), None, "") == "pvtime.busy=1 quiet"
+
+
+def test_the_stock_kernel_alone_is_started_without_tests_of_its_own_unless_told() -> None:
+    words = stock_append(GuestOptions(append="cryptomgr.notests=0"), None, "").split()
+    assert words == [KERNEL_PARAMETERS, "pvtime.busy=1", "cryptomgr.notests=0"], "the kernel takes the last"
 
 
 def test_an_interactive_guest_is_idle_and_knows_its_terminal() -> None:
-    words = stock_append(GuestOptions(vcpus=2), os.terminal_size((132, 50)), "xterm")
+    words = stock_append(GuestOptions(vcpus=2, kernel=OWN), os.terminal_size((132, 50)), "xterm")
     assert words == "pvtime.busy=0 pvtime.shell pvtime.rows=50 pvtime.cols=132 pvtime.term=xterm"
 
 
 def test_a_term_that_would_be_more_than_one_word_is_left_out() -> None:
-    words = stock_append(GuestOptions(vcpus=2), NO_SCREEN, "xterm init=/bin/sh")
+    words = stock_append(GuestOptions(vcpus=2, kernel=OWN), NO_SCREEN, "xterm init=/bin/sh")
     assert words == "pvtime.busy=0 pvtime.shell"
 
 
