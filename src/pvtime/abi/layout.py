@@ -55,7 +55,12 @@ class Register(int):
 
         :raises ValueError: a field's value does not fit.
         """
-        return cls(sum(getattr(cls, name).place(value) for name, value in fields.items()))
+        own = cls.__dict__  # of getattr, a field would be asked in Python: an assembler does little else
+        value = 0
+        for name, part in fields.items():
+            field: Field = own.get(name) or getattr(cls, name)
+            value += part << field.low if part & ~field.mask == 0 else field.place(part)
+        return cls(value)
 
     def with_(self, **fields: int) -> Self:
         """Return this value with some fields changed.

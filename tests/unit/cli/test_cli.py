@@ -584,18 +584,20 @@ def shell(
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        "help",
-        "images",
-        "doctor",
-        "doctor --json",
-        "scenario",
-        *(f"{name} --help" for name in COMMANDS),
-        "--version",
-        "run --duration 1 IMAGES",
-    ],
+    ["help", "images", "doctor --json", "scenario", *(f"{name} --help" for name in COMMANDS)],
 )
-def test_a_full_disk_is_named_and_what_to_do(arguments: str, images: Images) -> None:
+def test_a_full_disk_is_named_and_what_to_do(
+    arguments: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PVTIME_CACHE", str(tmp_path))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(arguments.split()) == 1
+    assert capsys.readouterr().err == f"pvtime: standard output: {FULL}\n"
+
+
+@pytest.mark.parametrize("arguments", ["doctor", "--version", "run --duration 1 IMAGES"])
+def test_so_it_is_where_the_whole_process_is_another(arguments: str, images: Images) -> None:
     code, err = shell(arguments.replace("IMAGES", " ".join(images.options)) + " > /dev/full")
     assert (code, err) == (1, f"pvtime: standard output: {FULL}\n")
 

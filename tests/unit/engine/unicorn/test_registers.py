@@ -84,7 +84,8 @@ def run_to_result(guest: Guest[UnicornEngine]) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_names_are_all_that_a_program_can_set(model: str, internals: str) -> None:
     registers = list(settable())
-    for seed in range(6):
+    # The library's CPU, and so the names that it has, are the same with both cores: all once, some with each.
+    for seed in range(0 if internals == "on" else 1, 6):
         chance = random.Random(f"{seed} {model}")
         some = registers if seed == 0 else chance.sample(registers, 500)
         with boot(everything(chance, some), internals, cpu=model) as guest:
