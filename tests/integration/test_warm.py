@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from framework.interactive import PVTIME
 from framework.wait import DEADLINE
-from integration.test_run_command import PVTIME
 from pvtime.images.cache import cache_directory
 from pvtime.report import document
 
 BOOTING = "booting a guest for this and later warm starts"
-WARM = ("run", "--warm", "--engine", "unicorn", "--vcpus", "2", "--memory", "128M", "--duration", "0.2")
+WARM = ("run", "--warm", "--engine", "unicorn", "--memory", "128M", "--duration", "0.2")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_guest_is_booted_once_and_again_when_it_is_damaged(cache: Path, tmp_pa
         finish(process, tmp_path / name) for process, name in zip(both, ("one.json", "two.json"), strict=True)
     ]
     assert sorted(BOOTING in text for text in texts) == [False, True]
-    assert BOOTING not in finish(start(cache, report, "--steal", "1:30%"), report)
+    assert BOOTING not in finish(start(cache, report, "--steal", "0:30%"), report)
 
     (directory,) = (path for path in (cache / "warm").iterdir() if path.is_dir())
     memory = max(directory.iterdir(), key=lambda path: path.stat().st_blocks)
