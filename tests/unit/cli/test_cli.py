@@ -20,6 +20,7 @@ from framework.fake_images import PROGRAM, Images, make_images
 from framework.wait import DEADLINE, wait_until
 from pvtime.cli.command import COMMANDS, EXIT_OUTPUT_LOST, group, main
 from pvtime.cli.params import parse_size
+from pvtime.doctor import guest
 from pvtime.judge.image_file import judge_image
 from pvtime.report.model import SCHEMA
 from pvtime.run.run_machine import EXIT_GUEST_FAILED
@@ -590,6 +591,7 @@ def test_a_full_disk_is_named_and_what_to_do(
     arguments: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PVTIME_CACHE", str(tmp_path))
+    monkeypatch.setattr(guest, "WATCH_S", 0.01)  # doctor keeps a CPU busy for a second
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main(arguments.split()) == 1

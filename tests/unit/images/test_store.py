@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from framework.wait import wait_until
 from pvtime.errors import ImagesError
 from pvtime.images import manifest
 from pvtime.images.archive import Archive
-from pvtime.images.store import ImageState, installed, stock_images, verify
+from pvtime.images.store import ImageState, StockImages, installed, stock_images, verify
 from pvtime.seal import await_tick
 
 UNSIGNED = f"{SIGNED}-unsigned"
@@ -36,6 +37,26 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
 def cache(tmp_path: Path) -> Path:
     """A cache that is not there yet."""
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the images, which one fetch of a dozen programs has filled."""
+    folder = tmp_path_factory.mktemp("fetched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(FakeApt.install(folder / "bin").directory))
+        stock_images(folder / "cache")
+    return folder / "cache"
+
+
+@pytest.fixture
+def filled(apt: FakeApt, cache: Path, fetched: Path) -> StockImages:
+    """The images in the test's own cache, as if they had been fetched to there."""
+    shutil.copytree(manifest.folder(fetched), manifest.folder(cache))
+    before = len(apt.calls(""))
+    images = stock_images(cache)
+    assert len(apt.calls("")) == before, "nothing is fetched"
+    return images
 
 
 def refused(cache: Path) -> str:
@@ -79,9 +100,9 @@ def test_what_is_there_is_taken_without_any_program(apt: FakeApt, cache: Path) -
 @pytest.mark.parametrize("name", manifest.STOCK)
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
 def test_a_damaged_file_is_noticed_and_fetched_again(
-    apt: FakeApt, cache: Path, name: str, damage: str
+    filled: StockImages, cache: Path, name: str, damage: str
 ) -> None:
-    path: Path = getattr(stock_images(cache), name)
+    path: Path = getattr(filled, name)
     whole = path.read_bytes()
     if damage == "removed":
         path.unlink()
@@ -94,10 +115,10 @@ def test_a_damaged_file_is_noticed_and_fetched_again(
 
 @pytest.mark.parametrize("name", manifest.STOCK)
 def test_an_image_with_a_changed_byte_is_never_used_but_fetched_again(
-    apt: FakeApt, cache: Path, name: str
+    filled: StockImages, cache: Path, name: str
 ) -> None:
     """Once only --verify compared the checksum, and a run booted whatever had the right size."""
-    path: Path = getattr(stock_images(cache), name)
+    path: Path = getattr(filled, name)
     whole = path.read_bytes()
     path.write_bytes(b"x" + whole[1:])
     assert [image.state for image in installed(cache)] == [ImageState.PRESENT, ImageState.PRESENT]
@@ -114,9 +135,9 @@ def raise_that_it_was_hashed(*_: object) -> None:
 
 
 def test_an_image_is_hashed_once_and_again_when_it_was_written(
-    apt: FakeApt, cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, filled: StockImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = stock_images(cache).kernel
+    kernel = filled.kernel
     await_tick()
     stock_images(cache)
     with monkeypatch.context() as patch:
@@ -130,16 +151,20 @@ def test_an_image_is_hashed_once_and_again_when_it_was_written(
 
 
 @pytest.mark.parametrize("seals", ["", "[]", "[" * 10_000, '{"vmlinuz": 1}'])
-def test_seals_that_nobody_understands_are_nothing(apt: FakeApt, cache: Path, seals: str) -> None:
-    kernel = stock_images(cache).kernel
+def test_seals_that_nobody_understands_are_nothing(
+    apt: FakeApt, cache: Path, filled: StockImages, seals: str
+) -> None:
+    kernel = filled.kernel
     (cache / "images" / "seals.json").write_text(seals)
     kernel.write_bytes(b"x" + KERNEL[1:])
     apt.fail("offline")
     assert "Could not resolve" in refused(cache)
 
 
-def test_a_damaged_image_that_cannot_be_fetched_is_not_used(apt: FakeApt, cache: Path) -> None:
-    stock_images(cache).kernel.write_bytes(b"x" + KERNEL[1:])
+def test_a_damaged_image_that_cannot_be_fetched_is_not_used(
+    apt: FakeApt, cache: Path, filled: StockImages
+) -> None:
+    filled.kernel.write_bytes(b"x" + KERNEL[1:])
     apt.fail("offline")
     assert "Could not resolve" in refused(cache)
 
@@ -168,8 +193,8 @@ def test_busybox_is_found_in_both_places(apt: FakeApt, cache: Path, place: str) 
     assert stock_images(cache).busybox.read_bytes() == b"in " + place.encode()
 
 
-def test_a_refresh_replaces_the_kernel_before(apt: FakeApt, cache: Path) -> None:
-    old = stock_images(cache).kernel
+def test_a_refresh_replaces_the_kernel_before(apt: FakeApt, cache: Path, filled: StockImages) -> None:
+    old = filled.kernel
     apt.add(META, {}, "linux-image-7.0.0-cloud-arm64")
     apt.add("linux-image-7.0.0-cloud-arm64", {"./boot/vmlinuz-7.0.0": b"new"})
     assert stock_images(cache).kernel == old, "a newer kernel in the archive is no reason to fetch"
