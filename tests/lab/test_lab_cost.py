@@ -26,6 +26,7 @@ from pvtime.cost.lab_updates import (
     STRAIGHT,
     VCPUS,
     X86,
+    UpdateCost,
     measure_growth,
     measure_module,
     measure_updates,
@@ -54,9 +55,17 @@ def symbols(observed: Lab) -> Symbols:
     return read_symbols(observed)
 
 
-def test_every_instruction_of_an_update_has_a_part(observed: Lab, symbols: Symbols) -> None:
-    plain, logged = measure_updates(observed, symbols)
-    for update in (plain, logged):
+@pytest.fixture(scope="module")
+def updates(observed: Lab, symbols: Symbols) -> list[UpdateCost]:
+    """Return the costs of an update as merged: without a dirty log, and with one."""
+    return measure_updates(observed, symbols)
+
+
+def test_every_instruction_of_an_update_has_a_part(
+    observed: Lab, symbols: Symbols, updates: list[UpdateCost]
+) -> None:
+    plain, logged = updates
+    for update in updates:
         assert update.function == MERGED
         assert len(set(update.calls)) == 1, "an update is as long as another"
         assert all(update.parts.values())
@@ -67,9 +76,9 @@ def test_every_instruction_of_an_update_has_a_part(observed: Lab, symbols: Symbo
     assert set(grown.calls) == set(plain.calls)
 
 
-def test_the_modules_updates_are_made_in_place_of_kvms(observed: Lab, symbols: Symbols) -> None:
+def test_the_modules_updates_are_made_in_place_of_kvms(observed: Lab, updates: list[UpdateCost]) -> None:
     costs = {cost.name: cost.instructions for cost in measure_module(observed)}
-    (merged, _) = measure_updates(observed, symbols)
+    merged = updates[0]
     assert costs[STRAIGHT] < costs[CACHED] < costs[X86] < merged.instructions
 
 

@@ -238,8 +238,5 @@ def run_in_lab(
             env=env,
             terminal=(size.columns, size.lines) if sys.stdout.isatty() else None,
         )
-    if run.missing and run.exit_code == 0:
-        raise LabError(
-            f"the command did not write {', '.join(run.missing)} in the lab: check the names of its files"
-        )
+    run.refuse_missing()
     return run.exit_code

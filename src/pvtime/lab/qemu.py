@@ -21,6 +21,7 @@ from typing import Final
 from pvtime.errors import PvtimeError, UsageError, host_reason
 from pvtime.lab import die_with_parent
 from pvtime.lab.protocol import AgentFrame, FrameError, FrameReader
+from pvtime.userland import build
 
 __all__ = ["CPUS", "Emulator", "LabError", "LabOptions", "qemu_version", "require_qemu"]
 
@@ -29,11 +30,12 @@ CPUS: Final = ("neoverse-n1", "cortex-a72")
 """KVM runs with VHE on the first and without on the second. ``max`` would be 3 to 5 times slower: it has
 pointer authentication, which is slow to emulate."""
 
-KERNEL_PARAMETERS: Final = "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"
-NO_KASLR: Final = " nokaslr"
+KERNEL_PARAMETERS: Final = f"console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init {build.KERNEL_PARAMETERS}"
+FIXED_ADDRESSES: Final = " nokaslr norandmaps"
 """QEMU hands out a seed for KASLR, with which Linux isolates its page tables: each system call then empties
-the emulator's TLB. Where instructions are counted it stays, as on other hosts: a module is so far from the
-kernel that it calls it through veneers."""
+the emulator's TLB. A program that is where the last process had it runs from the code that the emulator
+translated then: a start of pvtime takes a tenth less. Where instructions are counted addresses are random, as
+on other hosts: a module is so far from the kernel that it calls it through veneers."""
 
 CONSOLE_TAIL: Final = 64 * 1024
 """Bytes kept of the kernel's console, for a message about a failure."""
@@ -71,10 +73,10 @@ class LabOptions:
         :param gdb: descriptor that the gdbstub serves; None: there is no gdbstub.
         """
         accel = ["-accel", "tcg,thread=multi,tb-size=1024"]
-        parameters = KERNEL_PARAMETERS + NO_KASLR
         if self.icount:
             accel = ["-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=1,sleep=off"]
-            parameters = KERNEL_PARAMETERS
+        counted = self.icount or self.debug
+        parameters = KERNEL_PARAMETERS if counted else KERNEL_PARAMETERS + FIXED_ADDRESSES
         return [
             PROGRAM,
             *("-M", "virt,virtualization=on,gic-version=3"),

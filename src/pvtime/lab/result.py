@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from pvtime.lab.protocol import AgentFrame
+from pvtime.lab.qemu import LabError
 from pvtime.report.output_file import NewFile
 
 __all__ = ["LAB_FILE", "CompletedRun", "ResultReader"]
@@ -30,6 +31,15 @@ class CompletedRun:
     stderr: bytes = b""
     missing: list[str] = field(default_factory=list)
     """Wanted files that could not be read in the lab."""
+
+    def refuse_missing(self) -> None:
+        """Check that a command that succeeded has written the wanted files. One that failed has an exit code.
+
+        :raises LabError: it has not.
+        """
+        if self.missing and self.exit_code == 0:
+            names = ", ".join(self.missing)
+            raise LabError(f"the command did not write {names} in the lab: check the names of its files")
 
 
 class ResultReader:
