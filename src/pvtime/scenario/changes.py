@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from pvtime.machine.layout import Region
 from pvtime.machine.memory import GuestMemory
+from pvtime.machine.pages import touched
 
 __all__ = ["Change", "Snapshot", "dump", "fields_of"]
 
-_CHUNK = 1 << 16
+_CHUNK = 64 << 10
 _WORD = 8
 
 
@@ -26,17 +27,33 @@ class Change:
 
 
 class Snapshot:
-    """A copy of memory, compared with it later except in one region."""
+    """A copy of memory, compared with it later except in one region. What was never written is zero."""
 
     def __init__(self, memory: GuestMemory, may_change: Region) -> None:
         self._memory = memory
         self._may_change = may_change
-        self._before = bytearray(memory.read(memory.base, memory.size))
+        self._before = {chunk: self._read(chunk) for chunk in self._in_use()}
+        """By offset; the other chunks are zero."""
+
+    def _in_use(self) -> set[int]:
+        """Return the offsets of the chunks that were written."""
+        return {
+            chunk
+            for offset, length in touched(self._memory)
+            for chunk in range(offset - offset % _CHUNK, offset + length, _CHUNK)
+        }
+
+    def _read(self, chunk: int) -> bytes:
+        return self._memory.read(self._memory.base + chunk, min(_CHUNK, self._memory.size - chunk))
 
     def expect(self, filled: Region, word: int) -> None:
-        """Compare a region with what the guest has filled it with, whatever has happened to that since."""
-        offset = filled.base - self._memory.base
-        self._before[offset : offset + filled.size] = word.to_bytes(_WORD, "little") * (filled.size // _WORD)
+        """Compare a region with what the guest has filled it with, whatever has happened to that since.
+
+        :param filled: begins and ends at a multiple of 64 KiB of the memory.
+        """
+        content = word.to_bytes(_WORD, "little") * (_CHUNK // _WORD)
+        for address in range(filled.base, filled.end, _CHUNK):
+            self._before[address - self._memory.base] = content
 
     @property
     def bytes_compared(self) -> int:
@@ -45,19 +62,18 @@ class Snapshot:
 
     def changes(self) -> list[Change]:
         """Return every word that has changed."""
-        base = self._memory.base
         changes = []
-        for chunk in range(0, len(self._before), _CHUNK):
-            length = min(_CHUNK, len(self._before) - chunk)
-            now = self._memory.read(base + chunk, length)
-            if now == self._before[chunk : chunk + length]:
+        for chunk in sorted(self._before.keys() | self._in_use()):
+            now = self._read(chunk)
+            before = self._before.get(chunk, bytes(len(now)))
+            if now == before:
                 continue
-            for offset in range(0, length, _WORD):
-                word = now[offset : offset + _WORD]
-                before = bytes(self._before[chunk + offset : chunk + offset + _WORD])
-                here = Region("word", base + chunk + offset, _WORD)
-                if word != before and not here.overlaps(self._may_change):
-                    changes.append(Change(here.base, before, word))
+            for offset in range(0, len(now), _WORD):
+                new, old = now[offset : offset + _WORD], before[offset : offset + _WORD]
+                if new != old:
+                    here = Region("word", self._memory.base + chunk + offset, _WORD)
+                    if not here.overlaps(self._may_change):
+                        changes.append(Change(here.base, old, new))
         return changes
 
 
