@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from framework.evidence import Evidence, guest_evidence, witness
@@ -25,7 +25,7 @@ from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatRe
 if TYPE_CHECKING:
     from pvtime.engine.unicorn.engine import UnicornEngine  # not in the lab
 
-__all__ = ["TICK_NS", "LinuxGuest", "boot_linux"]
+__all__ = ["TICK_NS", "LinuxGuest", "boot_linux", "warm_linux"]
 
 TICK_NS: Final = 10_000_000
 """/proc/stat counts in these."""
@@ -219,3 +219,43 @@ def boot_linux(
     finally:
         engine.stop()
         machine.close()
+
+
+@contextmanager
+def warm_linux() -> Iterator[LinuxGuest]:
+    """Continue a stock guest with two vCPUs behind its boot, as ``--warm`` does; it is stopped at the end.
+
+    It idles, and has printed nothing yet. It is the guest that the examples of docs/api.md keep in the cache.
+    """
+    from pvtime.engine.unicorn.engine import UnicornEngine
+    from pvtime.run.inbox import Inbox
+    from pvtime.run.options import GuestOptions, RunOptions
+    from pvtime.run.source import NO_SCREEN
+    from pvtime.run.warm import FromWarm
+
+    guest: LinuxGuest
+
+    class Ears(Inbox):
+        """Passes on what the guest says."""
+
+        def console(self, data: bytes) -> None:
+            guest.on_console(data)
+
+        def agent(self, data: bytes) -> None:
+            guest.on_agent(data)
+
+    with closing(Ears()) as ears:
+        kept = FromWarm(GuestOptions(vcpus=2, engine="unicorn"))
+        built = kept.build(RunOptions(quiet=True), ears, NO_SCREEN)
+        assert isinstance(built.engine, UnicornEngine)
+        guest = LinuxGuest(built.machine, built.engine)
+        built.engine.start()
+        try:
+            with witness(guest.evidence):
+                assert built.on_start is not None
+                built.on_start()
+                guest.tell("idle")
+                yield guest
+        finally:
+            built.engine.stop()
+            built.machine.close()

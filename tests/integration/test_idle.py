@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from framework.idle import watch_idle
-from framework.linux import boot_linux
-from pvtime.images.store import StockImages
+from framework.linux import warm_linux
 
 ENOUGH_NS = 400_000_000
 
 
-def test_an_idle_vcpu_beside_a_busy_one_is_not_stolen_from(stock_images: StockImages) -> None:
-    with boot_linux(stock_images, 2) as guest:
-        guest.ready()
+@pytest.mark.usefixtures("stock_images")
+def test_an_idle_vcpu_beside_a_busy_one_is_not_stolen_from() -> None:
+    with warm_linux() as guest:
         guest.tell("busy", 1)
         watch_idle(guest.engine, 1, ENOUGH_NS).refuse_stolen_idle_time()
