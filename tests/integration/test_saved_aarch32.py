@@ -15,6 +15,7 @@ from framework.linux import LinuxGuest
 from framework.moved import put, take
 from framework.moving_linux import moving_linux
 from framework.wait import wait_until
+from integration.test_saved_linux import LOOKS, look_often
 from pvtime.abi.arm64 import Pstate
 from pvtime.errors import EngineError, ImagesError
 from pvtime.images.cache import cache_directory
@@ -61,13 +62,19 @@ def move_when_possible(guest: LinuxGuest) -> bool:
 
 
 @pytest.mark.parametrize("model", ["cortex-a53", "cortex-a72"])
-def test_a_32_bit_program_counts_on(model: str, stock_images: StockImages, armhf: bytes) -> None:
+def test_no_register_is_lost_and_a_32_bit_program_counts_on(
+    model: str, stock_images: StockImages, armhf: bytes
+) -> None:
     # PSTATE and PC of such a program are stale: one went back from 15,096,782 to 1,632,462.
     chance = random.Random(model)
     with moving_linux(
         stock_images, "on", vcpus=1, cpu=model, append="pvtime.shell", more_files=armhf
     ) as guest:
+        assert look_often(guest, chance) > 0, "nobody had registers"
         guest.ready()
+        guest.tell("busy", 1)
+        assert look_often(guest, chance) == LOOKS
+        guest.tell("idle")
         guest.type(COUNTING)
         in_program = 0
         for _ in range(MOVES):
