@@ -25,9 +25,14 @@ PLUGINS = (evidence, schedule, skips)
 with contextlib.suppress(ImportError):  # the lab does not have it, nor any test there that needs it
     from hypothesis import HealthCheck, settings
 
-    # No test depends on how busy the host is. A failure prints what reproduces it.
+    # No test depends on how busy the host is. A failure prints what reproduces it, as each run has other
+    # examples.
     settings.register_profile(
-        "pvtime", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+        "pvtime",
+        max_examples=60,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
     )
     settings.register_profile("long", parent=settings.get_profile("pvtime"), max_examples=2000)
     settings.load_profile("pvtime")

@@ -38,10 +38,8 @@ from pvtime.snapshot.stream import MigrationStream
 from pvtime.steal.placement import PlacementName
 
 VCPUS = 3
-USUAL = 60
-"""Machines, where hypothesis would take 100."""
-EXAMPLES = USUAL if settings().max_examples == 100 else settings().max_examples
-"""2,000 with ``pytest --hypothesis-profile=long``."""
+EXAMPLES = settings().max_examples
+"""60, or 2,000 with ``pytest --hypothesis-profile=long``."""
 STEPS = 10
 SCHEDULES = [Schedule(), Schedule.parse(["200us/1ms", "1:2ms@0.01"])]
 """What is stolen on purpose, beside what the vCPUs steal from each other."""

@@ -20,7 +20,6 @@ from framework.fake_images import PROGRAM, Images, make_images
 from framework.wait import DEADLINE, wait_until
 from pvtime.cli.command import COMMANDS, EXIT_OUTPUT_LOST, group, main
 from pvtime.cli.params import parse_size
-from pvtime.doctor import guest
 from pvtime.judge.image_file import judge_image
 from pvtime.report.model import SCHEMA
 from pvtime.run.run_machine import EXIT_GUEST_FAILED
@@ -585,20 +584,20 @@ def shell(
 
 @pytest.mark.parametrize(
     "arguments",
-    ["help", "images", "doctor --json", "scenario", *(f"{name} --help" for name in COMMANDS)],
+    ["help", "images", "doctor", "doctor --json", "scenario", *(f"{name} --help" for name in COMMANDS)],
 )
 def test_a_full_disk_is_named_and_what_to_do(
     arguments: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PVTIME_CACHE", str(tmp_path))
-    monkeypatch.setattr(guest, "WATCH_S", 0.01)  # doctor keeps a CPU busy for a second
+    monkeypatch.setattr("pvtime.doctor.guest._keep_busy", lambda: None)  # for a second
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main(arguments.split()) == 1
     assert capsys.readouterr().err == f"pvtime: standard output: {FULL}\n"
 
 
-@pytest.mark.parametrize("arguments", ["doctor", "--version", "run --duration 1 IMAGES"])
+@pytest.mark.parametrize("arguments", ["--version", "run --duration 1 IMAGES"])
 def test_so_it_is_where_the_whole_process_is_another(arguments: str, images: Images) -> None:
     code, err = shell(arguments.replace("IMAGES", " ".join(images.options)) + " > /dev/full")
     assert (code, err) == (1, f"pvtime: standard output: {FULL}\n")

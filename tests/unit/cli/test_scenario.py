@@ -67,6 +67,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr("pvtime.doctor.guest._keep_busy", lambda: None)  # for a second
 
     def run(file: TextIO) -> None:
         monkeypatch.setattr(sys, "stdout", file)

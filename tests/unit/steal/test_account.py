@@ -133,7 +133,7 @@ class Host(RuleBasedStateMachine):
 
 
 TestHost = Host.TestCase
-TestHost.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestHost.settings = settings(stateful_step_count=40, deadline=None)
 
 
 class LazyHost(Host):
@@ -143,4 +143,4 @@ class LazyHost(Host):
 
 
 TestLazyHost = LazyHost.TestCase
-TestLazyHost.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLazyHost.settings = settings(stateful_step_count=40, deadline=None)
