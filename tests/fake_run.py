@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 from framework.fakes import FakeEngine
 from pvtime.__main__ import main
-from pvtime.engine import registry
 from pvtime.engine.base import Engine
+from pvtime.engine.registry import EngineKind, preferred
 from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.machine import Machine
 
@@ -68,5 +68,5 @@ def build(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHIN
 
 
 if __name__ == "__main__":
-    registry.ENGINES[:] = [registry.EngineKind("fake", "a test", lambda: None, lambda: "a test", build)]
-    sys.exit(main())
+    with preferred(EngineKind("fake", "a test", lambda: None, lambda: "a test", build)):
+        sys.exit(main())

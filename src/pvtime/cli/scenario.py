@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,7 +17,7 @@ from pvtime.steal.placement import PlacementName
 if TYPE_CHECKING:
     from pvtime.scenario.model import Scenario
 
-__all__ = ["scenario_command"]
+__all__ = ["scenario_command", "show"]
 
 ALL: Final = "all"
 TABLE: Final = "table"
@@ -48,9 +48,28 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
         pvtime scenario
         pvtime scenario kexec --placement guest
     """  # noqa: D301 (click wants the character)
+    from pvtime.scenario.catalog import SCENARIOS
+
+    return show(SCENARIOS, name, placement, engine, real=real, as_json=as_json)
+
+
+def show(
+    catalog: Mapping[str, Scenario],
+    name: str | None,
+    placement: str = ALL,
+    engine: str = AUTO,
+    *,
+    real: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Run a scenario of a catalogue, or list them; return the exit code.
+
+    The other parameters are the command's.
+
+    :raises UsageError: what is asked for cannot be.
+    """
     from pvtime.cli.scenario_output import ScenarioPrinter, print_list
     from pvtime.report.image_progress import image_progress
-    from pvtime.scenario.catalog import SCENARIOS
     from pvtime.scenario.document import to_json
     from pvtime.scenario.runner import run_scenarios
     from pvtime.scenario.table import markdown
@@ -58,13 +77,13 @@ def scenario_command(name: str | None, placement: str, engine: str, real: bool, 
     if name is None:
         if as_json:
             raise UsageError("--json needs the name of a scenario, or all: pvtime scenario lists them")
-        print_list(SCENARIOS.values(), sys.stdout)
+        print_list(catalog.values(), sys.stdout)
         return 0
     kind = _engine(engine, real)
     table = name == TABLE
     if table and as_json:
         raise UsageError("the table is Markdown: for its figures as JSON use pvtime scenario all --json")
-    scenarios = list(SCENARIOS.values()) if name in (ALL, TABLE) else [_known(SCENARIOS.get(name), name)]
+    scenarios = list(catalog.values()) if name in (ALL, TABLE) else [_known(catalog.get(name), name)]
     if real:
         scenarios = _real(scenarios, name)
     placements = [PlacementName(placement)] if placement != ALL else list(PlacementName)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pvtime.engine.base import Engine
@@ -15,7 +16,7 @@ from pvtime.records import dataclass
 if TYPE_CHECKING:
     from pvtime.machine.machine import Machine
 
-__all__ = ["AUTO", "ENGINES", "Build", "EngineKind", "choose"]
+__all__ = ["AUTO", "ENGINES", "Build", "EngineKind", "choose", "preferred"]
 
 AUTO: Final = "auto"
 ARM64: Final = "aarch64"
@@ -83,6 +84,16 @@ ENGINES: Final = [
     EngineKind("unicorn", "an emulated CPU, which runs on every host", lambda: None, _library, _unicorn),
 ]
 """In the order in which ``auto`` tries them."""
+
+
+@contextmanager
+def preferred(kind: EngineKind) -> Iterator[None]:
+    """Have another engine for a block, such as a test's own: ``auto`` tries it first, as a name does."""
+    ENGINES.insert(0, kind)
+    try:
+        yield
+    finally:
+        ENGINES.remove(kind)
 
 
 def choose(name: str) -> tuple[EngineKind, str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from pvtime.host.mounts import mount_detached
 
 __all__ = ["Tracepoint", "parse_format", "require_host_pids", "tracefs"]
 
-_PLACES: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+PLACES: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _FIELD: Final = re.compile(r"field:([^;]*?)(\w+)(\[\d*\])?;\s*offset:(\d+);\s*size:(\d+);")
 
 
@@ -83,8 +83,10 @@ class Tracefs:
 
 
 @contextlib.contextmanager
-def tracefs() -> Iterator[Tracefs]:
+def tracefs(places: Sequence[str] = PLACES) -> Iterator[Tracefs]:
     """Have tracefs for a ``with`` block.
+
+    :param places: directories that it may be mounted on, where it cannot be mounted anew.
 
     :raises UsageError: this kernel has none, or this user may not mount it.
     """
@@ -95,13 +97,13 @@ def tracefs() -> Iterator[Tracefs]:
         mount, reason = -1, host_reason(error)
     try:
         own = [f"/proc/self/fd/{mount}"] if mount >= 0 else []
-        for place in (*own, *_PLACES):
+        for place in (*own, *places):
             if os.access(f"{place}/events/sched", os.R_OK | os.X_OK):
                 yield Tracefs(place)
                 return
         raise UsageError(
             "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at "
-            f"{_PLACES[0]}, and a kernel with CONFIG_FTRACE (tracefs: {reason}); pvtime top does not"
+            f"{places[0]}, and a kernel with CONFIG_FTRACE (tracefs: {reason}); pvtime top does not"
         )
     finally:
         if mount >= 0:

@@ -16,8 +16,8 @@ from fake_run import GreetingEngine
 from framework.wait import DEADLINE, wait_until
 from pvtime import EngineError, Guest, GuestCommandError, GuestEndedError, UsageError
 from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
-from pvtime.engine import registry
 from pvtime.engine.base import Engine
+from pvtime.engine.registry import EngineKind, preferred
 from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.machine import Machine
 
@@ -33,11 +33,9 @@ def build(machine: Machine, options: Mapping[str, str], steal: Schedule = NOTHIN
 
 
 @pytest.fixture
-def new_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Guest]:
+def new_guest(tmp_path: Path) -> Iterator[Callable[..., Guest]]:
     """Return what makes a guest of files that pass for a kernel and an initrd."""
     engines.clear()
-    kinds = [registry.EngineKind("fake", "a test", lambda: None, lambda: "1", build)]
-    monkeypatch.setattr(registry, "ENGINES", kinds)
     header = ImageHeader(magic=IMAGE_MAGIC, image_size=1 << 20)
     (tmp_path / "Image").write_bytes(bytes(header) + bytes(4096))
     (tmp_path / "initrd").write_bytes(b"initrd")
@@ -46,7 +44,8 @@ def new_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         files = {"kernel": tmp_path / "Image", "initrd": str(tmp_path / "initrd"), "memory": 64 << 20}
         return Guest(append=append, **{**files, **parameters})  # type: ignore[arg-type]
 
-    return new
+    with preferred(EngineKind("fake", "a test", lambda: None, lambda: "1", build)):
+        yield new
 
 
 @pytest.fixture
@@ -267,9 +266,9 @@ def test_a_guest_that_still_runs_is_ended_with_the_interpreter(tmp_path: Path) -
 import sys, test_guest
 from pathlib import Path
 from pvtime import Guest
-from pvtime.engine import registry
-registry.ENGINES[:] = [registry.EngineKind("fake", "a test", lambda: None, lambda: "1", test_guest.build)]
-guest = Guest(kernel="{tmp_path}/Image", initrd="{tmp_path}/initrd", name="left").start()
+from pvtime.engine.registry import EngineKind, preferred
+with preferred(EngineKind("fake", "a test", lambda: None, lambda: "1", test_guest.build)):
+    guest = Guest(kernel="{tmp_path}/Image", initrd="{tmp_path}/initrd", name="left").start()
 """
     header = ImageHeader(magic=IMAGE_MAGIC, image_size=1 << 20)
     (tmp_path / "Image").write_bytes(bytes(header) + bytes(4096))

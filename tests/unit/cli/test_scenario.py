@@ -13,18 +13,20 @@ import pytest
 
 from framework.ptys import written
 from pvtime.cli.command import main
+from pvtime.cli.scenario import show
 from pvtime.errors import EngineError, SavedStateError, UsageError
-from pvtime.scenario import catalog
 from pvtime.scenario.catalog import SCENARIOS
 from pvtime.scenario.env import ScenarioEnv
 from pvtime.scenario.events import Event, Finding, Step
+from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
 
 ONE = ["--engine", "unicorn", "--placement", "guest"]
+ON_ONE = ("guest", "unicorn")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *pretended: Event | Exception) -> None:
-    """Have the scenario overlap yield these events."""
+def pretended(*pretended: Event | Exception) -> dict[str, Scenario]:
+    """Return a catalogue whose one scenario yields these events."""
 
     def events(_env: ScenarioEnv) -> Iterator[Event]:
         for event in pretended:
@@ -32,8 +34,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *pretended: Event | Exception) -> N
                 raise event
             yield event
 
-    other = replace(SCENARIOS["overlap"], events=events)
-    monkeypatch.setattr(catalog, "SCENARIOS", {"overlap": other})
+    return {"overlap": replace(SCENARIOS["overlap"], events=events)}
 
 
 def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,24 +92,20 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(set(step) == {"text", "lines"} for step in run["steps"])
 
 
-def test_what_is_not_as_expected_is_marked_and_ends_with_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pretend(monkeypatch, Step("It was done."), Finding("topic", "black", "white"))
-    assert main(["scenario", "overlap", *ONE]) == 1
+def test_what_is_not_as_expected_is_marked_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    catalog = pretended(Step("It was done."), Finding("topic", "black", "white"))
+    assert show(catalog, "overlap", *ON_ONE) == 1
     out = capsys.readouterr().out
     assert "    NO  topic: black\n        expected: white\n    1 of 1 NOT as expected" in out
-    assert main(["scenario", "table", *ONE]) == 1
+    assert show(catalog, "table", *ON_ONE) == 1
     assert "**black** (expected: white)" in capsys.readouterr().out
 
 
-def test_a_scenario_that_comes_to_no_end_has_failed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pretend(monkeypatch, Finding("topic", "white", "white"), EngineError("the guest is gone"))
-    assert main(["scenario", "overlap", *ONE]) == 1
+def test_a_scenario_that_comes_to_no_end_has_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    catalog = pretended(Finding("topic", "white", "white"), EngineError("the guest is gone"))
+    assert show(catalog, "overlap", *ON_ONE) == 1
     assert "NO  failed: the guest is gone" in capsys.readouterr().out
-    assert main(["scenario", "table", *ONE]) == 1
+    assert show(catalog, "table", *ON_ONE) == 1
     assert capsys.readouterr().err == "pvtime: overlap, guest: the guest is gone\n"
 
 
@@ -117,30 +114,27 @@ def test_a_scenario_that_comes_to_no_end_has_failed(
     [(SavedStateError("it is damaged"),), (Finding("topic", "white", "white"), UsageError("not now"))],
 )
 def test_what_is_refused_too_late_or_for_another_reason_has_failed(
-    events: tuple[Event | Exception, ...],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    events: tuple[Event | Exception, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretend(monkeypatch, *events)
-    assert main(["scenario", "overlap", *ONE]) == 1
+    assert show(pretended(*events), "overlap", *ON_ONE) == 1
     assert f"NO  failed: {events[-1]}" in capsys.readouterr().out
 
 
 def test_a_placement_that_the_engine_lacks_is_named_and_the_others_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def events(env: ScenarioEnv) -> Iterator[Event]:
         if env.placement is not PlacementName.USERSPACE:
             raise UsageError(f"--placement {env.placement.value}: not with this one")
         yield Finding("topic", "white", "white")
 
-    monkeypatch.setattr(catalog, "SCENARIOS", {"x": replace(SCENARIOS["overlap"], name="x", events=events)})
-    assert main(["scenario", "x", "--engine", "unicorn"]) == 0
+    catalog = {"x": replace(SCENARIOS["overlap"], name="x", events=events)}
+    assert show(catalog, "x", engine="unicorn") == 0
     out = capsys.readouterr().out
     assert "not possible here: --placement guest: not with this one" in out
     assert "all 1 as expected" in out
-    assert main(["scenario", "x", *ONE]) == 2
-    assert capsys.readouterr().err == "pvtime: --placement guest: not with this one\n"
+    with pytest.raises(UsageError, match=r"^--placement guest: not with this one$"):
+        show(catalog, "x", *ON_ONE)
 
 
 @pytest.mark.parametrize(

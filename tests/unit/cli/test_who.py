@@ -60,8 +60,7 @@ def test_who_may_not_trace_reads_what_it_needs_and_what_does_not(monkeypatch: py
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(tracefs, "mount_detached", refuse)
-    monkeypatch.setattr(tracefs, "_PLACES", ("/nonexistent",))
-    with pytest.raises(UsageError) as refused, tracefs.tracefs():
+    with pytest.raises(UsageError) as refused, tracefs.tracefs(["/nonexistent"]):
         pass
     assert str(refused.value) == (
         "tracing the scheduler needs root, or CAP_PERFMON and a tracefs that can be read at /nonexistent, "

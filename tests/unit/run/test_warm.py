@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from framework.fakes import FakeEngine
-from pvtime.engine import registry
 from pvtime.engine.base import COUNTER_FREQUENCY
+from pvtime.engine.registry import choose, preferred
 from pvtime.errors import EngineError
 from pvtime.images import manifest
 from pvtime.machine.gic import GicVersion
@@ -69,14 +69,14 @@ def test_another_guest_has_another_place(change: str) -> None:
     assert place(replace(GUEST, **{change: CHANGES[change]})) != place()  # type: ignore[arg-type]
 
 
-def test_another_engine_or_option_of_it_has_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_engine_or_option_of_it_has_another_place() -> None:
     before = place()
     assert place(internals="off") != before
     for options in (RunOptions(engine_options={COUNTER_FREQUENCY: "25000000"}), RunOptions(lpt=True)):
         assert WarmGuest.of(GUEST, options).directory != before
-    kinds = [replace(kind, identity=lambda: "another release") for kind in registry.ENGINES]
-    monkeypatch.setattr(registry, "ENGINES", kinds)
-    assert place() != before
+    kind, _ = choose(GUEST.engine)
+    with preferred(replace(kind, identity=lambda: "another release")):
+        assert place() != before
 
 
 def test_another_kernel_or_userland_has_another_place(cache: Path) -> None:
