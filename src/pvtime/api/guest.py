@@ -57,7 +57,8 @@ class Guest:
     :param share: directory whose files the commands of :meth:`shell` have in ``/share``; what one has changed
         or made there is in it when :meth:`shell` returns (docs/workloads.md).
     :param share_size: bytes that the files there take at most.
-    :param append: words for the kernel's command line.
+    :param append: words for the kernel's command line. The stock kernel has ``cryptomgr.notests`` before
+        them, which leaves out its tests of its own cryptography; ``cryptomgr.notests=0`` brings them back.
     :param cpu: CPU model; None: the engine's choice.
     :param without: vCPUs to which no stolen time is offered.
     :param busy: number of vCPUs that the stock userland keeps busy; None: all.
