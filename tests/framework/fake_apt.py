@@ -8,6 +8,7 @@ in ``mode``. A package is a plain tar file; the stand-in for dpkg-deb has nothin
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import tarfile
 from dataclasses import dataclass
@@ -23,6 +24,38 @@ SIGNED = "linux-image-6.9.9-1-cloud-arm64"
 KERNEL = b"kernel" * 20_000
 
 
+LAUNCHER = r"""#!/bin/sh
+# What is asked most often is answered here: a fetch starts ten of these, and a Python takes 10 ms of a CPU.
+home=${0%/*} program=${0##*/} mode=
+printf '%s\n' "$program $*" >> "$home/log"
+[ ! -f "$home/mode" ] || read -r mode < "$home/mode" || :
+fail() { echo "$1" >&2; exit 1; }
+case "$program $1 $3 $mode" in
+    "apt-config dump"*)
+        printf 'Acquire::http::Proxy "http://proxy.test:3128";\nAcquire::IndexTargets::deb::Icons "";\n' ;;
+    "apt-config shell"*)
+        printf "FILE='%s'\nPARTS='%s'\n" "$home/debian.list" "$home/none" ;;
+    "apt-get -o update offline" | "apt-get -o update third-party")
+        fail "W: first a warning
+E: Failed to fetch the index: Could not resolve 'mirror.test'
+E: more" ;;
+    "apt-get -o update"*) ;;
+    "apt-get -o download preferences" | apt-cache*preferences)
+        fail "E: Invalid record in the preferences file /etc/apt/preferences, no Package header" ;;
+    "apt-cache -o show"*)
+        for package; do :; done
+        [ -d "$home/packages/$package" ] || fail "E: No packages found"
+        read -r depends < "$home/packages/$package/depends" || :
+        printf 'Package: %s\nVersion: 1:2\nDepends: %s\n\n' "$package" "$depends" ;;
+    "dpkg-deb --fsys-tarfile"*)
+        /bin/cat "$2" || exit
+        [ $(($(/usr/bin/wc -c < "$2") % 512)) = 0 ] || exit 2 ;;
+    *) exec PYTHON -SE SOURCE "$home" "$program" "$mode" "$@" ;;
+esac
+"""
+"""The stand-in; :mod:`framework.fake_apt_programs` is its other half."""
+
+
 @dataclass(frozen=True)
 class FakeApt:
     """A directory to put on PATH."""
@@ -33,12 +66,11 @@ class FakeApt:
     def install(cls, directory: Path) -> FakeApt:
         """Put the stand-ins and an archive into ``directory``."""
         fake = cls(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        python, source = (shlex.quote(name) for name in (sys.executable, fake_apt_programs.__file__))
         for program in PROGRAMS:
             launcher = directory / program
-            launcher.parent.mkdir(parents=True, exist_ok=True)
-            launcher.write_text(
-                f'#!/bin/sh\nexec "{sys.executable}" -SE "{fake_apt_programs.__file__}" "$0" "$@"\n'
-            )
+            launcher.write_text(LAUNCHER.replace("PYTHON", python).replace("SOURCE", source))
             launcher.chmod(0o755)
         fake.add(META, {}, f"linux-image-0 | foo, {SIGNED} (= 6.9.9-1)")
         fake.add(f"{SIGNED}-unsigned", {"./boot/config-6.9.9": b"", "./boot/vmlinuz-6.9.9": KERNEL})
