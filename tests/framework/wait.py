@@ -26,11 +26,13 @@ def wait_until(
     engine: Engine | None = None,
     *,
     message: str | Callable[[], object] = "it did not happen",
+    interval_s: float = _INTERVAL_S,
 ) -> T:
     """Wait until ``happened`` returns something true, and return that.
 
     :param engine: the guest's, whose run must not end before that has happened.
     :param message: text for a failure, or a function that returns it.
+    :param interval_s: seconds between two looks; more where one is dear.
     """
     end = time.monotonic() + DEADLINE
     while True:
@@ -40,4 +42,4 @@ def wait_until(
             return result
         assert not ended, "the guest has ended"
         assert time.monotonic() < end, message if isinstance(message, str) else message()
-        time.sleep(_INTERVAL_S)
+        time.sleep(interval_s)

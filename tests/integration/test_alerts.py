@@ -38,6 +38,8 @@ PVTIME = [sys.executable, "-m", "pvtime"]
 SHIPPED = Path(__file__).parents[2] / "contrib" / "export"
 CPU = min(os.sched_getaffinity(0))
 """The two VMs and the hog are here."""
+POLL_INTERVAL_S = 0.1
+"""Between two questions to Prometheus."""
 SPIN = bytes.fromhex("00000014")
 """``b .``"""
 
@@ -147,6 +149,10 @@ class Prometheus:
         except OSError:
             return None
 
+    def scrapes(self) -> bool:
+        """Whether the exporter was scraped."""
+        return bool((self.ask("query?query=up==1") or {}).get("result"))
+
     def firing(self) -> set[tuple[str, str]]:
         """Return the alerts that fire, with the VM."""
         found = (self.ask("alerts") or {}).get("alerts", [])
@@ -211,27 +217,31 @@ def test_who_suffers_is_seen_the_hog_is_named_and_each_alert_fires_on_its_own_vm
     spin.write_bytes(SPIN)
     idle.write_bytes(idle_image())
     with (
-        qemu("web1", spin),
-        qemu("web2", spin, "-S"),
-        limited() as short,
+        prometheus(tmp_path) as fleet,
         started(sys.executable, "-c", APART, "right", "--kernel", str(idle)),
         started(sys.executable, "-c", APART, "wrong", "--kernel", str(idle)),
-        prometheus(tmp_path) as fleet,
-        hog(CPU) as thief,
+        qemu("web2", spin, "-S"),
     ):
-        os.kill(thief, signal.SIGCONT)
-        expected = {
-            ("PvtimeNeighbourSteals", "web1"),
-            ("PvtimeQuotaLooksLikeSteal", str(short)),
-            ("PvtimeStructureApart", "wrong"),
-        }
-        wait_until(lambda: expected <= fleet.firing(), message=lambda: fleet.ask("alerts"))
-        assert set(wait_until(fleet.rules)) == {"ok"}
-        found = fleet.firing()
-        (waits,) = fleet.ask('query?query=pvtime_vcpu_wait_seconds_count{vm="web1"}')["result"]
-        assert float(waits["value"][1]) > 0
-        table = output("top", "--once", "--interval", "0.5")
-        named = wait_until(lambda: row_of("web1", thief))
+        # Prometheus begins to scrape 5 s after its start; those that compute come then.
+        wait_until(fleet.scrapes, interval_s=POLL_INTERVAL_S)
+        with qemu("web1", spin), limited() as short, hog(CPU) as thief:
+            os.kill(thief, signal.SIGCONT)
+            expected = {
+                ("PvtimeNeighbourSteals", "web1"),
+                ("PvtimeQuotaLooksLikeSteal", str(short)),
+                ("PvtimeStructureApart", "wrong"),
+            }
+            wait_until(
+                lambda: expected <= fleet.firing(),
+                message=lambda: fleet.ask("alerts"),
+                interval_s=POLL_INTERVAL_S,
+            )
+            assert set(wait_until(fleet.rules, interval_s=POLL_INTERVAL_S)) == {"ok"}
+            found = fleet.firing()
+            (waits,) = fleet.ask('query?query=pvtime_vcpu_wait_seconds_count{vm="web1"}')["result"]
+            assert float(waits["value"][1]) > 0
+            table = output("top", "--once", "--interval", "0.5")
+            named = wait_until(lambda: row_of("web1", thief))
     # What this host's other load steals from others is steal, and may be an alert too.
     assert {each for each in found if each[0] != "PvtimeNeighbourSteals" or each[1] == "web2"} == (
         expected - {("PvtimeNeighbourSteals", "web1")}
