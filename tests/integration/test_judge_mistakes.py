@@ -17,6 +17,7 @@ from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.engine.unicorn.mistakes import MISTAKES
 from pvtime.errors import UsageError
 from pvtime.inject.schedule import Schedule
+from pvtime.judge.choice import image_choice
 from pvtime.judge.console import Verdict
 from pvtime.judge.growth import NAME as GROWTH
 from pvtime.judge.image_file import judge_kernel
@@ -31,6 +32,9 @@ from pvtime.probe.guest import machine_with_engine
 from pvtime.steal.account import Account
 from pvtime.steal.placement import PlacementName
 
+GROWTH_CHECKS = image_choice(frozenset({GROWTH}))
+SHORTEST = f"seconds=0 {GROWTH_CHECKS}"
+"""Options of the image: it has its counts compared, half a second of which is stolen, and checks no more."""
 DRAFTS_ST = 0xC500_0022
 """PV_TIME_ST in the drafts of 2019."""
 VCPUS = 2
@@ -61,10 +65,13 @@ def right(_engine: UnicornEngine) -> None:
 def judged(
     mistake: str | Callable[[UnicornEngine], None],
     *events: LifeEvent,
-    steal: str = "30%",
-    options: str = "seconds=1",
+    steal: str = "50%",
+    options: str = SHORTEST,
 ) -> Judgement:
-    """Judge a machine that makes the mistake: one of ``--break``, or of this module."""
+    """Judge a machine that makes the mistake: one of ``--break``, or of this module.
+
+    :param options: of the image.
+    """
     broken = {BREAK: mistake} if isinstance(mistake, str) else {}
 
     def build(machine: Machine) -> UnicornEngine:
@@ -108,18 +115,22 @@ FOUND_BY = {
         ("microseconds", "counts us, not ns"),
         ("no-update", "nobody updates the structure"),
         ("twice", "more than the thread waited"),
-        ("beyond", "beyond a structure's 16 bytes"),
-        ("backwards", "fell under a reader"),
     ],
 )
 def test_a_mistake_is_found_by_name(mistake: str, words: str) -> None:
     check_found(judged(mistake), FOUND_BY[mistake], words)
 
 
+def test_a_count_that_falls_is_found() -> None:
+    judgement = judged("backwards", options=f"seconds=1 checks={FOUND_BY['backwards']}")
+    check_found(judgement, FOUND_BY["backwards"], "fell under a reader")
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
         ("one-structure", "two CPUs have one structure"),
+        ("beyond", "beyond a structure's 16 bytes"),
         ("misaligned", "not aligned to 64 bytes"),
         ("no-address", "gives no address where PV_TIME_FEATURES announces it"),
         ("not-from-zero", "did not start the count at 0"),
@@ -145,14 +156,14 @@ def test_a_structure_in_ram_is_shown_with_the_ram() -> None:
     ],
 )
 def test_a_mistake_at_a_restore_is_found_by_name(mistake: str, words: str) -> None:
-    judgement = judged(mistake, LifeEvent.MIGRATE)
+    judgement = judged(mistake, LifeEvent.MIGRATE, options=f"seconds=1 {GROWTH_CHECKS}")
     check_found(judgement, GROWTH, words)
     if mistake != "used-thread":
         check_found(judgement, "never_falls", "fell under a reader")
 
 
 def test_a_count_of_another_vcpu_is_found() -> None:
-    judgement = judged("another-vcpu", steal="0:60%")
+    judgement = judged("another-vcpu", steal="0:70%")
     check_found(judgement, GROWTH, "is off by")  # either may be the worst
     ((first, second),) = (each.details for each in judgement.results if each.name == GROWTH)
     assert "lost time" in first, judgement.results
