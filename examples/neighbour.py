@@ -8,7 +8,7 @@ with pvtime.Guest(vcpus=2, warm=True) as guest:
     for share in ("off", "1:50%"):
         with guest.steal(share):
             before = guest.sample(guest=True)
-            guest.run_for(1)
+            guest.run_for(0.5)
             grown = guest.sample(guest=True) - before
         for vcpu in grown.vcpus:
             told = "no answer" if vcpu.guest_steal is None else f"{vcpu.guest_steal / 1e9:.2f} s"

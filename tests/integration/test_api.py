@@ -46,7 +46,7 @@ def test_the_script_in_the_readme_runs_as_it_stands_there(tmp_path: Path) -> Non
     assert block in (ROOT / "docs" / "api.md").read_text()
     (tmp_path / "script.py").write_text(re.sub("^    ", "", block, flags=re.MULTILINE))
     stolen, *load = program(tmp_path / "script.py").split()
-    assert int(stolen) > 900_000_000, "two seconds, of which half was stolen on purpose"
+    assert int(stolen) > 400_000_000, "a second, of which half was stolen on purpose"
     assert re.fullmatch(r"[0-9.]+", load[0])
 
 
@@ -68,7 +68,7 @@ def test_the_examples_run() -> None:
 
 def test_a_test_of_the_users_own_has_a_guest_and_its_console_where_it_fails(tmp_path: Path) -> None:
     own = (EXAMPLES / "test_my_kernel.py").read_text()
-    own = own.replace('steal="1:40%"', 'steal="1:40%", warm=True')
+    own = own.replace('steal="1:40%"', 'steal="1:40%", warm=True').replace("run_for(1)", "run_for(0.3)")
     own += FAILING
     (tmp_path / "test_own.py").write_text(own)
     done = subprocess.run(
@@ -97,8 +97,8 @@ def test_a_guest_is_saved_restored_and_told_apart_from_its_copy(tmp_path: Path) 
             again.shell("false")
         with pytest.raises(pvtime.GuestCommandError, match=r"has not ended within 0.1 s"):
             again.shell("sleep 100", timeout=0.1)
-        output = again.shell("seq 1 2000")
-        assert output.splitlines() == [str(number) for number in range(1, 2001)]
+        output = again.shell("seq 1 1000")
+        assert output.splitlines() == [str(number) for number in range(1, 1001)]
         sample = again.sample(guest=True)
         grown = sample - before
         for vcpu in grown.vcpus:
@@ -106,7 +106,8 @@ def test_a_guest_is_saved_restored_and_told_apart_from_its_copy(tmp_path: Path) 
             assert vcpu.truth == vcpu.structure
         assert sample.vcpus[0].truth == sample.vcpus[0].structure
         again.reset()
-        again.console.expect("Booting Linux", timeout=DEADLINE)
+        # It boots: the kernel asks for stolen time once more. It prints its first line when it is half up.
+        wait_until(lambda: again.sample().vcpus[0].starts > sample.vcpus[0].starts)
         peer = f"unix:{tmp_path / 'peer'}"
         with beside.running([sys.executable, "-m", "pvtime", "receive", peer, "--no-control", "--quiet"]):
             wait_until((tmp_path / "peer").exists)
