@@ -95,6 +95,6 @@ def test_a_machine_with_a_disk_is_not_saved_and_closes_it(tmp_path: Path) -> Non
 
 def test_files_that_the_guests_memory_cannot_hold_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
-        file.truncate(100 << 20)
-    with pytest.raises(UsageError, match="give --memory 297M"):
-        guest_files(GuestOptions(share=tmp_path, memory=256 << 20))
+        file.truncate(24 << 20)
+    with pytest.raises(UsageError, match="give --memory 145M"):
+        guest_files(GuestOptions(share=tmp_path, memory=128 << 20))

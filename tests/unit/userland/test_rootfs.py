@@ -157,11 +157,11 @@ def test_a_root_is_a_directory_or_a_regular_file(device: str) -> None:
 
 
 def test_one_that_the_guests_memory_cannot_hold_is_refused_with_the_memory_that_can(tmp_path: Path) -> None:
-    (tmp_path / "large").write_bytes(bytes(64 << 20))
-    with pytest.raises(UsageError, match="give --memory 225M"):
+    (tmp_path / "large").write_bytes(bytes(16 << 20))
+    with pytest.raises(UsageError, match="give --memory 129M"):
         guest_files(GuestOptions(kernel=tmp_path, rootfs=tmp_path, memory=128 << 20))
-    files = guest_files(GuestOptions(kernel=tmp_path, rootfs=tmp_path, memory=225 << 20))
-    assert len(files.archive) > 64 << 20
+    files = guest_files(GuestOptions(kernel=tmp_path, rootfs=tmp_path, memory=129 << 20))
+    assert len(files.archive) > 16 << 20
 
 
 def test_another_program_lists_the_same(tree: Path) -> None:
