@@ -17,7 +17,7 @@ from pvtime.machine.machine import Machine, MachineConfig
 from pvtime.machine.pages import extents
 from pvtime.snapshot.codec import decode, encode, from_json, to_json
 from pvtime.snapshot.state import SavedState
-from pvtime.userland.build import build_initramfs
+from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 
 COMPLAINTS = ("Oops", "BUG", "stall", "lockup", "WARNING")
 
@@ -38,7 +38,8 @@ def made(engine: Choice, config: MachineConfig) -> Iterator[LinuxGuest]:
 
 def test_a_linux_guest_goes_on_in_another_machine(engine: Choice, stock_images: StockImages) -> None:
     kernel, initrd = load_kernel(stock_images.kernel), build_initramfs(stock_images.busybox)
-    config = MachineConfig(2, 256 << 20, kernel, initrd, "console=ttyS0 pvtime.shell pvtime.busy=2")
+    append = f"console=ttyS0 {KERNEL_PARAMETERS} pvtime.shell pvtime.busy=2"
+    config = MachineConfig(2, 256 << 20, kernel, initrd, append)
     with made(engine, config) as guest, made(engine, config) as other:
         guest.engine.start()
         guest.ready()
