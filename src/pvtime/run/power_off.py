@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The patience with a guest that was asked to power off: by its own time, not by that of its host."""
+"""The patience with a guest that ends, by its own time, not by that of its host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from pvtime.engine.base import VcpuSample
 
-__all__ = ["PowerOffStep", "PowerOffWatch"]
+__all__ = ["OwnTime", "PowerOffStep", "PowerOffWatch"]
 
 
 class PowerOffStep(IntEnum):
@@ -21,14 +21,32 @@ class PowerOffStep(IntEnum):
     """It has sent its final report."""
 
 
+class OwnTime:
+    """The own time of a guest whose agent runs on vCPU 0, from a moment on.
+
+    Its guest is not to blame for the time in which the host stole that vCPU's CPU or had the machine stopped:
+    a stock guest took 9 s to power off beside 16 busy processes, of which 0.3 s were its own. It is for the
+    time in which another vCPU of its own had the CPU, though that is stolen from vCPU 0 as well: else a guest
+    with many vCPUs that compute would have the host wait. Nor does a pause by the user stop its time: nobody
+    waits for a machine that cannot power off.
+
+    :param now: s, by the same clock everywhere.
+    :param samples: every vCPU's figures of that time.
+    """
+
+    def __init__(self, now: float, samples: Sequence[VcpuSample]) -> None:
+        self._began = now
+        self._before = samples
+
+    def seconds(self, now: float, samples: Sequence[VcpuSample]) -> float:
+        """Return the guest's own time until now, in s."""
+        grown = [own.times - before.times for own, before in zip(samples, self._before, strict=True)]
+        first, others = grown[0], sum(times.ran_ns for times in grown[1:])
+        return now - self._began - (first.stopped_ns + max(0, first.stolen_ns - others)) / 1e9
+
+
 class PowerOffWatch:
     """The own time of a guest that was asked to power off.
-
-    The agent runs on vCPU 0. Its guest is not to blame for the time in which the host stole that vCPU's CPU
-    or had the machine stopped: a stock guest took 9 s beside 16 busy processes, of which 0.3 s were its own.
-    It is for the time in which another vCPU of its own had the CPU, though that is stolen from vCPU 0 as
-    well: else a guest with many vCPUs that compute would have the host wait. Nor does a pause by the user
-    stop its time: nobody waits for a machine that cannot power off.
 
     :param now: s, by the same clock everywhere.
     :param samples: every vCPU's figures of that time.
@@ -36,8 +54,7 @@ class PowerOffWatch:
     """
 
     def __init__(self, now: float, samples: Sequence[VcpuSample], limit: float) -> None:
-        self._began = now
-        self._before = samples
+        self._own = OwnTime(now, samples)
         self._limit = limit
         self.step = PowerOffStep.ASKED
         """The last step."""
@@ -46,14 +63,8 @@ class PowerOffWatch:
         """Note a step; each counts once."""
         if step > self.step:
             self.step = step
-            self._began, self._before = now, samples
+            self._own = OwnTime(now, samples)
 
     def is_over(self, now: float, samples: Sequence[VcpuSample]) -> bool:
         """Whether the guest has let its time pass."""
-        return self.own_seconds(now, samples) >= self._limit
-
-    def own_seconds(self, now: float, samples: Sequence[VcpuSample]) -> float:
-        """Return the guest's own time since its last step, in s."""
-        grown = [own.times - before.times for own, before in zip(samples, self._before, strict=True)]
-        first, others = grown[0], sum(times.ran_ns for times in grown[1:])
-        return now - self._began - (first.stopped_ns + max(0, first.stolen_ns - others)) / 1e9
+        return self._own.seconds(now, samples) >= self._limit

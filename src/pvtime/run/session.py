@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from pvtime.engine.base import Outcome
+from pvtime.engine.base import Outcome, VcpuSample
 from pvtime.errors import EngineError, PvtimeError, UsageError
 from pvtime.records import dataclass
 from pvtime.report import units
@@ -32,7 +32,7 @@ from pvtime.run.inbox import (
     TerminalResized,
 )
 from pvtime.run.options import RunOptions
-from pvtime.run.power_off import PowerOffStep, PowerOffWatch
+from pvtime.run.power_off import OwnTime, PowerOffStep, PowerOffWatch
 from pvtime.run.shell_jobs import ShellJobs, ShellResult
 from pvtime.run.source import BuiltMachine
 from pvtime.run.timetable import SessionTimeouts, Timetable
@@ -129,8 +129,11 @@ class Session:
         self._final: Moment | None = None
         self._power_off: PowerOffWatch | None = None
         """Whether the guest, which was asked to power off, does so; None: its agent was not asked."""
+        self._silent: OwnTime | None = None
+        """Own time of a guest whose kernel has panicked or halted, since its last output; None: it lives, or
+        was not looked at since."""
         self._looked_at = 0.0
-        """Time of the last look at that."""
+        """Time of the last look at these two."""
         self._size: TerminalResized | None = None
         self._signal: int | None = None
         self._quit = False
@@ -241,6 +244,7 @@ class Session:
                 self.add_event(kind, text, vcpu)
             self._view.console(console)
         if console or messages:
+            self._silent = None
             self._times.halt_ends_at = (
                 self._times.now() + self._timeouts.halt if self._banner.halted else None
             )
@@ -318,9 +322,9 @@ class Session:
         if self._view.interval is not None:
             due.append(self._shown_at + self._view.interval - now)
         times = self._times
-        ends = (times.end_at, times.save_at, times.silence_at, times.halt_ends_at)
+        ends = (times.end_at, times.save_at, times.silence_at)
         due += [when - now for when in ends if when is not None]
-        if self._power_off is not None:
+        if self._power_off is not None or times.halt_ends_at is not None:
             due.append(self._looked_at + self._timeouts.power_off_look - now)
         return max(0.0, min(due))
 
@@ -332,10 +336,7 @@ class Session:
             self._times.silence_at = None
             self._silence = SILENCE.format(self._timeouts.silence)
             self._view.note(self._silence)
-        if self._times.halt_ends_at is not None and now >= self._times.halt_ends_at and self._ended is None:
-            self._halted = True
-            self._ended = EngineEnded(Outcome.STOPPED)
-        self._watch_power_off(now)
+        self._watch_guest(now)
         end_at, interval = self._times.end_at, self._view.interval
         if end_at is not None and now >= end_at and self._ended is None:
             if self._times.give_up_at is None:
@@ -364,14 +365,26 @@ class Session:
             self._asked_at = now
             self._tell_agent("stat")
 
-    def _watch_power_off(self, now: float) -> None:
-        """Stop a guest that was asked to power off, and has let its own time for that pass."""
-        if self._power_off is None or now < self._looked_at + self._timeouts.power_off_look:
+    def _watch_guest(self, now: float) -> None:
+        """Stop a guest that has let its own time pass: to power off when asked, or since its kernel's end."""
+        halt_ends_at = self._times.halt_ends_at
+        if (self._power_off is None and halt_ends_at is None) or (
+            now < self._looked_at + self._timeouts.power_off_look
+        ):
             return
         samples = self._engine.sample()
-        self._looked_at = self._times.now()
-        if self._ended is None and self._power_off.is_over(self._looked_at, samples):
+        self._looked_at = now = self._times.now()
+        if self._ended is None and halt_ends_at is not None:
+            self._silent = self._silent or OwnTime(now, samples)
+            limit = self._own_limit(self._timeouts.halt_own, samples)
+            if now >= halt_ends_at or self._silent.seconds(now, samples) >= limit:
+                self._halted = True
+                self._ended = EngineEnded(Outcome.STOPPED)
+        if self._ended is None and self._power_off is not None and self._power_off.is_over(now, samples):
             self._give_up()
+
+    def _own_limit(self, seconds: float, samples: Sequence[VcpuSample]) -> float:
+        return seconds + self._timeouts.power_off_vcpu * (len(samples) - 1)
 
     def _note_step(self, step: PowerOffStep) -> None:
         # A sample for each of many that repeat it would let a guest hold up the events.
@@ -386,7 +399,7 @@ class Session:
         if seconds and not asked and self._agent_up:
             self._tell_agent("stop")
             samples = self._engine.sample()
-            limit = self._timeouts.power_off_own + self._timeouts.power_off_vcpu * (len(samples) - 1)
+            limit = self._own_limit(self._timeouts.power_off_own, samples)
             self._looked_at = self._times.now()
             self._power_off = PowerOffWatch(self._looked_at, samples, limit)
 

@@ -21,9 +21,13 @@ class SessionTimeouts:
     25 s were seen on a busy one, and 60 s were too short in a lab there."""
     silence: float = 20.0
     """For the guest's first output on its console, before the likely reasons are told."""
-    halt: float = 5.0
-    """Without output after a kernel's last line, until the run ends. Longer than the second between reports
-    of an agent, which tell a guest that has only printed such a line from one that has panicked or halted."""
+    halt: float = 30.0
+    """Without output after a kernel's last line, until the run ends in any case."""
+    halt_own: float = 3.0
+    """The guest's own time (:class:`~pvtime.run.power_off.OwnTime`) without output after such a line, until
+    the run ends, with :attr:`power_off_vcpu` more for each further vCPU. Longer than the second between
+    reports of an agent, which tell a guest that has only printed such a line from one that has panicked or
+    halted, and the time that such a report takes."""
     power_off: float = 30.0
     """For the guest to power off when asked: 9 s were seen on a host with a load of 16."""
     power_off_own: float = 2.0
