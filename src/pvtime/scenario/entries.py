@@ -17,7 +17,7 @@ from pvtime.scenario.model import Scenario
 __all__ = ["SCENARIO"]
 
 MEMORY: Final = RAM_BASE + (16 << 20)
-CALLS: Final = 500
+CALLS: Final = 200
 PER_UPDATE: Final = 2
 """The version goes up by this with each."""
 
