@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import pvtime
 from framework.wait import DEADLINE
 from pvtime.images.store import StockImages
 from pvtime.userland.rootfs import maker_missing
@@ -69,9 +70,7 @@ def test_a_large_root_is_on_a_disk_and_files_go_in_and_come_out_of_a_shared_dire
         "echo from the guest > /share/d/out; ln -s /etc/shadow /share/d/link; "
         "grep -c ' / overlay ' /proc/mounts"
     )
-    # The guest's tar reads all of that disk, in pieces of 512 bytes.
-    files = ["--rootfs", str(root), "--share", str(shared), "--share-size", "16M"]
-    options = [*files, "--exec", command, "--quiet"]
+    options = ["--rootfs", str(root), "--share", str(shared), "--exec", command, "--quiet"]
     done = subprocess.run(
         [sys.executable, "-m", "pvtime", "run", *options], capture_output=True, text=True, timeout=DEADLINE
     )
@@ -82,6 +81,20 @@ def test_a_large_root_is_on_a_disk_and_files_go_in_and_come_out_of_a_shared_dire
     assert (shared / "in").read_text() == "from the host\n", "nothing is deleted"
     assert sorted(path.name for path in shared.rglob("*")) == ["d", "in", "out", "run"]
     assert (root / "bin" / "busybox").exists()
+
+
+@pytest.mark.usefixtures("stock_images")
+def test_what_a_command_left_in_the_shared_directory_is_there_after_a_reset(tmp_path: Path) -> None:
+    # The disk's tar is longer than the guest was told, and what it was told of ends between two files.
+    with pvtime.Guest(busy=0, share=tmp_path, share_size=1 << 20) as guest:
+        guest.wait_userland()
+        guest.shell("for name in $(seq 200); do : > /share/$name; done")
+        assert len(list(tmp_path.iterdir())) == 200
+        guest.console.read()
+        guest.reset()
+        guest.console.expect("Run /init", timeout=DEADLINE)
+        guest.wait_userland(timeout=DEADLINE)
+        assert guest.shell("ls /share | wc -l") == "200\n"
 
 
 def test_a_command_does_not_run_without_its_shared_files(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ ROOT_WORD: Final = "pvtime.root"
 SHARE_WORD: Final = "pvtime.share"
 """Words of the command line for the stock userland: it has a disk of this kind."""
 
+SHARE_BLOCK: Final = 64 << 10
+"""Unit of that word's number: how much of the disk has the tar."""
+
 ROOT_SERIAL: Final = "root"
 SHARE_SERIAL: Final = "share"
 
@@ -76,7 +79,7 @@ def guest_files(guest: GuestOptions) -> GuestFiles:
             share = Share(guest.share, file, guest.share_size)
             _check_fits(guest, guest.share, share.filled)
             disks.append(Disk(file, SHARE_SERIAL, writable=True))
-            words.append(SHARE_WORD)
+            words.append(f"{SHARE_WORD}={-(-share.filled // SHARE_BLOCK)}")
         undo.pop_all()
     return GuestFiles(archive, tuple(disks), tuple(words), share)
 

@@ -93,6 +93,15 @@ def test_a_machine_with_a_disk_is_not_saved_and_closes_it(tmp_path: Path) -> Non
     assert files.disks[0].file.closed
 
 
+@pytest.mark.parametrize(("size", "blocks"), [(1000, 1), (100_000, 2)])
+def test_the_guest_is_told_how_much_of_the_disk_it_must_read(tmp_path: Path, size: int, blocks: int) -> None:
+    # It read all of the disk before, which took the embedded engine 5 s.
+    (tmp_path / "file").write_bytes(bytes(size))
+    files = guest_files(GuestOptions(share=tmp_path))
+    assert files.words == (f"pvtime.share={blocks}",)
+    files.close()
+
+
 def test_files_that_the_guests_memory_cannot_hold_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.truncate(24 << 20)
