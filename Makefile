@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # How many tests run at once; one at a time: make test WORKERS=0.
-WORKERS ?= 3
+WORKERS ?= 4
 
 # Those with targets (docs/speed.md) come first.
 BENCHES ?= start boot compute slices saved kvm placement lpt watch

@@ -100,7 +100,7 @@ FOUND_BY = {
     "microseconds": GROWTH,
     "no-update": GROWTH,
     "twice": GROWTH,
-    "beyond": "padding_at_the_end",
+    "beyond": "padding_under_load",
     "backwards": "never_falls",
     "another-vcpu": GROWTH,
     "not-saved": GROWTH,

@@ -197,8 +197,8 @@ def test_the_judge_names_the_mistakes_of_a_kernel(lab: Lab) -> None:
         unload_module(lab)
     assert done.exit_code == 1, done.stderr.decode()
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    # The check at the beginning comes before the first update of a vCPU that is the only one on its CPU.
-    padding = checks["padding_at_the_end"]
+    # Those at the beginning and at the end may find the count that is written beyond 0, as behind PV_TIME_ST.
+    padding = checks["padding_under_load"]
     assert padding["verdict"] == "fail"
     assert [detail.partition(":")[0] for detail in padding["details"]] == ["cpu 2", "cpu 2"]
     growth = checks["grows_by_run_delay"]

@@ -27,6 +27,7 @@ IMAGE_CHECKS: Final = (
     "bounded_by_time",
     "starts_again",
     "never_falls",
+    "padding_under_load",
     "off_and_on_under_load",
     "idle_is_not_stolen",
     "bounded_under_load",
