@@ -37,10 +37,11 @@ class _Long:
 _LONG: Final = [
     # Both labs on one worker: each emulates a host with two CPUs, and a guest in there has 60 s to boot.
     _Long(r"lab/test_engine\.py", 250, together=True),
-    _Long(r"lab/test_module\.py", 50, together=True),
+    _Long(r"lab/test_module\.py", 80, together=True),
     _Long(r"lab/test_lab_cost\.py", 40, together=True),
-    _Long(r"unit/test_invariants\.py", 40),
-    _Long(r"integration/test_kexec\.py.*\[userspace", 17, together=True),
+    _Long(r"integration/test_(alerts|boot|saved_aarch32|saved_linux|starved_guest|warm)\.py", 15),
+    _Long(r"unit/test_invariants\.py", 13),
+    _Long(r"integration/test_kexec\.py.*\[userspace", 11, together=True),
     _Long(r"integration/test_images\.py", 12, together=True),
     _Long(r"integration/test_kexec\.py.*\[hypervisor", 10, together=True),
     _Long(r"lab/test_command\.py.*(signal|file)", 9),
