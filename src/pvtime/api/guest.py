@@ -264,7 +264,8 @@ class Guest:
     def sample(self, *, guest: bool = False) -> Sample:
         """Return the figures of now; of a guest that has ended, the last.
 
-        :param guest: ask the guest for its /proc/stat too, and wait up to 2 s for that.
+        :param guest: ask the guest for its /proc/stat too, and wait for that until 2 s of its own time have
+            passed, or 30 s: what the host steals from it is not its own.
         """
         try:
             with self._machine.using() as live:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pvtime.engine.base import Outcome
 from pvtime.errors import GuestEndedError
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from pvtime.run.exporter import Exporter, SaveResult
 
 __all__ = ["LiveMachine"]
-
-REPORT_TIMEOUT_S: Final = 2.0
-"""Seconds in which the guest must answer where its own figures are wanted: the host may keep its agent from
-running."""
 
 
 class LiveMachine:
@@ -102,7 +98,7 @@ class LiveMachine:
 
         :param guest: with the guest's /proc/stat, where it answers in time.
         """
-        return self.session.guest_figures(REPORT_TIMEOUT_S) if guest else self.session.figures()
+        return self.session.guest_figures() if guest else self.session.figures()
 
     def set_steal(self, schedule: Schedule) -> Schedule:
         """Inject steal by another schedule from now on, and return the one before.

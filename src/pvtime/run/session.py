@@ -423,19 +423,32 @@ class Session:
         """Return the host's figures of now."""
         return self._sample(None)
 
-    def guest_figures(self, timeout: float) -> Moment:
+    def guest_figures(self) -> Moment:
         """Return the figures at the guest's next report of /proc/stat, for which it is asked.
 
-        :param timeout: seconds to wait for that; then the host's figures are returned alone.
+        The host's alone, where the guest has let its own time for that pass.
         """
         with self._reported:
             before = self._reports
-        if self.is_up and self._ended is None:
-            self._tell_agent("stat")
+        if not self.is_up or self._ended is not None:
+            return self.figures()
+        began, samples = self._times.now(), self._engine.sample()
+        own, limit = OwnTime(began, samples), self._own_limit(self._timeouts.report_own, samples)
+        self._tell_agent("stat")
+        waits = True
+        while waits:
             with self._reported:
-                self._reported.wait_for(lambda: self._reports > before or self._ended is not None, timeout)
+                self._reported.wait_for(
+                    lambda: self._reports > before or self._ended is not None, self._timeouts.power_off_look
+                )
                 if self._reports > before and self._last_report is not None:
                     return self._last_report
+            now, samples = self._times.now(), self._engine.sample()
+            waits = (
+                self._ended is None
+                and now < began + self._timeouts.report
+                and own.seconds(now, samples) < limit
+            )
         return self.figures()
 
     def shell(self, command: str, timeout: float) -> ShellResult:

@@ -36,11 +36,15 @@ class SessionTimeouts:
     power_off_vcpu: float = 0.1
     """More of it for each further vCPU: all of them may compute, and the agent runs on one."""
     power_off_look: float = 0.1
-    """Between two looks at how much of it has passed."""
+    """Between two looks at how much of the guest's own time has passed."""
     power_off_signal: float = 2.0
     """The same as :attr:`power_off` after Ctrl-C or SIGTERM: somebody waits."""
     stat_reply: float = 2.0
     """Until an unanswered request for /proc/stat is repeated."""
+    report: float = 30.0
+    """For a report of /proc/stat that somebody waits for, in any case."""
+    report_own: float = 2.0
+    """The guest's own time for it, with :attr:`power_off_vcpu` more for each further vCPU."""
 
 
 class Timetable:

@@ -588,6 +588,25 @@ def test_a_guest_on_a_busy_host_has_its_own_time_to_show_that_it_lives(stolen: f
     assert bench.run().report.elapsed_seconds == pytest.approx(1 + end, abs=0.3)
 
 
+@pytest.mark.parametrize(("stolen", "waited"), [(0, 2.5), (0.5, 5), (1, 30)])
+def test_a_guest_on_a_busy_host_has_its_own_time_to_report(stolen: float, waited: float) -> None:
+    # A sample of a user's test had no figures of the guest's, which had waited for a CPU for 2 s.
+    bench = Bench(resumed=True)
+    take = bench.engine.sample
+
+    def sample() -> list[VcpuSample]:
+        samples = [replace(vcpu, stolen_ns=round(stolen * bench.inbox.now * 1e9)) for vcpu in take()]
+        bench.inbox.now += 2.5
+        return samples
+
+    bench.engine.sample = sample  # type: ignore[method-assign]
+    figures = bench.session.guest_figures()
+    assert [row.guest for row in figures.vcpus] == [None, None]
+    assert bench.heard == [b"stat\n"]
+    assert bench.inbox.now - 2 * 2.5 == waited, "two samples more: of the last look, and the figures"
+    bench.machine.close()
+
+
 def test_what_only_looks_like_a_panic_is_none() -> None:
     bench = Bench(duration=7, agent=False)
     bench.inbox.console(b"grep: Kernel panic - not syncing\r\n" + b"x" * 81 + b"\r\n")
