@@ -22,7 +22,7 @@ class PowerOffStep(IntEnum):
 
 
 class OwnTime:
-    """The own time of a guest whose agent runs on vCPU 0, from a moment on.
+    """Limit of the own time of a guest whose agent runs on vCPU 0, from a moment on.
 
     Its guest is not to blame for the time in which the host stole that vCPU's CPU or had the machine stopped:
     a stock guest took 9 s to power off beside 16 busy processes, of which 0.3 s were its own. It is for the
@@ -32,30 +32,34 @@ class OwnTime:
 
     :param now: s, by the same clock everywhere.
     :param samples: every vCPU's figures of that time.
+    :param limit: s.
     """
 
-    def __init__(self, now: float, samples: Sequence[VcpuSample]) -> None:
+    def __init__(self, now: float, samples: Sequence[VcpuSample], limit: float) -> None:
+        self._limit = limit
+        self.restart(now, samples)
+
+    def restart(self, now: float, samples: Sequence[VcpuSample]) -> None:
+        """Count from another moment on."""
         self._began = now
         self._before = samples
 
-    def seconds(self, now: float, samples: Sequence[VcpuSample]) -> float:
-        """Return the guest's own time until now, in s."""
+    def is_over(self, now: float, samples: Sequence[VcpuSample]) -> bool:
+        """Whether the guest has let it pass."""
         grown = [own.times - before.times for own, before in zip(samples, self._before, strict=True)]
         first, others = grown[0], sum(times.ran_ns for times in grown[1:])
-        return now - self._began - (first.stopped_ns + max(0, first.stolen_ns - others)) / 1e9
+        own_s = now - self._began - (first.stopped_ns + max(0, first.stolen_ns - others)) / 1e9
+        return own_s >= self._limit
 
 
 class PowerOffWatch:
     """The own time of a guest that was asked to power off.
 
-    :param now: s, by the same clock everywhere.
-    :param samples: every vCPU's figures of that time.
-    :param limit: s of its own time for each step, and from the last one until its power-off.
+    :param own: its time for each step, and from the last one until its power-off.
     """
 
-    def __init__(self, now: float, samples: Sequence[VcpuSample], limit: float) -> None:
-        self._own = OwnTime(now, samples)
-        self._limit = limit
+    def __init__(self, own: OwnTime) -> None:
+        self._own = own
         self.step = PowerOffStep.ASKED
         """The last step."""
 
@@ -63,8 +67,8 @@ class PowerOffWatch:
         """Note a step; each counts once."""
         if step > self.step:
             self.step = step
-            self._own = OwnTime(now, samples)
+            self._own.restart(now, samples)
 
     def is_over(self, now: float, samples: Sequence[VcpuSample]) -> bool:
         """Whether the guest has let its time pass."""
-        return self._own.seconds(now, samples) >= self._limit
+        return self._own.is_over(now, samples)

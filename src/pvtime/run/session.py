@@ -375,16 +375,15 @@ class Session:
         samples = self._engine.sample()
         self._looked_at = now = self._times.now()
         if self._ended is None and halt_ends_at is not None:
-            self._silent = self._silent or OwnTime(now, samples)
-            limit = self._own_limit(self._timeouts.halt_own, samples)
-            if now >= halt_ends_at or self._silent.seconds(now, samples) >= limit:
+            self._silent = self._silent or self._own_time(self._timeouts.halt_own, now, samples)
+            if now >= halt_ends_at or self._silent.is_over(now, samples):
                 self._halted = True
                 self._ended = EngineEnded(Outcome.STOPPED)
         if self._ended is None and self._power_off is not None and self._power_off.is_over(now, samples):
             self._give_up()
 
-    def _own_limit(self, seconds: float, samples: Sequence[VcpuSample]) -> float:
-        return seconds + self._timeouts.power_off_vcpu * (len(samples) - 1)
+    def _own_time(self, seconds: float, now: float, samples: Sequence[VcpuSample]) -> OwnTime:
+        return OwnTime(now, samples, seconds + self._timeouts.power_off_vcpu * (len(samples) - 1))
 
     def _note_step(self, step: PowerOffStep) -> None:
         # A sample for each of many that repeat it would let a guest hold up the events.
@@ -399,9 +398,10 @@ class Session:
         if seconds and not asked and self._agent_up:
             self._tell_agent("stop")
             samples = self._engine.sample()
-            limit = self._own_limit(self._timeouts.power_off_own, samples)
             self._looked_at = self._times.now()
-            self._power_off = PowerOffWatch(self._looked_at, samples, limit)
+            self._power_off = PowerOffWatch(
+                self._own_time(self._timeouts.power_off_own, self._looked_at, samples)
+            )
 
     def _give_up(self) -> None:
         """Stop the engine: the guest cannot be asked to power off, or did not do so in time."""
@@ -432,11 +432,11 @@ class Session:
             before = self._reports
         if not self.is_up or self._ended is not None:
             return self.figures()
-        began, samples = self._times.now(), self._engine.sample()
-        own, limit = OwnTime(began, samples), self._own_limit(self._timeouts.report_own, samples)
+        now, samples = self._times.now(), self._engine.sample()
+        give_up_at = now + self._timeouts.report
+        own = self._own_time(self._timeouts.report_own, now, samples)
         self._tell_agent("stat")
-        waits = True
-        while waits:
+        while self._ended is None and now < give_up_at and not own.is_over(now, samples):
             with self._reported:
                 self._reported.wait_for(
                     lambda: self._reports > before or self._ended is not None, self._timeouts.power_off_look
@@ -444,11 +444,6 @@ class Session:
                 if self._reports > before and self._last_report is not None:
                     return self._last_report
             now, samples = self._times.now(), self._engine.sample()
-            waits = (
-                self._ended is None
-                and now < began + self._timeouts.report
-                and own.seconds(now, samples) < limit
-            )
         return self.figures()
 
     def shell(self, command: str, timeout: float) -> ShellResult:
