@@ -26,7 +26,7 @@ from pvtime.steal.placement import PlacementName
 from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
 from pvtime.userland.protocol import AgentDecoder, Message, Ready, Reply, StatReport, encode
 
-__all__ = ["Call", "Kernel", "LinuxGuest", "linux_guest", "stock_linux"]
+__all__ = ["APPEND", "Call", "Kernel", "LinuxGuest", "linux_guest", "stock_linux"]
 
 TIMEOUT_S: Final = 120.0
 """Longest wait for something that the guest must do; all take a few seconds."""
@@ -35,6 +35,9 @@ POLL_INTERVAL_S: Final = 0.1
 """Between two checks whether the guest has ended."""
 
 MEMORY: Final = 256 << 20
+
+APPEND: Final = f"console=ttyS0 {KERNEL_PARAMETERS}"
+"""The stock kernel's command line."""
 
 FOUND: Final = b"arm-pv: using stolen time PV"
 """Printed by a kernel that uses stolen time (arch/arm64/kernel/paravirt.c)."""
@@ -245,8 +248,7 @@ def stock_linux(
         raise UsageError("a real kernel: Linux for arm64 gives no memory for stolen time")
     images = stock_images(cache_directory(), progress)
     userland, kernel = build_initramfs(images.busybox), load_kernel(images.kernel)
-    append = f"console=ttyS0 {KERNEL_PARAMETERS}"
-    config = MachineConfig(vcpus, MEMORY, kernel, userland, append, placement=placement, no_pvtime=no_pvtime)
+    config = MachineConfig(vcpus, MEMORY, kernel, userland, APPEND, placement=placement, no_pvtime=no_pvtime)
     progress(f"{placement.value}: Linux boots", 0, None)
     with linux_guest(config, {}) as guest:
         yield guest

@@ -19,10 +19,10 @@ from pvtime.images.store import stock_images
 from pvtime.machine.image import KernelImage, load_kernel
 from pvtime.machine.machine import MachineConfig
 from pvtime.scenario.events import Event, Finding, Step
-from pvtime.scenario.linux_guest import Kernel, LinuxGuest, linux_guest
+from pvtime.scenario.linux_guest import APPEND, Kernel, LinuxGuest, linux_guest
 from pvtime.steal.placement import PlacementName
 from pvtime.userland import cpio
-from pvtime.userland.build import KERNEL_PARAMETERS, build_initramfs
+from pvtime.userland.build import build_initramfs
 from pvtime.userland.protocol import Ready
 
 __all__ = ["MIN_STOLEN_NS", "KexecRun", "explain", "real", "run"]
@@ -66,8 +66,7 @@ def run(
     tools = kexec_archive(cache, progress)
     kernel = load_kernel(images.kernel)
     initrd = _initramfs(build_initramfs(images.busybox), tools, kernel)
-    append = f"console=ttyS0 {KERNEL_PARAMETERS}"
-    config = MachineConfig(vcpus, MEMORY, kernel, initrd, append, placement=placement)
+    config = MachineConfig(vcpus, MEMORY, kernel, initrd, APPEND, placement=placement)
     with linux_guest(config, options or {}) as guest:
         progress("the first kernel boots", 0, None)
         _use(guest, vcpus, progress)
