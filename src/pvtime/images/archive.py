@@ -86,7 +86,7 @@ class Archive:
         :raises ImagesError: no source has one of them, no apt, no network, no room, or a wrong hash.
         """
         with self._apt() as apt:
-            remotes = {package: self._locate(apt, package) for package in packages}
+            remotes = self._locate(apt, packages)
             files = {package: self._root / "packages" / remote.file for package, remote in remotes.items()}
             require_room(self._root, sum(remote.size for remote in remotes.values()))
             self._fetch(apt, remotes, files)
@@ -111,7 +111,15 @@ class Archive:
                 files[package].unlink(missing_ok=True)
         raise ImagesError(f"{files[wrong[0]]}: its hash is not the archive's: fetch again later")
 
-    def _locate(self, apt: _Apt, package: str) -> _RemotePackage:
+    def _locate(self, apt: _Apt, packages: Sequence[str]) -> dict[str, _RemotePackage]:
+        """Look up packages with one start of apt, which takes 0.12 s for one and for 56 of them."""
+        try:
+            found = {remote.package: remote for remote in apt.locate(packages)}
+        except ImagesError:  # which of them it lacks is told by a look-up of each
+            found = {}
+        return {package: found.get(package) or self._locate_one(apt, package) for package in packages}
+
+    def _locate_one(self, apt: _Apt, package: str) -> _RemotePackage:
         try:
             return apt.locate([package])[0]
         except (ImagesError, IndexError) as error:
@@ -146,6 +154,10 @@ class _RemotePackage:
     size: int
     algorithm: str
     digest: str
+
+    @property
+    def package(self) -> str:
+        return self.file.partition("_")[0]
 
     def matches(self, path: Path) -> bool:
         """Whether ``path`` is that file, complete and undamaged."""
