@@ -25,6 +25,9 @@ MS: Final = 1_000_000
 UNKNOWN_MOMENT: Final = (
     "the VMM held what the image printed back for so long that the host's figures of that time are not kept"
 )
+TOO_LATE: Final = (
+    "the host was too busy to read its figures in time, so that they are too far apart: try again"
+)
 NOT_FOUND: Final = (
     "not every vCPU's thread was found: be root with debugfs mounted, or have the VMM name its threads "
     "(QEMU: -name guest,debug-threads=on)"
@@ -88,6 +91,11 @@ class Growth:
     def width_ns(self) -> int:
         """The distance of the host's bounds."""
         return self.most_ns - self.least_ns
+
+    @property
+    def tells(self) -> bool:
+        """Whether the bounds are no farther apart than a preemption, or half of what was stolen."""
+        return self.width_ns <= max(PREEMPTION_NS, self.least_ns // 2)
 
     @property
     def error_ns(self) -> int:
@@ -252,8 +260,11 @@ class Growths:
         if len(pairs) < len(cpus):
             known = all(self._is_known(cpu) for cpu in cpus)
             return CheckResult(NAME, Verdict.SKIP, UNKNOWN_MOMENT if known else NOT_FOUND, details)
-        if not any(each.least_ns >= ENOUGH_NS for each in pairs):
+        enough = [each for each in pairs if each.least_ns >= ENOUGH_NS]
+        if not enough:
             return CheckResult(NAME, Verdict.SKIP, "too little was stolen to compare", details)
+        if not any(each.tells for each in enough):
+            return CheckResult(NAME, Verdict.SKIP, TOO_LATE, details)
         return CheckResult(NAME, Verdict.PASS, "", details)
 
     def _is_known(self, cpu: int) -> bool:

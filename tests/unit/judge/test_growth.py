@@ -207,3 +207,12 @@ def test_what_cannot_be_compared_is_no_verdict() -> None:
     assert check(unknown).verdict is Verdict.SKIP
     assert "debug-threads=on" in check(unknown).reason
     assert "too little" in check(growths((0, 10), (0, 0), (10, 10))).reason
+
+
+@pytest.mark.parametrize("counts", [1, 2], ids=["right", "double"])
+def test_a_host_that_was_too_busy_to_read_its_figures_passes_nobody(counts: int) -> None:
+    # A count of double the stolen time passed, where a reading had come as much later.
+    found = check(growths((0, counts * S), (0, 0), (S, 2 * S)))
+    assert found.verdict is Verdict.SKIP
+    assert "too busy" in found.reason
+    assert check(growths((0, S), (0, 0), (S, S + S // 2))).verdict is Verdict.PASS
