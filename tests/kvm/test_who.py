@@ -16,13 +16,14 @@ from framework.traced import Course, act, check_quota, check_sums, hog, ran_ns, 
 from framework.wait import wait_until
 from pvtime.host.process import thread_state
 from pvtime.host.vms import HostVm, VmFinder, examine_process
+from pvtime.probe.affinity import last_cpu, one_cpu
 from pvtime.watch.causes import CauseKind, VcpuCauses, VmCauses
 from pvtime.watch.sampler import Cause, HostSampler
 from pvtime.watch.verdict import verdicts
 from pvtime.watch.who import WhoSession
 
 PROGRAM = "qemu-system-aarch64"
-CPU = 1
+CPU = last_cpu()
 """All vCPUs and the hog are here."""
 SPIN = bytes.fromhex("00000014")
 """``b .``"""
@@ -44,8 +45,10 @@ def qemu(name: str, image: Path, *options: str) -> Iterator[int]:
         "-nodefaults",
     ]
     command += ["-display", "none", "-name", f"{name},debug-threads=on", "-kernel", str(image), *options]
-    with subprocess.Popen(command) as process:
-        os.sched_setaffinity(process.pid, {CPU})
+    # From the first on: a vCPU's thread that QEMU had made before it was moved stayed on both CPUs.
+    with one_cpu():
+        process = subprocess.Popen(command)
+    with process:
         try:
             yield process.pid
         finally:
