@@ -185,8 +185,16 @@ class KvmTruth:
         """All that this object was told of stealing on purpose."""
         self.starts = 0
         """Number of counts that the guest has started."""
-        self.figures: tuple[int, int | None] = (0, self.structure())
-        """Truth and structure, in ns, at the last measurement; None: nobody can read it in memory."""
+        self._measured: tuple[int, int | None] = (0, self.structure())
+
+    @property
+    def figures(self) -> tuple[int, int | None]:
+        """Truth and structure, in ns, at the last measurement, and with what was injected since.
+
+        None: nobody can read the structure in memory, at that time or now.
+        """
+        truth, structure = self._measured
+        return truth, None if self.structure() is None else structure
 
     @property
     def ipa(self) -> int | None:
@@ -236,8 +244,8 @@ class KvmTruth:
             self._calls.measured()
         self.enabled = self.enabled and self.ipa is not None
         self._last, self._injected_since = run_delay, 0
-        self.figures = run_delay - self._baseline, self.structure()
-        return self.figures
+        self._measured = run_delay - self._baseline, self.structure()
+        return self._measured
 
     def inject(self, ns: int) -> None:
         """Steal ``ns`` on purpose: KVM adds to the count that it finds in the structure, and keeps this."""
@@ -249,8 +257,7 @@ class KvmTruth:
             self._structure.store((self._structure.load() + ns) & U64_MAX)
         # As of the last measurement: the kernel may have updated the structure since, which truth has not.
         truth, structure = self.figures
-        readable = structure is not None and self.structure() is not None
-        self.figures = truth + ns, (structure or 0) + ns & U64_MAX if readable else None
+        self._measured = truth + ns, None if structure is None else structure + ns & U64_MAX
 
     def state(self, run_delay: int) -> StolenState:
         """Return what a saved machine must hold beside the structure.
@@ -278,4 +285,4 @@ class KvmTruth:
         self.injected_ns, self.enabled, self.starts = state.injected_ns, state.enabled, state.starts
         if self._calls is not None:
             self._calls.restore(enabled=state.enabled)
-        self.figures = state.truth_ns, self.structure()
+        self._measured = state.truth_ns, self.structure()

@@ -215,6 +215,17 @@ def test_figures_stay_of_one_moment_where_the_kernel_updates_before_an_injection
     assert truth.measure(140) == (147, 147)
 
 
+def test_a_count_is_absent_from_the_moment_on_at_which_nobody_can_read_it(structures: Structures) -> None:
+    # A vCPU that is switched off is not measured: its last count was shown beside a fault.
+    truth = structures.truth()
+    structures.add(100)
+    truth.measure(100)
+    structures.map.protect(structures.memory.region, Access.NONE)
+    hidden = truth.figures
+    structures.map.protect(structures.memory.region, Access.READ)
+    assert [hidden, truth.figures] == [(100, None), (100, 100)]
+
+
 def test_a_count_that_nobody_can_read_is_absent_and_an_injection_is_not_lost(structures: Structures) -> None:
     truth = structures.truth()
     structures.add(100)
