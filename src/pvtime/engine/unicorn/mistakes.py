@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from pvtime.abi.layout import U64_MAX
 from pvtime.engine.base import BREAK
 from pvtime.errors import UsageError
 from pvtime.machine.layout import RAM_BASE
@@ -33,9 +34,18 @@ class BrokenAccount(Account):
         super().__init__(structure)
         self.words = structure.words
         self._accounts = accounts
-        self._waited = 0
         self._index = len(accounts)
         accounts.append(self)
+
+    def _counts_instead(self, grown: int) -> int:
+        """Return what is added to the count, in ns, where the vCPU has waited for ``grown`` more."""
+        return grown
+
+    def update_stolen_time(self, run_delay: int) -> None:
+        before = self.words[1]
+        super().update_stolen_time(run_delay)
+        grown = self.words[1] - before & U64_MAX
+        self.words[1] = before + self._counts_instead(grown) & U64_MAX
 
 
 class _OneStructure(BrokenAccount):
@@ -79,8 +89,11 @@ class _NotFromZero(BrokenAccount):
 class _Microseconds(BrokenAccount):
     """Count in us."""
 
-    def update_stolen_time(self, run_delay: int) -> None:
-        super().update_stolen_time(run_delay // 1000)
+    _rest = 0
+
+    def _counts_instead(self, grown: int) -> int:
+        whole, self._rest = divmod(self._rest + grown, 1000)
+        return whole
 
 
 class _NoUpdate(BrokenAccount):
@@ -93,8 +106,8 @@ class _NoUpdate(BrokenAccount):
 class _Twice(BrokenAccount):
     """Count what another thread lost as well."""
 
-    def update_stolen_time(self, run_delay: int) -> None:
-        super().update_stolen_time(2 * run_delay)
+    def _counts_instead(self, grown: int) -> int:
+        return 2 * grown
 
 
 class _Beyond(BrokenAccount):
@@ -120,9 +133,23 @@ class _Backwards(BrokenAccount):
 class _AnotherVcpu(BrokenAccount):
     """Count what is stolen from the next vCPU."""
 
-    def update_stolen_time(self, run_delay: int) -> None:
-        self._waited = run_delay
-        super().update_stolen_time(self._accounts[(self._index + 1) % len(self._accounts)]._waited)
+    _waited = _seen = 0
+    """By this vCPU; and of that of the next one, what was counted."""
+
+    def _of_next(self) -> int:
+        """Return what is stolen from the next vCPU and was not counted, in ns."""
+        following = self._accounts[(self._index + 1) % len(self._accounts)]
+        assert isinstance(following, _AnotherVcpu)
+        before, self._seen = self._seen, following._waited
+        return self._seen - before
+
+    def init_stolen_time(self, run_delay: int) -> int | None:
+        self._of_next()
+        return super().init_stolen_time(run_delay)
+
+    def _counts_instead(self, grown: int) -> int:
+        self._waited += grown
+        return self._of_next()
 
 
 class _NotSaved(BrokenAccount):
