@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -17,31 +15,17 @@ from pvtime.judge.choice import image_choice, parse_choice
 from pvtime.judge.console import MAX_CPUS
 from pvtime.steal.placement import PlacementName
 
-if TYPE_CHECKING:
-    from pvtime.engine.base import Engine
-    from pvtime.judge.session import Judgement, LifeEvent
-    from pvtime.machine.machine import Machine
-
 __all__ = ["judge_command"]
 
 PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}
 """Debian's package of a program."""
 LAB_MEMORY = 3072
 """MiB: QEMU and its libraries are in the lab's memory too."""
-PVTIME = (sys.executable, "-m", "pvtime")
 SECONDS = 2
 """The image's own choice."""
-LATE_S = {False: 2, True: 6}
-"""Time until pvtime run shows its guest's console on an emulated host, and until it takes requests there."""
 TIMEOUT_S = 60
 LAB_TIMEOUT_S = 300
-TOLD_S = 10
-"""Seconds of load, if nothing else is wanted: an emulated host takes that long to have it take a request."""
-MEMORY = 256 << 20
-"""Bytes of a machine on the embedded engine."""
 STDOUT = Path("-")
-STOLEN = "30%"
-"""Stolen from a machine on the embedded engine."""
 
 
 @click.command(
@@ -146,6 +130,7 @@ def judge_command(
         pvtime judge --lab -- qemu-system-aarch64 -M virt,gic-version=3 -cpu host -accel kvm -smp 2 -m 256
             -nodefaults -display none -serial stdio -kernel {image}
     """  # noqa: D301 (click wants the character)
+    from pvtime.judge.course import Wanted, judge_own, judge_vmm
     from pvtime.judge.document import lines, to_json, to_junit, to_ktap
     from pvtime.judge.image_file import judge_image
     from pvtime.judge.monitor import program_of
@@ -187,11 +172,11 @@ def judge_command(
     if in_lab:
         options += [word for word, given in (("--json", as_json), ("--ktap", ktap)) if given]
         return _judge_in_lab(options, junit, console, command)
-    wanted = _Wanted(timeout, image_options, events, chosen)
+    wanted = Wanted(timeout, image_options, events, chosen)
     if command:
-        result = _judge_vmm(command, Path(program_of(command)[-1]).name, wanted)
+        result = judge_vmm(command, Path(program_of(command)[-1]).name, wanted)
     else:
-        result = _judge_own(engine, placement, vcpus, mistake, wanted)
+        result = judge_own(engine, placement, vcpus, mistake, wanted)
     if junit is not None and junit != STDOUT:
         write_whole(junit, to_junit(result), "the results")
     if console is not None:
@@ -232,61 +217,3 @@ def _judge_in_lab(
         extras=extras,
         out=out,
     )
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """The options of a judgement."""
-
-    limit_s: float
-    image_options: str
-    events: frozenset[LifeEvent]
-    chosen: frozenset[str]
-
-
-def _judge_vmm(command: Sequence[str], name: str, wanted: _Wanted) -> Judgement:
-    import tempfile
-
-    from pvtime.judge.image_file import judge_image
-    from pvtime.judge.session import LifeEvent, judge
-    from pvtime.judge.vmm import Vmm
-
-    with tempfile.TemporaryDirectory(prefix="pvtime-judge-") as folder:
-        image = Path(folder) / "judge.img"
-        image.write_bytes(judge_image(wanted.image_options))
-        control = Path(folder) if wanted.events - {LifeEvent.RESET} else None
-        with Vmm(command, str(image), control, wanted.limit_s) as vmm:
-            return judge(vmm, name, wanted.limit_s, wanted.events, wanted.chosen)
-
-
-def _judge_own(engine: str, placement: str, vcpus: int, mistake: str | None, wanted: _Wanted) -> Judgement:
-    from pvtime.engine.base import BREAK
-    from pvtime.engine.registry import choose
-    from pvtime.inject.schedule import Schedule
-    from pvtime.judge.image_file import judge_kernel
-    from pvtime.judge.own_machine import OwnMachine
-    from pvtime.judge.session import LifeEvent, judge
-    from pvtime.machine.machine import MachineConfig
-
-    kind, _ = choose(engine)
-    name = f"pvtime ({kind.name}, {placement})"
-    broken = {} if mistake is None else {BREAK: mistake}
-    if mistake is not None:
-        name += f", BROKEN ON PURPOSE (--break {mistake})"
-    if kind.name == "kvm":  # its vCPUs are threads, as another VMM's are
-        options = ["--engine", kind.name, "--placement", placement, "--vcpus", str(vcpus)]
-        command = [*PVTIME, "run", "--kernel", "{image}", *options]
-        command += [word for pair in broken.items() for word in (f"--{pair[0]}", pair[1])]
-        # Words that come later win.
-        seconds = f"seconds={TOLD_S}" if wanted.events - {LifeEvent.RESET} else ""
-        words = (seconds, wanted.image_options, f"wait={LATE_S[bool(wanted.events)]}")
-        image_options = " ".join(filter(None, words))
-        return _judge_vmm(command, name, replace(wanted, image_options=image_options))
-    kernel = judge_kernel(wanted.image_options)
-    config = MachineConfig(vcpus, MEMORY, kernel, placement=PlacementName(placement))
-
-    def build(machine: Machine) -> Engine:
-        return kind.build(machine, broken, Schedule.parse([STOLEN]))
-
-    with OwnMachine(build, config) as subject:
-        return judge(subject, name, wanted.limit_s, wanted.events, wanted.chosen)
