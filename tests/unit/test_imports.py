@@ -6,6 +6,7 @@ Packages import only downwards, modules not in circles, and nobody takes another
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,6 +18,7 @@ import pytest
 
 import pvtime
 from framework.imports import Import, classes_of, imports_of
+from pvtime import _HOMES as API_HOMES
 
 ROOT = Path(__file__).parents[2] / "src"
 
@@ -84,11 +86,24 @@ def package_of(module: str) -> str:
     return [*module.split("."), "__init__"][1]
 
 
+LOADERS = {"pvtime", "pvtime.cli.command"}
+"""Modules that import others by names that they put together: the public API's, and each command's."""
+
+
+def defining(found: Import) -> str:
+    """Return the module that an import names; a name of the public API is in its own."""
+    if found.module == "pvtime" and found.name in API_HOMES:
+        return f"pvtime.{API_HOMES[found.name]}"
+    return found.module
+
+
 def target(found: Import) -> str:
     """Return the package that an import reaches into; ``from pvtime import steal`` reaches into steal."""
     if found.module == "pvtime" and found.name and (ROOT / "pvtime" / found.name).is_dir():
         return found.name
-    return package_of(found.module)
+    if found.module == "pvtime" and found.name in ("*", ENTRY):
+        return ENTRY  # everything, or what is above all
+    return package_of(defining(found))
 
 
 def is_private(name: str) -> bool:
@@ -125,6 +140,26 @@ def test_packages_import_only_downwards() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_nobody_else_imports_by_a_name_that_it_puts_together() -> None:
+    loaders = {
+        module_of(file)
+        for file in sources()
+        if re.search(r"\b(import_module|__import__)\b", file.read_text())
+    }
+    assert loaders == LOADERS
+
+
+@pytest.mark.parametrize(
+    "line", ["from pvtime import Guest", "from pvtime import *", "from pvtime import __main__"]
+)
+def test_what_the_root_offers_is_not_free(tmp_path: Path, line: str) -> None:
+    # A module of steal/ could have imported the public API, and through it everything.
+    file = tmp_path / "pvtime" / "steal" / "clock.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(line)
+    assert [target(one) in allowed("steal") for one in imports_of(tmp_path, file)] == [False]
+
+
 def test_no_package_takes_the_private_names_of_another() -> None:
     wrong = [
         str(one)
@@ -137,15 +172,14 @@ def test_no_package_takes_the_private_names_of_another() -> None:
 
 def test_every_package_has_its_place() -> None:
     packages = {path.parent.name for path in (ROOT / "pvtime").glob("*/__init__.py")}
-    modules = {"__main__"}
-    placed = {name for layer in LAYERS for name in layer} - modules | set(BESIDE)
+    placed = {name for layer in LAYERS for name in layer} | set(BESIDE)
     assert packages == placed, "a new package needs its place in this file and in the design"
 
 
 def target_module(found: Import, modules: set[str]) -> str:
     """Return the module that is imported, also where a package's ``from`` names it."""
     submodule = f"{found.module}.{found.name}"
-    return submodule if submodule in modules else found.module
+    return submodule if submodule in modules else defining(found)
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
