@@ -64,7 +64,7 @@ def cost_command(
 
     With --lab it needs no KVM: it boots a Debian kernel in qemu-system-aarch64, counts the instructions of
     one update by part, for each way to make it, and how often guests are loaded and entered. That takes some
-    minutes; --rounds and --duration have no part in it.
+    minutes; --rounds and --duration do not apply.
 
     \b
     Examples:

@@ -106,7 +106,7 @@ _key_option: Final = click.option(
 _insecure_option: Final = click.option(
     "--insecure",
     is_flag=True,
-    help="Use tcp without encryption: everybody in the network may read the machine or send another.",
+    help="Use tcp without encryption: anybody on the network may read the machine or send another.",
 )
 
 

@@ -22,7 +22,7 @@ def receive_command(address: str, key: Path | None, insecure: bool, options: Run
     """Wait at ADDRESS for a machine that pvtime migrate sends, and resume it.
 
     ADDRESS is unix:PATH or tcp:HOST:PORT. A peer that sends no machine is dropped, and the wait continues.
-    Times that pvtime run counts from userland on count from the start here.
+    Times that pvtime run counts from userland count from the start here.
 
     \b
     Examples, and what the source then needs; pvtime.key is copied there:

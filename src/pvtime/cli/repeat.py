@@ -124,7 +124,7 @@ def _run(plan: Plan, out: Path, jobs: int | None) -> None:
                 f"--jobs {jobs} is more than the {len(allowed)} CPUs: give {len(allowed)} or less"
             )
     if not free:
-        raise UsageError("no CPU is free: wait, or give --jobs, the runs at a time all the same")
+        raise UsageError("no CPU is free: wait, or set the number of runs at a time with --jobs")
     click.echo(f"{len(todo)} runs, {len(free)} at a time, on CPUs {', '.join(map(str, free))}")
 
     def show(job: Job, done: int, total: int) -> None:

@@ -21,7 +21,7 @@ def restore_command(directory: Path, options: RunOptions) -> int:
     """Resume the machine that was saved to DIRECTORY, which is not changed.
 
     The guest notices nothing but its clocks: the time for which it was saved does not count as stolen.
-    Times that pvtime run counts from userland on count from the start here.
+    Times that pvtime run counts from userland count from the start here.
 
     \b
     Examples:

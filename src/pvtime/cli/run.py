@@ -101,7 +101,7 @@ __all__ = ["run_command"]
     "--busy",
     type=WholeNumber(0),
     metavar="N",
-    help="Number of vCPUs that the stock userland keeps busy. Default: all; none with --interactive.",
+    help="Number of vCPUs that the guest keeps busy. Default: all; none with --interactive or --exec.",
 )
 @click.option(
     "--boot-timeout",

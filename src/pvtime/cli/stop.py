@@ -12,7 +12,7 @@ __all__ = ["stop_command"]
 @click.argument("machine")
 @click.option("--now", is_flag=True, help="Do not ask the guest to power off first.")
 def stop_command(machine: str, now: bool) -> None:
-    """End MACHINE: ask its guest to power off, and stop it if it does nothing for that in 2 s.
+    """End MACHINE: ask its guest to power off, and stop it if it has not begun to within 2 s.
 
     MACHINE is a name that pvtime ps lists, or the path of a --control socket. A guest without the stock
     userland cannot be asked and is stopped at once.

@@ -14,7 +14,7 @@ from typing import Final
 
 from pvtime.doctor.finding import HealthFinding, bad, good, neutral
 
-__all__ = ["GuestFacts", "examine_guest"]
+__all__ = ["ARM64", "GuestFacts", "examine_guest"]
 
 ARM64: Final = "aarch64"
 

@@ -113,4 +113,5 @@ class GuestOptions:
     """vCPUs without stolen time."""
     gic: GicVersion = GicVersion.AUTO
     busy: int | None = None
-    """Number of vCPUs that the stock userland keeps busy; None: all, or none of an interactive guest's."""
+    """Number of vCPUs that the stock userland keeps busy; None: all, or none with ``interactive`` or a
+    command."""

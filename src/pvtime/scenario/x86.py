@@ -303,8 +303,8 @@ def _watched() -> Iterator[Event]:
                         break
                     if time.monotonic() > end:
                         raise ProbeError(
-                            f"{told + untold} preemptions and {entries - updates} entries without an update "
-                            f"are all within {EVENT_TIMEOUT_S} s"
+                            f"only {told + untold} preemptions and {entries - updates} entries without an "
+                            f"update came within {EVENT_TIMEOUT_S} s"
                         )
             version = words[VERSION]
     yield Step(

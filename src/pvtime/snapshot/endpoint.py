@@ -37,7 +37,7 @@ class Endpoint:
         if not self.address.path and given != 1:
             raise UsageError(
                 f"{self.address}: give either --key FILE, with a key that both sides have, or --insecure "
-                "if everybody in the network may read and send machines"
+                "if anybody on the network may read and send machines"
             )
 
     @classmethod

@@ -151,7 +151,9 @@ class SourceMigration:
         try:
             self._stream.receive(FrameKind.RUNNING, timeout_s=CONFIRM_TIMEOUT_S)
         except MigrationError as error:
-            raise MigrationError(f"{error}; the machine has ended here, and may not run there") from error
+            raise MigrationError(
+                f"{error}; the machine has ended here; whether it runs there is not known"
+            ) from error
         assert self._paused_ns is not None  # stop_and_copy() paused it
         now = time.monotonic_ns()
         return MigrationResult(
