@@ -46,6 +46,10 @@ class TrapContext(Power, Protocol):
     def counter(self) -> GuestCounter:
         """The guest's counter."""
 
+    @property
+    def gicv3(self) -> GicV3 | None:
+        """The machine's GICv3, which has system registers; None: it has a GICv2."""
+
     def now(self) -> int:
         """Return the time, in ns."""
 
@@ -65,8 +69,6 @@ class GuestTraps:
         self._context = context
         self._lpt = lpt
         self._psci = PsciCalls(mpidrs, context)
-        self.gic: GicV3 | None = None
-        """The interrupt controller, where its CPU interface is system registers."""
         self.observer: HypercallObserver | None = None
 
     def hypercall(self, registers: Sequence[int]) -> int:
@@ -95,7 +97,8 @@ class GuestTraps:
             return timer.read_value()
         if register == CNTV_TVAL_EL0:
             return -counter.read() & U32_MAX  # the library keeps its compare value at 0
-        return None if self.gic is None else self.gic.read_register(register)
+        gic = self._context.gicv3
+        return None if gic is None else gic.read_register(register)
 
     def write_register(self, register: SysReg, value: int) -> bool:
         """Carry out a trapped MSR; see :meth:`TrapHandler.write_register`."""
@@ -108,7 +111,8 @@ class GuestTraps:
         elif register == CNTP_TVAL_EL0:
             timer.write_value(value)
         else:
-            return self.gic is not None and self.gic.write_register(register, value)
+            gic = self._context.gicv3
+            return gic is not None and gic.write_register(register, value)
         if timer.deadline != deadline:
             self._context.timer_changed()
         return True

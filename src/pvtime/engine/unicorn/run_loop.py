@@ -70,8 +70,6 @@ class RunLoop:
             now=self._clock.now,
             core_maker=core_maker,
         )
-        if isinstance(self.vm.gic, GicV3):
-            self.traps.gic = self.vm.gic
         self.timer = PreemptionTimer(self.vm.core.kick, self._clock.now)
         self.calls = CallQueue(self._preempt)
         self.alive = False
@@ -436,6 +434,11 @@ class RunLoop:
     def counter(self) -> GuestCounter:
         """The guest's counter."""
         return self.vm.counter
+
+    @property
+    def gicv3(self) -> GicV3 | None:
+        """The machine's GICv3, which has system registers; None: it has a GICv2."""
+        return self.vm.gic if isinstance(self.vm.gic, GicV3) else None
 
     def now(self) -> int:
         """Return the time."""
