@@ -131,11 +131,12 @@ class PhysicalCpu:
         :param due: the time at which the thread was to wake; None: by a call alone.
         :return: the time at which the thread was ready to run. It waited for a CPU since.
         """
-        (_, delay_before, _), self._accounted = self._accounted, self._clock.read()
+        (then, delay_before, _), self._accounted = self._accounted, self._clock.read()
         now, delay, _ = self._accounted
         ready = now - (delay - delay_before)
-        if due is not None and ready - due >= STOP_NS:
-            self._leave_out(ready - due, ready)
+        # What was due before the sleep was late then; a stop that made it late is accounted for.
+        if due is not None and (late := ready - max(due, then)) >= STOP_NS:
+            self._leave_out(late, ready)
         return ready
 
     def notice_suspend(self) -> None:
