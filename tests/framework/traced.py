@@ -16,7 +16,7 @@ from pathlib import Path
 from framework.wait import wait_until
 from pvtime.host.process import thread_state
 from pvtime.watch.causes import CauseKind, VcpuCauses, VmCauses
-from pvtime.watch.verdict import verdicts
+from pvtime.watch.verdict import PART, verdicts
 from pvtime.watch.who import WhoSession
 
 __all__ = [
@@ -142,7 +142,9 @@ def check_quota(found: VmCauses, counted: list[int]) -> None:
     least = 0.99 * (counted[2] - counted[1]) - vcpu.ran_ns
     unknown = row_of(vcpu, CauseKind.UNKNOWN) + max(0, vcpu.missing_ns)
     assert least - unknown <= quota <= vcpu.stolen_ns, vcpu
-    assert any(one.startswith("its own quota of CPU time: ") for one in verdicts(found)), vcpu
+    # A host that was busy itself may have taken so much more that the quota is no sentence.
+    told = any(one.startswith("its own quota of CPU time: ") for one in verdicts(found))
+    assert told is (quota >= PART * found.stolen_ns), vcpu
 
 
 def only(found: VmCauses) -> VcpuCauses:

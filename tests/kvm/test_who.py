@@ -18,7 +18,7 @@ from pvtime.host.process import thread_state
 from pvtime.host.vms import HostVm, VmFinder, examine_process
 from pvtime.probe.affinity import last_cpu, one_cpu
 from pvtime.watch.causes import CauseKind, VcpuCauses, VmCauses
-from pvtime.watch.sampler import Cause, HostSampler
+from pvtime.watch.sampler import Cause, HostSampler, VcpuInterval
 from pvtime.watch.verdict import verdicts
 from pvtime.watch.who import WhoSession
 
@@ -105,29 +105,36 @@ def not_told(vcpu: VcpuCauses) -> int:
 def test_the_vcpu_that_suffers_is_seen_and_the_hog_is_named_with_its_seconds(
     vms: tuple[HostVm, HostVm],
 ) -> None:
-    with (
-        contextlib.closing(HostSampler()) as sampler,
-        hog(CPU) as thief,
-        WhoSession(vms, VmFinder().find()) as session,
-    ):
-        before = ran_ns(thief)
-        steps = theft(thief)
-        steps[1:1] = [act(sampler.sample)]
-        busy, quiet = traced(Course(session, steps))
-        seen = {vm.vm.name: vm.vcpus[0] for vm in sampler.sample().vms}
-        ran = ran_ns(thief) - before
-    (vcpu,) = busy.vcpus
-    stolen = row_of(vcpu, CauseKind.PROCESS, thief)
-    assert 0.99 * ran - not_told(vcpu) <= stolen <= vcpu.stolen_ns, vcpu
-    # Beside it, the kernel's threads and those of the two VMMs are on this CPU, and no others.
-    rest = (
-        row_of(vcpu, CauseKind.KERNEL)
-        + row_of(vcpu, CauseKind.VMM)
-        + row_of(vcpu, CauseKind.VM, quiet.vm.pid)
-    )
-    assert stolen >= 0.99 * (vcpu.stolen_ns - rest) - not_told(vcpu), vcpu
-    assert verdicts(busy)[0].startswith(f"neighbour: python3 (process {thief}): "), vcpu
-    assert quiet.stolen_ns <= quiet.vcpus[0].elapsed_ns - quiet.vcpus[0].blocked_ns
+    with contextlib.closing(HostSampler()) as sampler, hog(CPU) as thief:
+
+        def theft_of_the_most() -> tuple[VmCauses, dict[str, VcpuInterval]] | None:
+            """Return what was seen of a theft; nothing where the rest took more.
+
+            This host is emulated: where one of its CPUs stands still, whoever was on it has taken the time.
+            """
+            before = ran_ns(thief)
+            with WhoSession(vms, VmFinder().find()) as session:
+                steps = theft(thief)
+                steps[1:1] = [act(sampler.sample)]
+                busy, quiet = traced(Course(session, steps))
+                seen = {vm.vm.name: vm.vcpus[0] for vm in sampler.sample().vms}
+                ran = ran_ns(thief) - before
+            (vcpu,) = busy.vcpus
+            stolen = row_of(vcpu, CauseKind.PROCESS, thief)
+            assert 0.99 * ran - not_told(vcpu) <= stolen <= vcpu.stolen_ns, vcpu
+            # Beside it, the kernel's threads and those of the two VMMs are on this CPU, and no others.
+            rest = (
+                row_of(vcpu, CauseKind.KERNEL)
+                + row_of(vcpu, CauseKind.VMM)
+                + row_of(vcpu, CauseKind.VM, quiet.vm.pid)
+            )
+            assert stolen >= 0.99 * (vcpu.stolen_ns - rest) - not_told(vcpu), vcpu
+            assert quiet.stolen_ns <= quiet.vcpus[0].elapsed_ns - quiet.vcpus[0].blocked_ns
+            others = vcpu.stolen_ns - stolen + quiet.stolen_ns + not_told(vcpu)
+            return (busy, seen) if stolen > others else None
+
+        busy, seen = wait_until(theft_of_the_most)
+    assert verdicts(busy)[0].startswith(f"neighbour: python3 (process {thief}): "), busy
     assert seen["web1"].stolen_ns > seen["web2"].stolen_ns
     assert seen["web1"].cause is Cause.OTHERS
 

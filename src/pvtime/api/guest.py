@@ -366,7 +366,7 @@ class Guest:
 
         :param address: ``unix:PATH`` or ``tcp:HOST:PORT``.
         :param key: file of the key that both sides have, in a network (docs/saved.md).
-        :param insecure: everybody in the network may read the guest, and send one.
+        :param insecure: anybody on the network may read the guest, and send one.
         :return: ``rounds``, ``sent_bytes``, ``paused_bytes``, ``pause_ns`` and ``total_ns``.
         :raises UsageError: the address is none, or nobody listens there; the guest runs on.
         :raises PvtimeError: the migration failed; the guest runs on, unless the message says otherwise.

@@ -7,7 +7,7 @@ from typing import Final
 
 from pvtime.watch.causes import CauseKind, CauseRow, VmCauses
 
-__all__ = ["verdicts"]
+__all__ = ["PART", "verdicts"]
 
 NOTABLE: Final = 0.01
 """Share of the time above which steal, or a stop, is worth a sentence."""
