@@ -107,7 +107,8 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
             f"CPU {CPU} goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat says "
             f"{_ms(stat)}."
         )
-        observed = "starts from zero" if now.enabled and now.count_ns < before.count_ns else "continues"
+        again = now.enabled and now.count_ns <= now.stolen_ns - before.stolen_ns
+        observed = "starts from zero" if again else "continues"
         yield Finding("the count after a new request", observed, "starts from zero")
         observed = "runs backwards" if stat < stat_before else "does not run backwards"
         yield Step(
