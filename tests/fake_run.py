@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``pvtime`` with an engine without a guest, as a program: for tests that send signals to a process.
 
-The kernel's command line says what the engine does: ``end`` powers off at once, ``die`` ends the process by a
-fault of memory, as native code might, ``trip`` raises in another thread, ``panic`` prints what a
-kernel prints that panics, ``flood`` prints without end; else it runs until it is stopped.
+The kernel's command line says what the engine does: ``end`` powers off at once, ``trip`` raises in another
+thread, ``panic`` prints what a kernel prints that panics, ``flood`` prints without end; else it runs until it
+is stopped.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -43,8 +41,6 @@ class GreetingEngine(FakeEngine):
         match self._machine.config.append:
             case "end":
                 self.power_off()
-            case "die":
-                threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGSEGV]).start()
             case "panic":
                 for byte in b"[    1.000000] Kernel panic - not syncing: a test\r\n":
                     self._machine.console.write(0, 1, byte)

@@ -77,7 +77,7 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
     with running("run", *machine, "--save-at", "0.3", str(saved), "--report", str(first)) as process:
         before = finish(process, first)
     assert before.outcome.value == "saved"
-    steal = ["--steal", "50%@0-0.2"]
+    steal = ["--steal", "100ms"]  # it does not lapse where a vCPU has yet to wake
     with running("restore", str(saved), *steal, "--duration", "0.5", "--report", str(second)) as process:
         after = finish(process, second)
     assert after.outcome.value == "stopped"
@@ -86,7 +86,7 @@ def test_a_guest_that_was_saved_goes_on_and_is_not_stolen_from_meanwhile(
     for old, new in zip(before.vcpus, after.vcpus, strict=True):
         assert old.error_ns == 0
         assert new.truth_ns > old.truth_ns > 0
-        assert (old.injected_ns, new.injected_ns) == (0, 100_000_000), "half of two periods of 100 ms"
+        assert (old.injected_ns, new.injected_ns) == (0, 100_000_000)
 
 
 def test_one_saved_machine_can_be_restored_again_and_by_the_other_core(tmp_path: Path) -> None:

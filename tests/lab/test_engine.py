@@ -163,12 +163,16 @@ QEMU_ON_KVM = (
 @pytest.mark.parametrize("lab", [WITH_VHE], indirect=True)
 def test_the_judge_finds_what_qemu_counts_after_a_migration(lab: Lab) -> None:
     # QEMU 7.2, 10.0 and 11.1 do: docs/judged.md.
-    options = ("--migrate", "--checks", "grows_by_run_delay", "--seconds", "1", "--json", "--timeout", "900")
-    done = lab.run(("pvtime", "judge", *options, "--", *QEMU_ON_KVM), timeout=TIMEOUT)
-    judgement = json.loads(done.stdout)
+    options = ("--migrate", "--checks", "grows_by_run_delay", "--json", "--timeout", "900")
+    for seconds in ("1", "20"):
+        judge = ("pvtime", "judge", *options, "--seconds", seconds, "--", *QEMU_ON_KVM)
+        done = lab.run(judge, timeout=TIMEOUT)
+        judgement = json.loads(done.stdout)
+        checks = {check["name"]: check for check in judgement["checks"]}
+        if checks["migrate"]["verdict"] != "skip":  # on a busy host the load was over before the migration
+            break
     for line in ("KTAP version 1", "pvtime-result: end pass"):
         assert judgement["console"].count(line) == 1, "it ran where it was restored, and not a second time"
-    checks = {check["name"]: check for check in judgement["checks"]}
     (waited,) = (int(ns) for ns in re.findall(r"had waited (\d+) ns", str(checks["migrate"]["details"])))
     (growth,) = checks["grows_by_run_delay"]["details"]
     grown, least, most = (int(ns) for ns in re.findall(r"(-?\d+) (?:ns|to)", growth)[:3])
@@ -192,7 +196,7 @@ def test_the_judge_names_the_mistakes_of_a_kernel(lab: Lab) -> None:
     load_module(lab, mistakes="microseconds,lost,beyond")
     try:
         judge = ("pvtime", "judge", "--engine", "kvm", "--vcpus", "3", "--seconds", "1", "--json")
-        done = lab.run(judge, timeout=TIMEOUT)
+        done = lab.run((*judge, "--timeout", "900"), timeout=TIMEOUT)
     finally:
         unload_module(lab)
     assert done.exit_code == 1, done.stderr.decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ from pvtime.host.schedstat import SPARE_FILES, ThreadReader, require_schedstat
 def test_a_thread_that_ends_is_none_and_so_is_one_with_its_number() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         reader = ThreadReader(process.pid, process.pid)
-        figures = wait_until(reader.read)
+        process.send_signal(signal.SIGSTOP)
+        figures = wait_until(lambda: now if (now := reader.read()) and now.state == "T" else None)
         assert figures.timeslices > 0
-        assert reader.run_delay() == (figures.run_delay_ns, figures.timeslices) or figures.state == "R"
+        assert reader.run_delay() == (figures.run_delay_ns, figures.timeslices)
         process.kill()
     assert reader.read() is None
     assert reader.run_delay() is None
