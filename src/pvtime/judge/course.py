@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pvtime.engine.base import BREAK, Engine
 from pvtime.engine.registry import choose
 from pvtime.inject.schedule import Schedule
 from pvtime.judge.image_file import judge_image, judge_kernel
+from pvtime.judge.monitor import PVTIME
 from pvtime.judge.own_machine import OwnMachine
 from pvtime.judge.session import Judgement, LifeEvent, judge
 from pvtime.judge.vmm import Vmm
@@ -22,7 +22,6 @@ from pvtime.steal.placement import PlacementName
 
 __all__ = ["Wanted", "judge_own", "judge_vmm"]
 
-PVTIME: Final = (sys.executable, "-m", "pvtime")
 LATE_S: Final = {False: 2, True: 6}
 """Time until pvtime run shows its guest's console on an emulated host, and until it takes requests there."""
 TOLD_S: Final = 10

@@ -23,7 +23,7 @@ from pvtime.judge.vcpu_threads import processes_below
 from pvtime.run.control_client import ask
 from pvtime.run.control_protocol import InfoRequest, PauseRequest, Request, ResumeRequest, SaveRequest
 
-__all__ = ["LIMIT_S", "ControlError", "Monitor", "monitor_of", "program_of"]
+__all__ = ["LIMIT_S", "PVTIME", "ControlError", "Monitor", "monitor_of", "program_of"]
 
 LIMIT_S: Final = 60.0
 """Time that a VMM has for what it is told, where nothing else is said."""
