@@ -157,6 +157,7 @@ class _RemotePackage:
 
     @property
     def package(self) -> str:
+        """The package's name, with which its file's begins."""
         return self.file.partition("_")[0]
 
     def matches(self, path: Path) -> bool:
