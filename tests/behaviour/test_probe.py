@@ -30,6 +30,7 @@ PATTERN = 0xA5A5_A5A5_A5A5_A5A5
 def test_it_makes_hypervisor_calls(engine: Choice) -> None:
     with boot(engine.build, guest()) as probe:
         assert probe.call(0, Psci.VERSION) == (VERSION_1_1, 0, 0, 0)
+        assert probe.repeat_call(0, Psci.VERSION, 3) == (VERSION_1_1, 0, 0, 0)
         assert probe.call(0, PvTime.ST)[0] == STOLEN_TIME.base
         assert probe.load(0, STOLEN_TIME.base) == 0, "revision and attributes"
 

@@ -74,6 +74,7 @@ class Command(IntEnum):
     JUMP = 9
     LPT_READ = 10
     LPT_WATCH = 11
+    CALLS = 12
 
 
 class ProbeState(IntEnum):

@@ -89,6 +89,10 @@ class Probe:
         """Make an HVC with ``function`` and arguments in X0 to X3; return X0 to X3."""
         return self._mailboxes.request(vcpu, Command.CALL, function, *arguments)
 
+    def repeat_call(self, vcpu: int, function: int, times: int) -> tuple[int, ...]:
+        """Make an HVC without arguments once or more in a row; return the last one's X0 to X3."""
+        return self._mailboxes.request(vcpu, Command.CALLS, function, times)
+
     def load(self, vcpu: int, address: int, size: int = 8) -> int:
         """Return 1, 4 or 8 bytes at an aligned address."""
         return self._mailboxes.request(vcpu, Command.LOAD, address, size)[0]

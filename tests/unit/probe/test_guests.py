@@ -7,13 +7,17 @@ import ctypes
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from pvtime.abi.psci import VERSION_1_1, Psci
+from pvtime.engine.unicorn.engine import UnicornEngine
 from pvtime.machine.layout import STOLEN_TIME
-from pvtime.probe.guest import probe_image
+from pvtime.machine.psci import PsciCalls
+from pvtime.probe.guest import boot, guest, probe_image
 from pvtime.probe.mailbox import (
     ALIGN,
     BOXES,
@@ -93,3 +97,18 @@ def test_what_lies_behind_the_code_has_room() -> None:
 def test_it_is_entered_at_two_branches() -> None:
     words = [int.from_bytes(probe_image()[at : at + 4], "little") for at in (0, SECONDARY_ENTRY)]
     assert [word >> 26 for word in words] == [0b000101] * 2
+
+
+def test_a_call_is_repeated_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions: list[int] = []
+
+    def count(_calls: PsciCalls, _index: int, function: int, _args: Sequence[int]) -> int:
+        functions.append(function)
+        return VERSION_1_1
+
+    monkeypatch.setattr(PsciCalls, "call", count)
+    with boot(UnicornEngine, guest()) as probe:
+        for times in (1, 2, 500):
+            functions.clear()
+            probe.repeat_call(0, Psci.VERSION, times)
+            assert functions == [Psci.VERSION] * times
