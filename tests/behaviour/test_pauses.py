@@ -62,3 +62,15 @@ def test_a_pause_in_place_is_left_out_of_the_guests_clock_or_stolen(stolen: bool
                 assert sample.stopped_ns >= pauses * PAUSE_S * 1e9
         guest.tell(OVER)
         guest.end()
+
+
+@pytest.mark.parametrize("stolen", [False, True], ids=["stopped", "stolen"])
+def test_a_machine_that_is_stopped_in_a_pause_has_the_pauses_figures(stolen: bool, engine: Choice) -> None:
+    # The process that a guest had left went on to count: stolen time ran backwards in the one that took over.
+    with boot_on(engine, ticking(), pauses=stolen) as guest:
+        guest.engine.start()
+        guest.until(lambda: guest.result(ROUNDS))
+        guest.engine.pause()
+        paused = guest.engine.sample()
+        guest.engine.stop()
+        assert guest.engine.sample() == paused

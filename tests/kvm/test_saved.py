@@ -263,6 +263,41 @@ def test_a_reset_that_is_under_way_when_the_machine_is_paused_is_done_and_begins
             until(fresh, 0)
 
 
+def test_a_guest_that_ends_as_it_is_paused_has_its_last_figures(
+    engine: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A vCPU that is off is not measured in a pause: what was stolen since it was last sampled would be lost.
+    off = threading.Event()
+    end = KvmEngine.end
+
+    def noted(self: KvmEngine, outcome: Outcome) -> None:
+        if outcome is Outcome.POWER_OFF:
+            off.set()
+            wait_until(lambda: self._phase is Phase.PAUSED)
+        end(self, outcome)
+
+    monkeypatch.setattr(KvmEngine, "end", noted)
+    payload = counting(2)
+    with boot_on(engine, payload, vcpus=2) as guest:
+        guest.engine.start()
+        host = host_of(guest.engine)
+        host.share_one_cpu()
+        for index in range(2):
+            until(guest, ROUNDS + index)
+        before = guest.engine.sample()
+        since = [host.run_delay(index) for index in range(2)]
+        while any(host.run_delay(index) < since[index] + THEFT_NS for index in range(2)):
+            assert guest.engine.wait(0.0005) is None
+        guest.tell(OVER)
+        assert off.wait(DEADLINE)
+        guest.engine.pause()
+        assert guest.engine.wait(0) is Outcome.POWER_OFF
+        last = guest.engine.sample()
+        assert in_order(before, last)
+        for index in range(2):
+            assert last[index].truth_ns >= before[index].truth_ns + THEFT_NS
+
+
 def test_a_paused_machine_samples_stops_and_goes_on(engine: Choice) -> None:
     payload = counting(2)
     with boot_on(engine, payload, vcpus=2) as guest:
@@ -281,9 +316,11 @@ def test_a_paused_machine_samples_stops_and_goes_on(engine: Choice) -> None:
         for index in range(2):
             until(guest, ROUNDS + index, rounds[index] + 1)
         guest.engine.pause()
+        paused = guest.engine.sample()
+        assert in_order(last, paused)
         guest.engine.stop()
         assert guest.engine.wait(0) is Outcome.STOPPED
-        assert in_order(last, guest.engine.sample())
+        assert guest.engine.sample() == paused
 
 
 def test_a_machine_that_runs_or_has_ended_has_no_state(engine: Choice) -> None:

@@ -304,6 +304,8 @@ class KvmEngine(Engine):
             self._phase = Phase.PAUSED
             if self._vm is not None:
                 self._vm.pause()
+                if self._ends_or_restarts:
+                    self._vm.resume()  # the vCPUs are off, and their last figures are not those of a pause
             self._end_or_restart()  # a reset that the guest has just requested is done: the caller sees it
 
     def _resume(self) -> None:
@@ -369,9 +371,13 @@ class KvmEngine(Engine):
             self._vm.slots.log_writes(False)
         self._log = None
 
+    @property
+    def _ends_or_restarts(self) -> bool:
+        return self._ending.outcome is not None or self._restart_requested
+
     def _end_or_restart(self) -> None:
         """End the run, or restart the machine, where that was requested."""
-        if self._phase is Phase.ENDED or not (self._ending.outcome or self._restart_requested):
+        if self._phase is Phase.ENDED or not self._ends_or_restarts:
             return
         self._close_vm()
         self._restart_requested = False  # after the end of all threads that may set it

@@ -118,7 +118,7 @@ class VcpuThreadState(Enum):
     PAUSED = auto()
     """It keeps out of the guest until it is resumed."""
     LEAVING = auto()
-    """It takes the last figures."""
+    """It has taken the last figures, and exits."""
     EXITED = auto()
     """It takes no calls any more."""
 
@@ -210,7 +210,10 @@ class VcpuThread:
         return self._thread.native_id or 0
 
     def leave(self) -> None:
-        """Have the thread measure for the last time and exit; see :meth:`join`."""
+        """Have the thread measure for the last time and exit; see :meth:`join`.
+
+        A paused vCPU keeps the figures of its pause: it may have gone on elsewhere from them.
+        """
         self._calls.submit(self._leave)
 
     def join(self) -> None:
@@ -255,8 +258,6 @@ class VcpuThread:
         try:
             self._sampler.open()
             run_guest(self._vcpu, self._view, self._bus, self._exits, self._may_enter)
-            self._charge()
-            self._measure(final=True)
         finally:
             self._sampler.close()
 
@@ -302,7 +303,9 @@ class VcpuThread:
             self._state = VcpuThreadState.RUNNING
 
     def _leave(self) -> None:
-        self._resume()
+        if self._state is VcpuThreadState.RUNNING:
+            self._charge()
+            self._measure(final=True)
         self._state = VcpuThreadState.LEAVING
 
     def _measure_now(self) -> None:

@@ -109,6 +109,18 @@ def test_a_paused_thread_runs_calls_and_stays_out_of_the_guest(failures: Failure
     assert failures == []
 
 
+def test_a_paused_vcpu_keeps_the_figures_of_its_pause_to_the_end(failures: Failures) -> None:
+    # The process that a guest had left went on to count: stolen time ran backwards in the one that took over.
+    with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
+        thread.start(paused=True)
+        thread.refresh()
+        paused = thread.sample()
+        thread.leave()
+        thread.join()
+        assert thread.sample() == paused
+    assert failures == []
+
+
 def test_a_thread_that_fails_says_where_and_nobody_waits_for_it(failures: Failures) -> None:
     with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
         thread.start(paused=True)
