@@ -291,7 +291,7 @@ def test_a_guest_that_ends_as_it_is_paused_has_its_last_figures(
         guest.tell(OVER)
         assert off.wait(DEADLINE)
         guest.engine.pause()
-        assert guest.engine.wait(0) is Outcome.POWER_OFF
+        guest.end()
         last = guest.engine.sample()
         assert in_order(before, last)
         for index in range(2):
