@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
@@ -108,15 +107,17 @@ def test_an_idle_vcpu_is_not_stolen_from(engine: Choice) -> None:
             offset = STOLEN_TIME.base + StolenTime.stolen_time.offset
             return [guest.machine.stolen_time.load_u64(offset + STRUCTURE_STRIDE * i) for i in range(2)]
 
-        def is_stolen_from() -> bool:
-            """Whether it is, while three periods are stolen from the busy one."""
+        def is_left_alone() -> bool:
+            """Whether it sleeps on, while three periods are stolen from the busy one."""
             busy_ns, idle_ns = structures()
             three_periods = range(busy_ns, busy_ns + 90 * MS)
-            guest.until(partial(lambda soon: structures()[0] not in soon, three_periods))
-            return structures()[1] != idle_ns
+            guest.until(lambda: structures()[0] not in three_periods)
+            return host.asleep(1) and structures()[1] == idle_ns
 
-        guest.until(lambda: host.asleep(1))  # the last sample woke it
-        assert not any(is_stolen_from() for _ in range(3))
+        # The last sample woke it. On KVM a hold that was requested then may begin when it sleeps again, where
+        # the host is busy: once, and in these periods.
+        guest.until(is_left_alone)
+        assert all(is_left_alone() for _ in range(3))
         guest.tell(OVER)
         guest.end()
 
