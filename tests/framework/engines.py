@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pvtime.abi.kvm import KvmIoctl
 from pvtime.engine.base import Engine
 from pvtime.engine.registry import ENGINES
+from pvtime.host.process import kvm_run_fd
 from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.machine.machine import Machine
 from pvtime.steal.run_delay import Schedstat
@@ -22,8 +22,6 @@ __all__ = ["CHOICES", "Choice", "Host", "host_of"]
 
 PINNED: Final = 0
 """The CPU that vCPUs share."""
-IOCTL: Final = 29
-"""The number of ioctl among arm64's system calls (include/uapi/asm-generic/unistd.h)."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ class ThreadHost(Host):
 
     def asleep(self, index: int) -> bool:
         """See :meth:`Host.asleep`: in KVM_RUN. A thread that waits for Python's lock is asleep as well."""
-        call = Path(f"/proc/self/task/{self._tid(index)}/syscall").read_text().split()
-        return call[:1] == [str(IOCTL)] and int(call[2], 16) == KvmIoctl.RUN
+        return kvm_run_fd(Path(f"/proc/self/task/{self._tid(index)}/syscall").read_bytes()) is not None
 
 
 class TurnHost(Host):

@@ -16,6 +16,7 @@ __all__ = [
     "PROC",
     "ThreadState",
     "command_line",
+    "kvm_run_fd",
     "parse_stat",
     "process_ids",
     "read_bytes",
@@ -27,6 +28,8 @@ PROC: Final = Path("/proc")
 _STAT_LENGTH: Final = 1024
 _COMMAND_LENGTH: Final = 1 << 16
 """Bytes of a command line that are looked at; it may have megabytes."""
+_KVM_RUN: Final = 0xAE80
+"""The ioctl's request number, on every architecture."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,23 @@ def command_line(pid: int, proc: Path = PROC) -> list[bytes]:
 def process_ids(proc: Path = PROC) -> list[int]:
     """Return the identifiers of all processes that this user can see."""
     return _numbers(proc)
+
+
+def kvm_run_fd(syscall: bytes) -> int | None:
+    """Return the vCPU's file on which a thread has called KVM_RUN and does not run, by its ``syscall``.
+
+    >>> kvm_run_fd(b"29 0xb 0xae80 0x0 0x0 0x0 0x0 0xffffc5d0 0xffff9a1c")
+    11
+
+    None: it is in another system call, on a CPU, or waits for one. Source: proc_pid_syscall in the kernel's
+    fs/proc/base.c: the number of ioctl, which is the architecture's, the file, the request, and so on.
+    """
+    fields = syscall.split()
+    try:
+        fd, request = int(fields[1], 16), int(fields[2], 16)
+    except (IndexError, ValueError):
+        return None
+    return fd if request == _KVM_RUN else None
 
 
 def thread_ids(pid: int, proc: Path = PROC) -> list[int]:

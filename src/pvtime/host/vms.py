@@ -17,12 +17,19 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.host.mounts import debugfs
-from pvtime.host.process import PROC, command_line, process_ids, read_bytes, thread_ids, thread_state
+from pvtime.host.process import (
+    PROC,
+    command_line,
+    kvm_run_fd,
+    process_ids,
+    read_bytes,
+    thread_ids,
+    thread_state,
+)
 from pvtime.host.text import printable
 
 __all__ = ["HostVcpu", "HostVm", "VmFinder", "examine_process", "vcpu_of_thread"]
 
-KVM_RUN: Final = 0xAE80
 MAX_FILES: Final = 20_000
 """Open files of a process that are looked through for a vCPU's."""
 MAX_THREADS: Final = 20_000
@@ -214,13 +221,8 @@ def _threads_in_kvm_run(pid: int, files: dict[int, int], proc: Path) -> dict[int
     """Return the threads that are in KVM_RUN, by the vCPU whose file they have called it on."""
     found = {}
     for tid in sorted(thread_ids(pid, proc))[:MAX_THREADS]:
-        # "16 0xb 0xae80 0x0 …": ioctl's number, the file, the request (fs/proc/base.c, proc_pid_syscall).
-        fields = (read_bytes(f"{proc}/{pid}/task/{tid}/syscall") or b"").split()
-        try:
-            fd, request = int(fields[1], 16), int(fields[2], 16)
-        except (IndexError, ValueError):
-            continue
-        if request == KVM_RUN and fd in files and not _is_worker(f"{proc}/{pid}/task/{tid}"):
+        fd = kvm_run_fd(read_bytes(f"{proc}/{pid}/task/{tid}/syscall") or b"")
+        if fd in files and not _is_worker(f"{proc}/{pid}/task/{tid}"):
             found[files[fd]] = tid
     return found
 

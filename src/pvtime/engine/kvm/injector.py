@@ -4,7 +4,8 @@
 The injector has a thread of its own. Where a quota is due to a vCPU whose thread runs, or waits for a CPU, it
 requests a hold: the vCPU's thread leaves the guest, sleeps for the quota and adds that to the structure. KVM
 adds to the count that it finds in the structure, and so keeps the addition. A vCPU whose thread sleeps in
-KVM_RUN is idle, or off: it is polled until it wakes or the quota has expired.
+KVM_RUN is idle, or off: it is polled until it wakes or the quota has expired. One whose thread sleeps for
+Python's lock is neither: it is asked when it has the lock, and its quota does not expire.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
+from pathlib import Path
 from typing import Final
 
+from pvtime.host.process import kvm_run_fd
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth
@@ -149,21 +152,26 @@ class InjectedVcpu:
 class WatchedThread:
     """A vCPU's thread, as the kernel's scheduler sees it.
 
+    :param task: its directory in /proc.
     :param hold: bring the vCPU out of the guest and have its thread begin the hold.
     :raises FileNotFoundError: the thread is gone.
     """
 
-    def __init__(self, vcpu: InjectedVcpu, tid: int, hold: Callable[[], object]) -> None:
+    def __init__(self, vcpu: InjectedVcpu, task: Path, hold: Callable[[], object]) -> None:
         self.vcpu = vcpu
         self._hold = hold
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        self._stat = os.open(f"/proc/self/task/{tid}/stat", flags)
-        try:
-            self._schedstat = os.open(f"/proc/self/task/{tid}/schedstat", flags)
-        except FileNotFoundError:
-            os.close(self._stat)
-            raise
+        with ExitStack() as stack:
+            self._stat, self._schedstat, self._syscall = (
+                self._open(task / name, stack) for name in ("stat", "schedstat", "syscall")
+            )
+            self._files = stack.pop_all()
         self._timeslices = -1
+
+    @staticmethod
+    def _open(path: Path, stack: ExitStack) -> int:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        return fd
 
     def poll(self, now: int) -> float:
         """Request a hold where a quota is due and the thread is awake.
@@ -190,22 +198,22 @@ class WatchedThread:
         return POLL_INTERVAL_S
 
     def asleep(self, now: int) -> bool:
-        """Return whether the thread sleeps, or has exited; note a sleep since the last look."""
+        """Return whether the thread sleeps, or has exited; note a sleep in KVM_RUN since the last look."""
         try:
-            state = os.pread(self._stat, 512, 0).rpartition(b")")[2].split()[0]
+            asleep = os.pread(self._stat, 512, 0).rpartition(b")")[2].split()[0] == b"S"
+            idle = asleep and kvm_run_fd(os.pread(self._syscall, 512, 0)) is not None
             # The third field: timeslices run (the kernel's Documentation/scheduler/sched-stats.rst).
             timeslices = int(os.pread(self._schedstat, 64, 0).split()[2])
         except ProcessLookupError:
             return True
-        if state == b"S" and timeslices == self._timeslices:
+        if idle and timeslices == self._timeslices:
             self.vcpu.note_sleep(now)
         self._timeslices = timeslices
-        return state == b"S"
+        return asleep
 
     def close(self) -> None:
         """Close the descriptors."""
-        os.close(self._stat)
-        os.close(self._schedstat)
+        self._files.close()
 
 
 class StealInjector:
@@ -266,7 +274,7 @@ class StealInjector:
                 return
             for vcpu, (tid, hold) in zip(self.vcpus, threads, strict=False):
                 with suppress(FileNotFoundError):  # it has exited, and the engine is told why
-                    self._watched.append(WatchedThread(vcpu, tid, hold))
+                    self._watched.append(WatchedThread(vcpu, Path(f"/proc/self/task/{tid}"), hold))
 
     def close(self) -> None:
         """End injection."""
