@@ -8,9 +8,10 @@ gone. An identifier is used again after that: a process is known by its identifi
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from pvtime.records import dataclass
 
 __all__ = [
     "PROC",
