@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scheduler statistics of other processes' threads, read again and again.
+"""Scheduler statistics of threads, read again and again.
 
 An open file of /proc belongs to its thread, not to the identifier: when the thread has ended it says so, also
 where the identifier has a new owner. Reading an open one takes 1.4 us, opening it each time 7 us.
@@ -11,12 +11,12 @@ import contextlib
 import errno
 import os
 import resource
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pvtime.errors import UsageError
-from pvtime.host.process import PROC, parse_stat
+from pvtime.host.process import PROC, kvm_run_fd, parse_stat
+from pvtime.records import dataclass
 
 __all__ = ["ThreadFigures", "ThreadReader", "allow_many_files", "require_schedstat"]
 
@@ -72,6 +72,10 @@ class ThreadReader:
         """Return run_delay, in ns, and the number of timeslices; None: the thread has ended."""
         fields = (self._read("schedstat") or b"").split()
         return (int(fields[1]), int(fields[2])) if len(fields) >= 3 else None
+
+    def kvm_run_fd(self) -> int | None:
+        """See :func:`pvtime.host.process.kvm_run_fd`."""
+        return kvm_run_fd(self._read("syscall") or b"")
 
     def sleeps_in(self) -> str:
         """Return the kernel's function in which the thread sleeps; ``0``: it does not, or this is hidden."""

@@ -9,7 +9,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtime.host.process import command_line, parse_stat, process_ids, thread_ids, thread_state
+from pvtime.abi.kvm import KvmIoctl
+from pvtime.host.process import command_line, kvm_run_fd, parse_stat, process_ids, thread_ids, thread_state
 from pvtime.host.text import NAME_LENGTH, printable
 
 
@@ -40,6 +41,13 @@ def test_a_name_cannot_forge_the_fields_behind_it(name: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_no_line_raises(line: bytes) -> None:
     parse_stat(line)
+
+
+def test_a_thread_in_kvm_run_is_told_by_the_request_that_the_engine_makes() -> None:
+    line = b"29 0xb %#x 0x0 0x0 0x0 0x0 0xffffc5d0 0xffff9a1c"
+    assert kvm_run_fd(line % KvmIoctl.RUN) == 11
+    others = (line % (KvmIoctl.RUN + 1), b"running\n", b"-1 0xffffc5d0 0xffff9a1c", b"29 x y", b"")
+    assert [kvm_run_fd(other) for other in others] == [None] * len(others)
 
 
 @given(st.binary() | st.text())

@@ -14,12 +14,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from enum import Enum, auto
-from pathlib import Path
 from typing import Final
 
-from pvtime.host.process import kvm_run_fd
+from pvtime.host.schedstat import ThreadReader
 from pvtime.inject.hold import Hold
 from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth
@@ -152,26 +151,15 @@ class InjectedVcpu:
 class WatchedThread:
     """A vCPU's thread, as the kernel's scheduler sees it.
 
-    :param task: its directory in /proc.
+    :param thread: its statistics; closed with this.
     :param hold: bring the vCPU out of the guest and have its thread begin the hold.
-    :raises FileNotFoundError: the thread is gone.
     """
 
-    def __init__(self, vcpu: InjectedVcpu, task: Path, hold: Callable[[], object]) -> None:
+    def __init__(self, vcpu: InjectedVcpu, thread: ThreadReader, hold: Callable[[], object]) -> None:
         self.vcpu = vcpu
+        self._thread = thread
         self._hold = hold
-        with ExitStack() as stack:
-            self._stat, self._schedstat, self._syscall = (
-                self._open(task / name, stack) for name in ("stat", "schedstat", "syscall")
-            )
-            self._files = stack.pop_all()
         self._timeslices = -1
-
-    @staticmethod
-    def _open(path: Path, stack: ExitStack) -> int:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
-        return fd
 
     def poll(self, now: int) -> float:
         """Request a hold where a quota is due and the thread is awake.
@@ -199,21 +187,18 @@ class WatchedThread:
 
     def asleep(self, now: int) -> bool:
         """Return whether the thread sleeps, or has exited; note a sleep in KVM_RUN since the last look."""
-        try:
-            asleep = os.pread(self._stat, 512, 0).rpartition(b")")[2].split()[0] == b"S"
-            idle = asleep and kvm_run_fd(os.pread(self._syscall, 512, 0)) is not None
-            # The third field: timeslices run (the kernel's Documentation/scheduler/sched-stats.rst).
-            timeslices = int(os.pread(self._schedstat, 64, 0).split()[2])
-        except ProcessLookupError:
+        figures = self._thread.read()
+        if figures is None:
             return True
-        if idle and timeslices == self._timeslices:
+        asleep = figures.state == "S"
+        if asleep and figures.timeslices == self._timeslices and self._thread.kvm_run_fd() is not None:
             self.vcpu.note_sleep(now)
-        self._timeslices = timeslices
+        self._timeslices = figures.timeslices
         return asleep
 
     def close(self) -> None:
-        """Close the descriptors."""
-        self._files.close()
+        """Close the files."""
+        self._thread.close()
 
 
 class StealInjector:
@@ -273,8 +258,8 @@ class StealInjector:
             if not (self._injects or self._thread):
                 return
             for vcpu, (tid, hold) in zip(self.vcpus, threads, strict=False):
-                with suppress(FileNotFoundError):  # it has exited, and the engine is told why
-                    self._watched.append(WatchedThread(vcpu, Path(f"/proc/self/task/{tid}"), hold))
+                with suppress(ProcessLookupError):  # it has exited, and the engine is told why
+                    self._watched.append(WatchedThread(vcpu, ThreadReader(os.getpid(), tid), hold))
 
     def close(self) -> None:
         """End injection."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from framework.fake_proc import FakeProc
 from framework.structures import Structures
 from framework.wait import DEADLINE, wait_until
 from pvtime.engine.kvm.injector import (
@@ -19,6 +21,7 @@ from pvtime.engine.kvm.injector import (
     StealInjector,
     WatchedThread,
 )
+from pvtime.host.schedstat import ThreadReader
 from pvtime.inject.schedule import NOTHING, Schedule
 from pvtime.steal.kvm_truth import KvmTruth
 
@@ -170,7 +173,7 @@ def test_a_sleeping_thread_is_left_alone_and_a_running_one_is_asked_once() -> No
     thread, requests = Thread(), list[int]()
     vcpu = InjectedVcpu(0, Schedule.parse(["1ms/10ms"]))
     vcpu.start(0)
-    watched = WatchedThread(vcpu, thread.task, lambda: requests.append(1))
+    watched = WatchedThread(vcpu, ThreadReader(os.getpid(), thread.tid), lambda: requests.append(1))
     try:
         wait_until(lambda: watched.asleep(0))
         for now in range(2_000_000, 200_000_000, 1_000_000):
@@ -199,14 +202,15 @@ def test_a_quota_expires_where_the_vcpu_idles_and_not_where_its_thread_waits_for
     # A busy vCPU lost quotas while its thread waited for Python's lock: 241 ms were injected instead of 285.
     vcpu = Sleeper(0, Schedule.parse(["1ms/10ms"]))
     vcpu.start(0)
-    tmp_path.joinpath("stat").write_text("7 (pvtime-vcpu0) S 1 7 7 0")
-    tmp_path.joinpath("schedstat").write_text("400 500 6")
-    tmp_path.joinpath("syscall").write_text(syscall)
+    proc = FakeProc(tmp_path)
+    proc.process(1, b"pvtime", threads={7: b"pvtime-vcpu0"})
+    proc.times(1, 7, slices=6)
+    tmp_path.joinpath("1/task/7/syscall").write_text(syscall)
     requests = list[int]()
-    watched = WatchedThread(vcpu, tmp_path, lambda: requests.append(1))
+    watched = WatchedThread(vcpu, ThreadReader(1, 7, tmp_path), lambda: requests.append(1))
     for now in range(1, 4):
         assert watched.poll(now) == POLL_INTERVAL_S
-    tmp_path.joinpath("schedstat").write_text("500 600 7")
+    proc.times(1, 7, slices=7)
     watched.poll(4)
     assert requests == []
     assert vcpu.slept == ([2, 3] if idle else [])
