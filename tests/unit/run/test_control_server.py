@@ -40,7 +40,7 @@ from pvtime.run.control_protocol import (
     StopRequest,
     request_document,
 )
-from pvtime.run.control_server import MAX_CLIENTS, REQUEST_TIMEOUT_S, ControlServer
+from pvtime.run.control_server import MAX_CLIENTS, ControlServer
 from pvtime.run.events import EventKind
 from pvtime.run.exporter import Exporter, SaveResult
 from pvtime.run.inbox import Inbox, StopNow, TerminalResized
@@ -106,7 +106,7 @@ class FakeExporter:
 class Served:
     """A control socket that is served."""
 
-    def __init__(self, path: Path, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    def __init__(self, path: Path, request_timeout_s: float = DEADLINE) -> None:
         self.path = path
         self.exporter = FakeExporter()
         self.engine, self.inbox = FakeEngine(), Inbox()
