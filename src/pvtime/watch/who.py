@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pvtime.errors import UsageError
-from pvtime.host.cgroups import CgroupMounts, CpuQuota
+from pvtime.host.cgroups import CgroupMounts, CpuQuota, Throttling
 from pvtime.host.perf import PerfRing, perf_ring
 from pvtime.host.process import PROC, read_bytes, thread_ids
 from pvtime.host.schedstat import ThreadReader
@@ -38,6 +38,8 @@ POLL_S: Final = 0.02
 """Between two readings of the quotas' counts."""
 DRAIN_EVERY: Final = 5
 """Polls between two drains of the rings."""
+QUOTA_READ_NS: Final = 2_000_000
+"""A quota's count that took longer to read is read again: what ended meanwhile may be in it, or not."""
 SLACK_NS: Final = 20_000_000
 """A record may come this much later into its ring than its time."""
 RING_BYTES: Final = 64 << 20
@@ -87,6 +89,17 @@ class _Followed:
     readers: dict[int, ThreadReader] = field(default_factory=dict)
     frozen_ns: int = 0
     frozen: bool = False
+
+
+def read_quota(quota: CpuQuota, clock: Callable[[], int]) -> tuple[Throttling | None, int]:
+    """Return a quota's count, and the time in ns at which it was that: all that ended earlier is in it."""
+    for _ in range(8):
+        begun = clock()
+        throttling = quota.throttling()
+        read_at = clock()
+        if read_at - begun < QUOTA_READ_NS:
+            break
+    return throttling, read_at
 
 
 class WhoSession:
@@ -242,8 +255,7 @@ class WhoSession:
 
     def _poll_quotas(self) -> None:
         for poll in self._quotas.values():
-            now = poll.quota.throttling()
-            read_at = clock()
+            now, read_at = read_quota(poll.quota, clock)
             if now is None:
                 continue
             if poll.throttled_ns is not None and now.throttled_ns > poll.throttled_ns:
