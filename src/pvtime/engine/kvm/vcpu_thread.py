@@ -220,6 +220,8 @@ class VcpuThread:
         """Wait for the thread's exit after :meth:`leave`."""
         while self._kick():
             self._thread.join(KICK_INTERVAL_S)
+        if self._thread.ident is not None:  # it takes no calls any more, and has only to end
+            self._thread.join()
 
     def close(self) -> None:
         """Release the vCPU's mapping, after :meth:`join`."""

@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from pvtime.engine.kvm.ioctl import KvmError
 from pvtime.engine.kvm.mmio import MmioBus
 from pvtime.engine.kvm.thread_times import ProcessStops, ThreadTimes
 from pvtime.engine.kvm.vcpu_fd import VcpuFd
-from pvtime.engine.kvm.vcpu_thread import KICK, VcpuThread, install_kick
+from pvtime.engine.kvm.vcpu_thread import KICK, VcpuThread, VcpuThreadState, install_kick
 from pvtime.errors import PvtimeError
 from pvtime.inject.schedule import Schedule
 from pvtime.steal.kvm_truth import KvmTruth
@@ -119,6 +120,24 @@ def test_a_paused_vcpu_keeps_the_figures_of_its_pause_to_the_end(failures: Failu
         thread.join()
         assert thread.sample() == paused
     assert failures == []
+
+
+def test_who_joins_a_thread_waits_for_its_end(monkeypatch: pytest.MonkeyPatch, failures: Failures) -> None:
+    # It was not waited for once it took no calls any more.
+    main, ended = VcpuThread._main, threading.Event()
+
+    def lingering(self: VcpuThread) -> None:
+        main(self)
+        time.sleep(0.1)
+        ended.set()
+
+    monkeypatch.setattr(VcpuThread, "_main", lingering)
+    with vcpu_thread(InjectedVcpu(0, Schedule()), failures) as (thread, _):
+        thread.start(paused=True)
+        thread.leave()
+        wait_until(lambda: thread._state is VcpuThreadState.EXITED)
+        thread.join()
+        assert ended.is_set()
 
 
 def test_a_thread_that_fails_says_where_and_nobody_waits_for_it(failures: Failures) -> None:
