@@ -70,7 +70,8 @@ class ThreadClock:
         """
         self._fd = _open_schedstat(threading.get_native_id())
         self._delay = -1
-        self._suspended = self.suspended()
+        # A preemption between its two clocks makes it smaller, and would be a suspension the next time.
+        self._suspended = max(self.suspended() for _ in range(3))
 
     def now(self) -> int:
         """Return the time."""

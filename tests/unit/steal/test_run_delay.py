@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtime.errors import EngineError
-from pvtime.steal.run_delay import RunDelay, Schedstat
+from pvtime.steal.run_delay import RunDelay, Schedstat, ThreadClock
 
 steps = st.lists(st.tuples(st.sampled_from(["wait", "run", "add"]), st.integers(0, 10**9)))
 
@@ -70,3 +70,17 @@ def test_a_threads_run_delay_is_the_second_figure_of_its_schedstat() -> None:
 def test_a_thread_that_does_not_exist_has_no_statistics() -> None:
     with pytest.raises(EngineError, match="stolen time needs the host's scheduler statistics"):
         Schedstat(1 << 22)
+
+
+def test_a_preemption_between_two_clocks_is_no_suspension_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = 10**9
+    read = iter([7 * second - 30_000_000, 7 * second, 7 * second])  # the first one was preempted for 30 ms
+    monkeypatch.setattr(ThreadClock, "suspended", lambda _: next(read, 7 * second))
+    clock = ThreadClock()
+    clock.attach()
+    assert clock.newly_suspended() == 0
+    monkeypatch.setattr(ThreadClock, "suspended", lambda _: 9 * second)
+    assert clock.newly_suspended() == 2 * second
+    clock.close()
