@@ -126,13 +126,13 @@ def await_loads(probe: Probe, vcpu: int, loads: int) -> list[VcpuSample]:
 def re_enable(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSample, str]:
     """Have a vCPU request stolen time again; return the answer, its figures, and the fate of its count.
 
-    It starts from zero if it is no larger than the time that has passed since the request.
+    It starts from zero if it is no larger than what was stolen since the request.
     """
-    began = time.monotonic_ns()
+    before = probe.engine.sample()[vcpu]
     answer = ask()
     after = probe.engine.sample()[vcpu]
-    passed = time.monotonic_ns() - began
-    return answer, after, "starts from zero" if after.count_ns <= passed else "continues"
+    from_zero = after.count_ns <= after.stolen_ns - before.stolen_ns
+    return answer, after, "starts from zero" if from_zero else "continues"
 
 
 def count_text(sample: VcpuSample) -> str:

@@ -18,7 +18,7 @@ from pvtime.machine.layout import RAM_BASE, Region
 from pvtime.machine.machine import Machine
 from pvtime.probe.probe import Probe
 from pvtime.run.exporter import Exporter
-from pvtime.scenario.env import ScenarioEnv, await_stolen, device_attributes
+from pvtime.scenario.env import EVENT_TIMEOUT_S, ScenarioEnv, await_stolen, device_attributes
 from pvtime.scenario.events import Finding
 from pvtime.scenario.guest_side import GuestSide
 from pvtime.snapshot.description import Description
@@ -82,7 +82,7 @@ def migrated(env: ScenarioEnv, probe: Probe) -> Iterator[tuple[Probe, MigrationR
     stream = MigrationStream(here)
     description = Description(probe.engine.name, probe.machine.config, agent=False, release=None)
     try:
-        moved = send(stream, probe.machine, probe.engine, description)
+        moved = send(stream, probe.machine, probe.engine, description, paused_timeout_s=EVENT_TIMEOUT_S)
     finally:
         stream.close()  # whatever went wrong, the target hears of it
         target.join()
