@@ -81,7 +81,7 @@ def test_who_is_always_busy_pays_exactly_what_the_schedule_says(vcpus: int, engi
 
 
 def test_who_is_held_does_not_run(engine: Choice) -> None:
-    with boot_on(engine, busy(2), 2, ("1:20s@0.3",)) as guest:
+    with boot_on(engine, busy(2), 2, ("1:1000s@0.3",)) as guest:
         guest.engine.start()
         until(guest, lambda samples: samples[1].injected_ns > 0)
         counted = guest.result(UP + 1)
@@ -115,9 +115,8 @@ def test_an_idle_vcpu_is_not_stolen_from(engine: Choice) -> None:
             return host.asleep(1) and structures()[1] == idle_ns
 
         # The last sample woke it. On KVM a hold that was requested then may begin when it sleeps again, where
-        # the host is busy: once, and in these periods.
-        guest.until(is_left_alone)
-        assert all(is_left_alone() for _ in range(3))
+        # the host is busy: once.
+        assert sum(is_left_alone() for _ in range(4)) >= 3
         guest.tell(OVER)
         guest.end()
 
@@ -159,13 +158,13 @@ def test_a_schedule_that_is_set_while_the_guest_runs_is_injected_exactly_once(en
         until(guest, lambda samples: samples[1].injected_ns == 180 * MS)
         counted = guest.result(UP + 1)
         until(guest, lambda _: guest.result(UP + 1) > counted + 1000)
-        guest.engine.set_steal(Schedule.parse(["1:20s"]))
+        guest.engine.set_steal(Schedule.parse(["1:1000s"]))
         until(guest, lambda samples: samples[1].injected_ns > 180 * MS)
         guest.engine.set_steal(Schedule())
         held = guest.engine.sample()[1].injected_ns
         counted = guest.result(UP + 1)
         samples = until(guest, lambda _: guest.result(UP + 1) > counted + 1000)
-        assert [sample.injected_ns for sample in samples] == [0, held], "the hold of 20 s was dropped"
+        assert [sample.injected_ns for sample in samples] == [0, held], "the hold of 1000 s was dropped"
         guest.tell(OVER)
         guest.end()
 
@@ -175,7 +174,7 @@ def change_steal(guest: Guest[Engine]) -> None:
 
     On KVM the injector's thread waits for a CPU as any other: 34 ms were seen in the lab.
     """
-    guest.engine.set_steal(Schedule.parse(["1:20s"]))
+    guest.engine.set_steal(Schedule.parse(["1:1000s"]))
     set_at = guest.engine.sample()[1]
     # It runs no more from the hold's beginning on, so when it is sampled makes no difference.
     held = until(guest, lambda samples: samples[1].injected_ns > set_at.injected_ns)[1]

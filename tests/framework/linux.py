@@ -136,6 +136,15 @@ class LinuxGuest:
         self._send(self.machine.agent, encode("stat"))
         return self.wait_for(StatReport)
 
+    def whole_report(self) -> StatReport:
+        """Have the guest report until it tells of each CPU: all are online."""
+
+        def whole() -> StatReport | None:
+            report = self.report()  # one without a CPU was seen on a busy host
+            return report if len(report.cpus) == self.machine.config.vcpus else None
+
+        return wait_until(whole, self.engine, message="each report lacks a CPU")
+
     def await_account(self) -> StatReport:
         """Wait until /proc/stat has all that is stolen by now, to its unit; it never has more than that.
 
@@ -144,17 +153,13 @@ class LinuxGuest:
         stolen = [sample.count_ns for sample in self.engine.sample()]
 
         def follows() -> StatReport | None:
-            report = self.report()
+            report = self.whole_report()
             known = [report.steal_ns(index) for index in range(len(stolen))]
-            if None in known:  # seen on a busy host: a report without one of the CPUs, which were all online
-                return None
             accounts = list(zip(known, stolen, self.structures, strict=True))
             assert all((own or 0) <= structure for own, _, structure in accounts), f"too much: {accounts}"
             return report if all((own or 0) > then - TICK_NS for own, then, _ in accounts) else None
 
-        return wait_until(
-            follows, self.engine, message=lambda: f"/proc/stat stays behind {stolen}, or lacks a CPU"
-        )
+        return wait_until(follows, self.engine, message=lambda: f"/proc/stat stays behind {stolen}")
 
     def stop(self) -> StatReport:
         """Have the guest settle its accounts and power off; return its last report."""

@@ -45,7 +45,7 @@ def test_a_linux_guest_goes_on_in_another_machine(engine: Choice, stock_images: 
         guest.ready()
         host_of(guest.engine).share_one_cpu()
         guest.until(lambda samples: all(sample.enabled and sample.truth_ns > TICK_NS for sample in samples))
-        told = guest.report()
+        told = guest.whole_report()
         guest.engine.pause()
         saved = guest.engine.sample()
         text = to_json(encode(SavedState.of(guest.machine, guest.engine)))
@@ -59,7 +59,7 @@ def test_a_linux_guest_goes_on_in_another_machine(engine: Choice, stock_images: 
         other.engine.start()
         other.type("echo it goes $((0 + 0))n")
         other.wait_for_text("it goes 0n")
-        report = other.report()
+        report = other.whole_report()
         now = other.engine.sample()
         for before, after in zip(saved, now, strict=True):
             assert after.enabled

@@ -173,14 +173,20 @@ def test_the_judge_finds_what_qemu_counts_after_a_migration(lab: Lab) -> None:
             break
     for line in ("KTAP version 1", "pvtime-result: end pass"):
         assert judgement["console"].count(line) == 1, "it ran where it was restored, and not a second time"
+    growth = checks["grows_by_run_delay"]
+    if not growth["details"]:  # on a busy host all readings may come too late to compare
+        assert growth["verdict"] == "skip", done.stdout.decode()
+        return
+    if checks["migrate"]["verdict"] == "skip":
+        return
     (waited,) = (int(ns) for ns in re.findall(r"had waited (\d+) ns", str(checks["migrate"]["details"])))
-    (growth,) = checks["grows_by_run_delay"]["details"]
-    grown, least, most = (int(ns) for ns in re.findall(r"(-?\d+) (?:ns|to)", growth)[:3])
+    (detail,) = growth["details"]
+    grown, least, most = (int(ns) for ns in re.findall(r"(-?\d+) (?:ns|to)", detail)[:3])
     assert waited > 0
     assert least - PREEMPTION_NS <= grown - waited <= most + PREEMPTION_NS, done.stdout.decode()
     if grown > most + PREEMPTION_NS:  # else a busy host's bounds were too wide
         assert done.exit_code == 1
-        assert "what its new thread had waited before the restore" in checks["grows_by_run_delay"]["reason"]
+        assert "what its new thread had waited before the restore" in growth["reason"]
 
 
 def differs_little(detail: str) -> bool:

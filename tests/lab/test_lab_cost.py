@@ -83,7 +83,7 @@ def test_the_modules_updates_are_made_in_place_of_kvms(observed: Lab, updates: l
 
 
 def test_each_load_is_an_update_and_entries_without_a_load_are_none(observed: Lab) -> None:
-    setups = [RateSetup(workload.value, 1, 0.2) for workload in (Workload.MMIO, Workload.HYPERCALL)]
+    setups = [RateSetup(workload.value, 1, 1.0) for workload in (Workload.MMIO, Workload.HYPERCALL)]
     mmio, calls = measure_rates(observed, setups)
     for rate in (mmio, calls):
         entries, exits, statistics = rate.traced
