@@ -24,8 +24,8 @@ __all__ = ["LineWriter", "StreamView"]
 QUEUE_LENGTH: Final = 10_000
 """Lines that wait for a reader; more are lost, and counted."""
 
-CLOSE_TIMEOUT_S: Final = 1.0
-"""Seconds for the last lines, at the end, to a reader that takes none."""
+CLOSE_TIMEOUT_S: Final = 10.0
+"""Seconds for the last lines, at the end, to a reader that takes none: one on a busy host may be late."""
 
 
 class LineWriter:

@@ -30,7 +30,7 @@ def moment(seconds: float) -> Moment:
 
 def test_the_stream_has_a_sample_every_interval_and_every_event(tmp_path: Path) -> None:
     path = tmp_path / "stream"
-    writer = LineWriter(path)
+    writer = LineWriter(path, patience_s=DEADLINE)
     view = StreamView(QuietView(), writer, 1.0)
     assert view.interval == 1.0
     view.begin({"name": "web"})
@@ -58,7 +58,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody_and_the_loss_is_told(tmp_pa
 
 
 def test_a_full_disk_is_told() -> None:
-    writer = LineWriter(Path("/dev/full"))
+    writer = LineWriter(Path("/dev/full"), patience_s=DEADLINE)
     writer.put({})
     with pytest.raises(UsageError, match="cannot write the stream to /dev/full: No space"):
         writer.close()
