@@ -99,10 +99,10 @@ def act(action: Callable[[], object]) -> Callable[[], bool]:
     return step
 
 
-def next_round() -> Callable[[], bool]:
-    """Return a step that ends in the round after its first."""
+def next_round(later: int = 1) -> Callable[[], bool]:
+    """Return a step that ends in the round after its first, or later by some rounds."""
     rounds = itertools.count()
-    return lambda: next(rounds) > 0
+    return lambda: next(rounds) >= later
 
 
 def theft(thief: int) -> list[Callable[[], bool]]:

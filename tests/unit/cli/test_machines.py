@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from framework.traced import is_stopped
 from framework.wait import DEADLINE, wait_until
 from pvtime.abi.image import IMAGE_MAGIC, ImageHeader
 from pvtime.cli.command import main
 from pvtime.cli.ps import table_lines
+from pvtime.host.process import thread_ids
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "fake_run.py"), "run"]
 
@@ -125,6 +127,7 @@ def test_a_stopped_machine_does_not_answer_and_the_sockets_of_killed_ones_are_sw
     with machine("alone", *images) as pid:
         assert processes() == {"alone": pid}
         os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: all(is_stopped(pid, tid) for tid in thread_ids(pid)))
         with contextlib.ExitStack() as stack:
             for number in range(20):
                 dead = stack.enter_context(socket.socket(socket.AF_UNIX))

@@ -124,10 +124,11 @@ def test_quotas_that_expired_while_the_thread_slept_are_not_injected(structures:
 
 
 class Thread:
-    """A thread that sleeps or spins."""
+    """A thread that sleeps, and spins once it is told to."""
 
     def __init__(self) -> None:
-        self._spin, self._over = threading.Event(), False
+        self._read, self._write = os.pipe()
+        self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -137,25 +138,28 @@ class Thread:
         return self._thread.native_id or 0
 
     @property
-    def task(self) -> Path:
-        """Its directory in /proc."""
-        return Path(f"/proc/self/task/{self.tid}")
+    def rests(self) -> bool:
+        """Whether it sleeps until it is told to spin, and not for Python's lock."""
+        call = Path(f"/proc/self/task/{self.tid}/syscall").read_text().split()
+        return len(call) > 1 and int(call[1], 16) == self._read
 
     def _run(self) -> None:
+        os.read(self._read, 1)
         while not self._over:
-            self._spin.wait()
+            pass
 
     def spin(self) -> None:
         """Spin from now on."""
-        self._spin.set()
+        os.write(self._write, b"x")
 
     def end(self) -> None:
         """Exit, for the kernel too."""
         self._over = True
-        self._spin.set()
+        self.spin()
         self._thread.join()
-        while self.task.exists():
-            pass
+        wait_until(lambda: not Path(f"/proc/self/task/{self.tid}").exists())
+        os.close(self._read)
+        os.close(self._write)
 
 
 class Sleeper(InjectedVcpu):
@@ -175,7 +179,8 @@ def test_a_sleeping_thread_is_left_alone_and_a_running_one_is_asked_once() -> No
     vcpu.start(0)
     watched = WatchedThread(vcpu, ThreadReader(os.getpid(), thread.tid), lambda: requests.append(1))
     try:
-        wait_until(lambda: watched.asleep(0))
+        wait_until(lambda: thread.rests)
+        assert watched.asleep(0)
         for now in range(2_000_000, 200_000_000, 1_000_000):
             assert watched.poll(now) == POLL_INTERVAL_S
         assert requests == []
