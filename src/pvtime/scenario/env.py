@@ -33,6 +33,7 @@ __all__ = [
     "count_text",
     "device_attributes",
     "device_of",
+    "fate_of_count",
     "re_enable",
 ]
 
@@ -124,15 +125,17 @@ def await_loads(probe: Probe, vcpu: int, loads: int) -> list[VcpuSample]:
 
 
 def re_enable(probe: Probe, vcpu: int, ask: Callable[[], T]) -> tuple[T, VcpuSample, str]:
-    """Have a vCPU request stolen time again; return the answer, its figures, and the fate of its count.
-
-    It starts from zero if it is no larger than what was stolen since the request.
-    """
+    """Have a vCPU request stolen time again; return the answer, its figures, and the fate of its count."""
     before = probe.engine.sample()[vcpu]
     answer = ask()
     after = probe.engine.sample()[vcpu]
+    return answer, after, fate_of_count(before, after)
+
+
+def fate_of_count(before: VcpuSample, after: VcpuSample) -> str:
+    """Return whether a count began anew between two samples: it is no more than was stolen since."""
     from_zero = after.count_ns <= after.stolen_ns - before.stolen_ns
-    return answer, after, "starts from zero" if from_zero else "continues"
+    return "starts from zero" if from_zero else "continues"
 
 
 def count_text(sample: VcpuSample) -> str:

@@ -10,7 +10,7 @@ from pvtime.abi.pvtime import STRUCTURE_STRIDE
 from pvtime.errors import EngineError
 from pvtime.images.cache import FetchProgress
 from pvtime.machine.layout import RAM_BASE
-from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text, re_enable
+from pvtime.scenario.env import ScenarioEnv, await_loads, await_stolen, count_text, fate_of_count, re_enable
 from pvtime.scenario.events import Event, Finding, Step
 from pvtime.scenario.model import Scenario
 from pvtime.steal.placement import PlacementName
@@ -111,8 +111,7 @@ def real(progress: FetchProgress, placement: PlacementName) -> Iterator[Event]:
             f"CPU {CPU} goes offline and online: its count is {_ms(now.count_ns)}, /proc/stat says "
             f"{_ms(stat)}."
         )
-        again = now.enabled and now.count_ns <= now.stolen_ns - before.stolen_ns
-        observed = "starts from zero" if again else "continues"
+        observed = fate_of_count(before, now) if now.enabled else "continues"
         yield Finding("the count after a new request", observed, "starts from zero")
         observed = "runs backwards" if stat < stat_before else "does not run backwards"
         yield Step(
