@@ -158,7 +158,9 @@ def _compile(headers: bytes, release: str, sources: Mapping[str, bytes]) -> byte
         directory = Path(name)
         root, module = directory / "root", directory / SOURCES
         with tarfile.open(fileobj=io.BytesIO(headers)) as archive:
-            archive.extractall(directory / "debs", filter="data")
+            # Python 3.11.2, which is Debian 12's, has no filters; the archive is pvtime's own.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(directory / "debs")
         for deb in sorted((directory / "debs").iterdir()):
             extract(deb, root)
         tree = root / "usr" / "src" / f"linux-headers-{release}"
